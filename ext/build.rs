@@ -1,0 +1,12 @@
+//! Keeps the library mapped once it was loaded: functions registered on a handle whose load then
+//! failed half way, and threads, must not lose their code to a `dlclose`.
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    let system = std::env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
+    // Linkers of ELF systems know it; elsewhere SQLITE_OK_LOAD_PERMANENTLY has to do.
+    if matches!(system.as_str(), "linux" | "android" | "freebsd" | "netbsd" | "openbsd") {
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
+        println!("cargo:rustc-link-arg-examples=-Wl,-z,nodelete");
+    }
+}

@@ -8,7 +8,8 @@ use ffi::{CallContext, SqlError, SqlFunction, Surface};
 use rusqlite::types::Value;
 
 /// Everything that `.load` makes available on a handle.
-pub static SURFACE: Surface = Surface { functions: FUNCTIONS, tables: &[] };
+pub static SURFACE: Surface =
+    Surface { guard: "__wavesync_handle", functions: FUNCTIONS, tables: &[] };
 
 static FUNCTIONS: &[SqlFunction] = &[SqlFunction {
     name: "wavesync_version",

@@ -56,7 +56,8 @@ impl SqlTable {
 #[derive(Debug)]
 pub struct TableContext {
     host: Host,
-    /// Only rows whose seek column is greater than this are asked for.
+    /// Only rows whose seek column is greater than this are asked for. Below `i64::MAX`: a scan
+    /// that nothing can satisfy is not started.
     pub seek_after: Option<i64>,
     /// Only rows whose seek column is at most this are asked for.
     pub seek_through: Option<i64>,
@@ -154,6 +155,8 @@ impl SeekRange {
     }
 
     fn above(&mut self, bound: i64) {
+        // So that `after + 1` always exists.
+        self.empty |= bound == i64::MAX;
         self.after = Some(self.after.map_or(bound, |known| known.max(bound)));
     }
 

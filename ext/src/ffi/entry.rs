@@ -22,6 +22,8 @@ static HOST_SQLITE: AtomicUsize = AtomicUsize::new(0);
 
 /// What one extension offers: its functions and tables.
 pub struct Surface {
+    /// A function name of its own for the guard of a handle; nothing calls it.
+    pub guard: &'static str,
     /// Scalar functions.
     pub functions: &'static [SqlFunction],
     /// Eponymous virtual tables.
@@ -153,7 +155,7 @@ fn register(host: &Host, surface: &'static Surface) -> Result<(), SqlError> {
         virtual_table::register(&connection, table)?;
     }
     // Last: a handle that is watched is one where everything is registered.
-    handle::watch(&connection, host.handle_id())
+    handle::watch(&connection, surface.guard, host.handle_id())
 }
 
 /// Leaves the message where SQLite looks for it, in memory that SQLite can free.

@@ -13,9 +13,6 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// The function that owns the guard. It has a name because SQLite wants one.
-const GUARD_FUNCTION: &str = "__wavesync_handle";
-
 /// What one process knows. A forked child gets a fresh one: the locks of its parent may be held
 /// by threads that do not exist in the child, and the parent's handles are not the child's.
 struct Registry {
@@ -61,14 +58,16 @@ pub(super) fn loading() -> MutexGuard<'static, ()> {
     locked(&registry().loading)
 }
 
-/// Notes that the handle has wavesync loaded, until SQLite closes it.
-pub(super) fn watch(host: &Connection, handle_id: usize) -> Result<(), SqlError> {
+/// Notes that the handle has wavesync loaded, until SQLite closes it. The guard belongs to a
+/// function of the given name, which no other extension may use. (Another copy of this library
+/// does: it takes over the handle with all functions, and for this copy the handle is closed.)
+pub(super) fn watch(host: &Connection, name: &str, handle_id: usize) -> Result<(), SqlError> {
     locked(&registry().open).insert(handle_id);
     // When registration fails, the closure and with it the guard are dropped (by SQLite, as
     // sqlite3_create_function_v2 promises), which takes the note back.
     let guard = Guard { handle_id, process: std::process::id() };
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DIRECTONLY;
-    host.create_scalar_function(GUARD_FUNCTION, 0, flags, move |_| {
+    host.create_scalar_function(name, 0, flags, move |_| {
         let _owned = &guard;
         Ok(Null)
     })?;

@@ -16,7 +16,8 @@ static CLOSED: AtomicI64 = AtomicI64::new(0);
 /// Iterators of `plumbing_numbers` that are alive.
 static SCANS: AtomicI64 = AtomicI64::new(0);
 
-static SURFACE: Surface = Surface { functions: FUNCTIONS, tables: TABLES };
+static SURFACE: Surface =
+    Surface { guard: "__plumbing_handle", functions: FUNCTIONS, tables: TABLES };
 
 /// # Safety
 /// To be called by SQLite only, as an extension entry point.
@@ -196,7 +197,7 @@ static TABLES: &[SqlTable] = &[
         name: "plumbing_inbox",
         columns: &["line"],
         seek: None,
-        rows: |_| Ok(Box::new(std::iter::empty())),
+        rows: |_| Ok(Box::new(std::iter::once(Ok(vec![Value::Null])))),
         insert: Some(|host, row| {
             let connection = host.connection()?;
             connection.execute("INSERT INTO lines(line) VALUES (?1)", [&row[0]])?;
@@ -228,7 +229,7 @@ fn numbers(asked: &TableContext) -> Result<Rows, SqlError> {
     SCANS.fetch_add(1, Ordering::SeqCst);
     let after = asked.seek_after.unwrap_or(0).max(0);
     Ok(Box::new(Scan {
-        next: after.saturating_add(1),
+        next: after + 1,
         through: asked.seek_through.unwrap_or(i64::MAX).min(1_000_000),
         start: asked.seek_after.map_or(Value::Null, Value::Integer),
     }))

@@ -1,1 +1,14 @@
-//! Being written.
+//! The wavesync network: libp2p connections, streams of frames, and finding peers in the local
+//! network. It moves bytes between peers and knows nothing of tables, keys or the sync protocol.
+
+mod error;
+mod lan;
+mod network;
+mod streams;
+
+pub use error::NetError;
+pub use network::{Config, Event, Network, PeerKey};
+pub use streams::{
+    FRAME_PAYLOAD_MAX_BYTES, INBOUND_STREAMS_MAX, INBOUND_UNREAD_MAX_BYTES,
+    OUTBOUND_QUEUE_MAX_BYTES, PROTOCOL, StreamId,
+};

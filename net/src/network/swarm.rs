@@ -1,0 +1,83 @@
+//! How the swarm is put together: transport, encryption, multiplexing, behaviours. Further
+//! transports and behaviours (websocket, relay client, hole punching) are added here.
+
+use std::{io, num::NonZeroUsize, sync::Arc, time::Duration};
+
+use libp2p::{
+    PeerId, Swarm, Transport,
+    connection_limits::{self, ConnectionLimits},
+    core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
+    identify,
+    identity::Keypair,
+    noise, ping,
+    swarm::{self, NetworkBehaviour},
+    yamux,
+};
+use smol::Executor;
+use wavesync_transport::{DnsTransport, TcpTransport};
+
+use crate::{error::NetError, streams::Streams};
+
+/// Dialing and both handshakes together.
+const CONNECT_TIMEOUT_SECONDS: u64 = 20;
+/// Connections stay open without use; a ping tells whether they are alive.
+const IDLE_TIMEOUT_DAYS: u64 = 365;
+/// Inbound streams of one connection that may be under negotiation.
+const NEGOTIATING_STREAMS_MAX: usize = 512;
+/// Events that a connection may be ahead of the network's owner.
+const CONNECTION_EVENTS_MAX: usize = 4;
+const COMMANDS_PER_CONNECTION_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
+const CONNECTIONS_PER_PEER_MAX: u32 = 8;
+const CONNECTIONS_INBOUND_MAX: u32 = 512;
+const CONNECTIONS_INBOUND_PENDING_MAX: u32 = 128;
+const IDENTIFY_PROTOCOL: &str = "/wavesync/1";
+
+#[derive(NetworkBehaviour)]
+pub(super) struct Behaviour {
+    limits: connection_limits::Behaviour,
+    pub(super) streams: Streams,
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+}
+
+/// A swarm whose tasks run on `executor`.
+pub(super) fn build(
+    keypair: &Keypair,
+    executor: Arc<Executor<'static>>,
+) -> Result<Swarm<Behaviour>, NetError> {
+    let transport = transport(keypair)?;
+    let behaviour = Behaviour {
+        limits: connection_limits::Behaviour::new(
+            ConnectionLimits::default()
+                .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX))
+                .with_max_established_incoming(Some(CONNECTIONS_INBOUND_MAX))
+                .with_max_pending_incoming(Some(CONNECTIONS_INBOUND_PENDING_MAX)),
+        ),
+        streams: Streams::default(),
+        identify: identify::Behaviour::new(
+            identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), keypair.public())
+                .with_agent_version(concat!("wavesync/", env!("CARGO_PKG_VERSION")).to_owned())
+                .with_cache_size(0),
+        ),
+        ping: ping::Behaviour::new(ping::Config::new()),
+    };
+    let config = swarm::Config::with_executor(move |task| executor.spawn(task).detach())
+        .with_idle_connection_timeout(Duration::from_secs(IDLE_TIMEOUT_DAYS * 24 * 60 * 60))
+        .with_max_negotiating_inbound_streams(NEGOTIATING_STREAMS_MAX)
+        .with_per_connection_event_buffer_size(CONNECTION_EVENTS_MAX)
+        .with_notify_handler_buffer_size(COMMANDS_PER_CONNECTION_MAX);
+    Ok(Swarm::new(transport, behaviour, keypair.public().to_peer_id(), config))
+}
+
+fn transport(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, NetError> {
+    let noise =
+        noise::Config::new(keypair).map_err(|error| NetError::Identity(error.to_string()))?;
+    Ok(DnsTransport::new(TcpTransport::new())
+        .upgrade(Version::V1)
+        .authenticate(noise)
+        .multiplex(yamux::Config::default())
+        .timeout(Duration::from_secs(CONNECT_TIMEOUT_SECONDS))
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .map_err(io::Error::other)
+        .boxed())
+}

@@ -1,5 +1,8 @@
 //! The extension in real hosts: the sqlite3 shell and Debian's python3. Other hosts (apsw, old
 //! versions of SQLite) need a download or a compiler and are the business of `load.sh`.
+//!
+//! Run it as `cargo test -p wavesync`: with `--test load` alone cargo does not rebuild the
+//! second extension (`plumbing`, an example), and these tests would see an old one.
 
 #![allow(clippy::unwrap_used)]
 
@@ -107,6 +110,20 @@ fn loading_again_is_harmless_even_from_a_running_statement() {
     );
     assert_eq!(errors, Vec::<String>::new());
     assert_eq!(answer, ["|", "0 1 0 1 0"], "one handle open, none closed");
+}
+
+#[test]
+fn a_load_that_fails_half_way_leaves_no_dangling_function() {
+    let place = Workplace::new();
+    // SQLite unloads a library whose entry point failed; what it had registered stays callable.
+    let (answer, errors) = place.script(&[
+        ".load ./plumbing sqlite3_broken_init",
+        "SELECT broken_answer()",
+        ".load ./plumbing",
+        "SELECT plumbing_echo(43)",
+    ]);
+    assert_eq!(answer, ["42", "43"]);
+    assert!(errors.join(" ").contains("wavesync: SQLite refused to register xxx"), "{errors:?}");
 }
 
 #[test]

@@ -34,6 +34,45 @@ pub unsafe extern "C" fn sqlite3_plumbing_init(
     unsafe { load(db, error_text, routines, &SURFACE) }
 }
 
+/// An entry point that fails half way: SQLite takes no function name of more than 255 bytes.
+///
+/// # Safety
+/// To be called by SQLite only, as an extension entry point.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sqlite3_broken_init(
+    db: *mut sqlite3,
+    error_text: *mut *mut c_char,
+    routines: *mut sqlite3_api_routines,
+) -> c_int {
+    static BROKEN: Surface = Surface {
+        guard: "__broken_handle",
+        functions: &[
+            SqlFunction {
+                name: "broken_answer",
+                min_args: 0,
+                max_args: 0,
+                usage: "broken_answer()",
+                run: |_, _| Ok(Value::Integer(42)),
+            },
+            SqlFunction {
+                name: TOO_LONG,
+                min_args: 0,
+                max_args: 0,
+                usage: "",
+                run: |_, _| Ok(Value::Null),
+            },
+        ],
+        tables: &[],
+    };
+    // SAFETY: the arguments are the ones that SQLite passed to its entry point.
+    unsafe { load(db, error_text, routines, &BROKEN) }
+}
+
+const TOO_LONG: &str = match std::str::from_utf8(&[b'x'; 300]) {
+    Ok(name) => name,
+    Err(_) => panic!("letters are UTF-8"),
+};
+
 static FUNCTIONS: &[SqlFunction] = &[
     SqlFunction {
         name: "plumbing_echo",

@@ -65,7 +65,7 @@ pub(super) fn watch(host: &Connection, name: &str, handle_id: usize) -> Result<(
     locked(&registry().open).insert(handle_id);
     // When registration fails, the closure and with it the guard are dropped (by SQLite, as
     // sqlite3_create_function_v2 promises), which takes the note back.
-    let guard = Guard { handle_id, process: std::process::id() };
+    let guard = Guard { handle_id };
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DIRECTONLY;
     host.create_scalar_function(name, 0, flags, move |_| {
         let _owned = &guard;
@@ -76,17 +76,14 @@ pub(super) fn watch(host: &Connection, name: &str, handle_id: usize) -> Result<(
 
 struct Guard {
     handle_id: usize,
-    process: u32,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if self.process != std::process::id() {
-            return;
-        }
-        if locked(&registry().open).remove(&self.handle_id)
-            && let Some(callback) = ON_CLOSED.get()
-        {
+        // In a forked child the registry is fresh and does not know the parent's handles.
+        let known = locked(&registry().open).remove(&self.handle_id);
+        // The lock is free again: the callback may ask about other handles.
+        if known && let Some(callback) = ON_CLOSED.get() {
             release(CallOnDrop(*callback, self.handle_id));
         }
     }

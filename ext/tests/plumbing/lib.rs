@@ -27,8 +27,10 @@ pub unsafe extern "C" fn sqlite3_plumbing_init(
     error_text: *mut *mut c_char,
     routines: *mut sqlite3_api_routines,
 ) -> c_int {
-    on_handle_closed(|_| {
-        CLOSED.fetch_add(1, Ordering::SeqCst);
+    on_handle_closed(|handle_id| {
+        if !handle::is_open(handle_id) {
+            CLOSED.fetch_add(1, Ordering::SeqCst);
+        }
     });
     // SAFETY: the arguments are the ones that SQLite passed to its entry point.
     unsafe { load(db, error_text, routines, &SURFACE) }

@@ -1,0 +1,88 @@
+# Everything that is built, checked and shown here. `make` alone lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# The profile of the extension that is built: release (what is shipped) or dev (quicker to rebuild).
+PROFILE ?= release
+# A database for `make demo`; the bundled garden club when empty.
+DB ?=
+
+CARGO ?= cargo
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+BUILT := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+WASM := wasm32-unknown-unknown
+# Packages that can share one set of features. The extension and the browser build choose how
+# SQLite is linked and are always built apart.
+PACKAGES := wavesync-core wavesync-transport wavesync-net wavesync-relay wavesync-sql-tests
+
+# In the order written, also under -j: cargo uses all cores by itself.
+.NOTPARALLEL:
+.PHONY: help setup ext wasm relay demo fmt clippy deny unit ext-test sql check test clean
+
+help: ## this list
+	@echo "wavesync: any SQLite database, synced peer to peer"
+	@echo
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
+	@echo
+	@echo "  make demo DB=path.db shows the same with a copy of your own database"
+	@echo "  make ext PROFILE=dev builds faster"
+	@echo "  make sql ONLY='keys burst' runs the scenarios whose names contain these words"
+
+setup: ## install what is missing (Debian, as root or with sudo); says what and why
+	@scripts/setup.sh
+
+ext: | setup ## build the extension: ./wavesync.so
+	$(CARGO) build --locked --profile $(PROFILE) -p wavesync
+	@# Moved into place: a process that has the old one loaded keeps it.
+	@for name in wavesync.so libwavesync.so; do \
+	  cp $(BUILT)/libwavesync.so .$$name.new; mv -f .$$name.new $$name; done
+	@echo "built ./wavesync.so ($$(du -h wavesync.so | cut -f1)): in sqlite3, .load ./wavesync"
+
+wasm: | setup ## build the browser module
+	scripts/wasm.sh $(CARGO) build --locked -p wavesync-wasm --target $(WASM)
+
+relay: | setup ## build the relay
+	$(CARGO) build --locked -p wavesync-relay
+
+demo: ext ## two sqlite3 shells converge (DB=path: on a copy of your database)
+	@demo/run.sh $(if $(DB),"$(DB)")
+
+fmt: | setup ## is the code formatted?
+	$(CARGO) fmt --all --check
+
+clippy: | setup ## lints, warnings are errors
+	@for package in $(PACKAGES); do \
+	  echo "clippy $$package"; \
+	  $(CARGO) clippy --locked -q -p $$package --all-targets -- -D warnings; done
+	@echo "clippy wavesync"
+	@$(CARGO) clippy --locked -q -p wavesync --all-targets -- -D warnings
+	@echo "clippy wavesync-wasm"
+	@scripts/wasm.sh $(CARGO) clippy --locked -q -p wavesync-wasm --target $(WASM) -- -D warnings
+
+deny: | setup ## licences, banned crates, advisories
+	@scripts/deny.sh
+
+unit: | setup ## unit, property and network tests of core, transport, net and relay
+	$(CARGO) test --locked -p wavesync-core
+	$(CARGO) test --locked -p wavesync-transport
+	$(CARGO) test --locked -p wavesync-net
+	$(CARGO) test --locked -p wavesync-relay
+
+ext-test: | setup ## load the extension into real hosts (shell, Python, apsw, old SQLite)
+	ext/tests/load.sh
+
+sql: ext ## scenarios in real sqlite3 shells, and what the documents show
+	$(CARGO) test --locked -p wavesync-sql-tests -- $(ONLY)
+
+check: fmt clippy ## the quick part, before every commit
+	$(CARGO) test --locked -p wavesync-core --lib
+
+test: fmt clippy deny unit ext-test sql demo wasm relay ## everything, in this order
+	@echo "make test: all of it passed"
+
+clean: ## remove what was built
+	$(CARGO) clean
+	rm -f wavesync.so libwavesync.so

@@ -30,8 +30,8 @@ command -v sqlite3 >/dev/null || need sqlite3 "the shell that the demo and the s
 compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || compgen -G '/usr/lib/*/libclang*.so*' >/dev/null ||
   need libclang-dev "bindgen reads SQLite's headers with it (sqlite-loadable)"
 scripts/wasm.sh true 2>/dev/null || {
-  need clang "compiles SQLite's C to WebAssembly"
-  need llvm "llvm-ar, for archives of WebAssembly objects"
+  need clang-19 "compiles SQLite's C to WebAssembly (17 is the oldest that can)"
+  need llvm-19 "llvm-ar, for archives of WebAssembly objects"
 }
 /usr/bin/python3 -c 'import ensurepip, sqlite3' 2>/dev/null ||
   { need python3 "a host of the extension's load tests" && need python3-venv "apsw, another host, gets installed there"; }

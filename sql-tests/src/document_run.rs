@@ -212,7 +212,8 @@ mod tests {
     #[test]
     fn targets_are_followed_through_the_makefile() {
         let makefile = "A ?= 1\nB := x:y\n.PHONY: test\n\
-                        test: fmt sql | setup ## all\n\techo: no\nsql: ext\nfmt:\next:\nsetup:\nbench:\n";
+                        test: fmt sql | setup ## all\n\techo: no\nsql: ext\nfmt:\n\
+                        ext:\nsetup:\nbench:\n";
         let found = reached(makefile, "test");
         let expected = ["ext", "fmt", "setup", "sql", "test"].map(String::from);
         assert_eq!(found, BTreeSet::from(expected));

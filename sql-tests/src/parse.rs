@@ -303,7 +303,8 @@ fn mode(options: &[&str]) -> Result<Mode, String> {
         match *option {
             "plain" => mode.plain = true,
             "readonly" => mode.readonly = true,
-            _ => return Err("shell options are plain and readonly".into()),
+            "bare" => mode.bare = true,
+            _ => return Err("shell options are plain, readonly and bare".into()),
         }
     }
     Ok(mode)

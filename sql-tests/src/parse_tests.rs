@@ -86,7 +86,7 @@ fn what_could_pass_by_accident_is_refused() {
     assert!(refused("unknown line").contains("not a line"));
     assert!(refused("soon a> SELECT 1;").contains("unknown word `soon`"));
     assert!(refused("equal a").contains("not a line"));
-    assert!(refused("shell a on b loud").contains("plain and readonly"));
+    assert!(refused("shell a on b loud").contains("plain, readonly and bare"));
     assert!(refused("until 5 a> SELECT 1;\n  1").contains("not a time"));
     assert!(refused("let x = a> SELECT 1;\n  1").contains("expects none"));
 }

@@ -37,7 +37,7 @@ pub struct Mode {
     pub plain: bool,
     /// `sqlite3 -readonly`.
     pub readonly: bool,
-    /// Leave the shell's own settings alone (for transcripts of documents).
+    /// Leave the shell's own settings alone: no busy timeout, NULL printed as nothing.
     pub bare: bool,
 }
 

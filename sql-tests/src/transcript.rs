@@ -1,18 +1,19 @@
 //! What was said to every shell of a scenario and what each answered, with times.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// Longer lines are cut in the transcript (a 1 MB value must not bury the failure).
 const SHOWN_LINE_CHARS: usize = 400;
-/// Only the newest lines are kept for a report.
-const SHOWN_LINES: usize = 400;
+/// Only the newest lines are kept.
+const KEPT_LINES: usize = 400;
 
 /// A log shared by the shells of one scenario.
 #[derive(Clone)]
 pub struct Transcript {
     started: Instant,
-    lines: Arc<Mutex<Vec<String>>>,
+    lines: Arc<Mutex<VecDeque<String>>>,
 }
 
 impl Default for Transcript {
@@ -29,7 +30,10 @@ impl Transcript {
         for line in text.lines() {
             let shown: String = line.chars().take(SHOWN_LINE_CHARS).collect();
             let cut = if shown.len() < line.len() { " (cut)" } else { "" };
-            lines.push(format!("{seconds:8.3} {who:>8} {sign} {shown}{cut}"));
+            lines.push_back(format!("{seconds:8.3} {who:>8} {sign} {shown}{cut}"));
+            if lines.len() > KEPT_LINES {
+                lines.pop_front();
+            }
         }
     }
 
@@ -37,7 +41,6 @@ impl Transcript {
     #[must_use]
     pub fn text(&self) -> String {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let start = lines.len().saturating_sub(SHOWN_LINES);
-        lines[start..].join("\n")
+        lines.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 }

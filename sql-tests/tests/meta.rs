@@ -6,9 +6,12 @@ use wavesync_sql_tests::report::{Case, Totals, run_all};
 use wavesync_sql_tests::settings::Settings;
 
 fn report(text: &str) -> (Totals, String) {
+    run(Case::scenario("meta", &format!("title: meta\nlimit 20s\nreplica a\n{text}")))
+}
+
+fn run(case: Case) -> (Totals, String) {
     let settings = Settings::from_environment();
     let mut output = Vec::new();
-    let case = Case::scenario("meta", &format!("title: meta\nlimit 20s\nreplica a\n{text}"));
     let totals = run_all(&settings, vec![case], &mut output).unwrap();
     (totals, String::from_utf8(output).unwrap())
 }
@@ -130,4 +133,29 @@ fn the_sample_database_is_as_described() {
          s> SELECT count(*) FROM sqlite_master WHERE type = 'table';\n  10\n\
          s> SELECT count(*) FROM harvest;\n  1815\nintegrity s\n",
     );
+}
+
+#[test]
+fn documents_are_run() {
+    let text = "```sql terminal=1\n$ sqlite3 a.db\nsqlite> CREATE TABLE t(x);\n\
+                sqlite> INSERT INTO t VALUES (1);\n```\n\
+                ```sql terminal=2 eventually\n$ sqlite3 a.db\nsqlite> SELECT x FROM t;\n1\n```\n\
+                ```sql terminal=1\nsqlite> SELECT nope;\nError: …nope\n```\n\
+                ```sh readme\ntest -f a.db\nmake demo DB=a.db\n```\n";
+    let (totals, output) = run(Case::document("text", text));
+    assert_eq!((totals.passed, totals.failed), (1, 0), "{output}");
+}
+
+#[test]
+fn a_document_that_is_wrong_is_a_failure() {
+    for (text, reason) in [
+        ("```sql\n$ sqlite3 a.db\nsqlite> SELECT 1;\n2\n```\n", "the document says:"),
+        ("```sh readme\nfalse\n```\n", "ended with"),
+        ("```sh readme\nmake a-target-that-is-not\n```\n", "does not run `make a-target"),
+        ("```sh\nfalse\n```\n", "no test runs this sh block"),
+    ] {
+        let (totals, output) = run(Case::document("text", text));
+        assert_eq!((totals.passed, totals.failed), (0, 1), "{output}");
+        assert!(output.contains(reason), "{output}");
+    }
 }

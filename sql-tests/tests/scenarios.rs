@@ -1,4 +1,5 @@
-//! Runs `scenarios/*.test` and the transcripts of README.md and docs/SQL.md in real shells.
+//! Runs `scenarios/*.test` and what README.md, CONTRIBUTING.md and docs/SQL.md show, in real
+//! shells.
 //!
 //! Arguments that are no options select the cases whose names contain one of them.
 
@@ -9,7 +10,7 @@ use wavesync_sql_tests::report::{Case, read_scenarios, run_all};
 use wavesync_sql_tests::settings::Settings;
 
 /// Documents whose transcripts are executed.
-const DOCUMENTS: [&str; 2] = ["README.md", "docs/SQL.md"];
+const DOCUMENTS: [&str; 3] = ["README.md", "CONTRIBUTING.md", "docs/SQL.md"];
 
 fn main() -> ExitCode {
     match run() {

@@ -10,5 +10,6 @@ pub use error::NetError;
 pub use network::{Config, Event, Network, PeerKey};
 pub use streams::{
     FRAME_PAYLOAD_MAX_BYTES, INBOUND_STREAMS_MAX, INBOUND_UNREAD_MAX_BYTES,
-    OUTBOUND_QUEUE_MAX_BYTES, PROTOCOL, StreamId,
+    OUTBOUND_QUEUE_HIGH_BYTES, OUTBOUND_QUEUE_LOW_BYTES, OUTBOUND_QUEUE_MAX_BYTES, PROTOCOL,
+    StreamId,
 };

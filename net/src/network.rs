@@ -252,7 +252,8 @@ impl Network {
         self.swarm.behaviour_mut().streams.open(peer.to_peer_id(), token);
     }
 
-    /// Queues a frame. Look at `queued_bytes` before queueing much.
+    /// Queues a frame. Stop when `queued_bytes` passes `OUTBOUND_QUEUE_HIGH_BYTES`; `Drained` tells
+    /// when to go on. A stream whose queue passes `OUTBOUND_QUEUE_MAX_BYTES` is aborted.
     pub fn send(&mut self, stream: StreamId, frame: Vec<u8>) {
         self.swarm.behaviour_mut().streams.send(stream, frame);
     }
@@ -436,6 +437,7 @@ fn translate(event: StreamsEvent) -> Event {
             Event::OpenFailed { peer: peer.into(), token, reason }
         }
         StreamsEvent::Frame { stream, bytes } => Event::Frame { stream, bytes },
+        StreamsEvent::Drained { stream } => Event::Drained { stream },
         StreamsEvent::Closed { stream, clean, reason } => Event::Closed { stream, clean, reason },
     }
 }

@@ -41,6 +41,10 @@ pub const FRAME_PAYLOAD_MAX_BYTES: usize = 256 * 1024 + 64;
 pub const INBOUND_UNREAD_MAX_BYTES: usize = 1024 * 1024;
 /// A stream with more than this queued to send is aborted: its owner ignores `queued_bytes`.
 pub const OUTBOUND_QUEUE_MAX_BYTES: usize = 64 * 1024 * 1024;
+/// A stream whose queue was longer than this tells when it is short again.
+pub const OUTBOUND_QUEUE_HIGH_BYTES: usize = 1024 * 1024;
+/// What counts as short again.
+pub const OUTBOUND_QUEUE_LOW_BYTES: usize = 256 * 1024;
 /// Streams that a peer may have open to us on one connection; further ones wait their turn.
 pub const INBOUND_STREAMS_MAX: usize = 64;
 /// Streams of one connection that may wait for their turn; further ones are reset.
@@ -64,6 +68,7 @@ pub(crate) enum StreamsEvent {
     Opened { peer: PeerId, stream: StreamId, token: Option<u64> },
     OpenFailed { peer: PeerId, token: u64, reason: String },
     Frame { stream: StreamId, bytes: Vec<u8> },
+    Drained { stream: StreamId },
     Closed { stream: StreamId, clean: bool, reason: String },
 }
 
@@ -257,6 +262,7 @@ impl NetworkBehaviour for Streams {
             }
             Report::OpenFailed { open, reason } => self.open_failed(open, reason),
             Report::Frame { stream, bytes } => self.emit(StreamsEvent::Frame { stream, bytes }),
+            Report::Drained { stream } => self.emit(StreamsEvent::Drained { stream }),
             Report::Closed { stream, clean, reason } => {
                 if self.streams.remove(&stream).is_some() {
                     self.emit(StreamsEvent::Closed { stream, clean, reason });

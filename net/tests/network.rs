@@ -31,10 +31,11 @@ fn one_connected_with_the_proven_peer() {
                 _ => None,
             })
             .await;
-        assert!(dialed.starts_with(&plain) && !relayed && dialer);
+        assert!(dialed == plain && !relayed && dialer);
         hosts.connected(1, 0).await;
         // A second dial to the connected peer does nothing, and neither does one to ourselves.
         hosts.networks[0].dial(&address).unwrap();
+        hosts.networks[0].dial(&plain).unwrap();
         let own = hosts.address(0);
         hosts.networks[0].dial(&own).unwrap();
         let own_plain = hosts.networks[0].listen_addresses().remove(0);

@@ -6,7 +6,9 @@ mod common;
 use std::{collections::HashMap, time::Duration};
 
 use common::Hosts;
-use wavesync_net::{Event, FRAME_PAYLOAD_MAX_BYTES, INBOUND_STREAMS_MAX, StreamId};
+use wavesync_net::{
+    Event, FRAME_PAYLOAD_MAX_BYTES, INBOUND_STREAMS_MAX, OUTBOUND_QUEUE_HIGH_BYTES, StreamId,
+};
 
 #[test]
 fn frames_arrive_in_order_both_ways() {
@@ -107,6 +109,7 @@ fn clone(event: &Event) -> Event {
             Event::StreamOpened { peer: peer.clone(), stream: *stream, token: *token }
         }
         Event::Frame { stream, bytes } => Event::Frame { stream: *stream, bytes: bytes.clone() },
+        Event::Drained { stream } => Event::Drained { stream: *stream },
         Event::Closed { stream, clean, reason } => {
             Event::Closed { stream: *stream, clean: *clean, reason: reason.clone() }
         }
@@ -215,7 +218,6 @@ fn a_frame_that_is_too_long_aborts_its_stream() {
 fn a_slow_reader_bounds_the_sender() {
     const TOTAL_BYTES: usize = 32 * 1024 * 1024;
     const FRAME_BYTES: usize = 64 * 1024;
-    const QUEUE_BOUND_BYTES: usize = 1024 * 1024;
     /// yamux's window for one stream, the kernel's socket buffers and one gathered write.
     const IN_FLIGHT_MAX_BYTES: usize = 12 * 1024 * 1024;
     smol::block_on(async {
@@ -225,7 +227,9 @@ fn a_slow_reader_bounds_the_sender() {
         let reader = hosts.networks.pop().unwrap();
         let mut sent = 0;
         let fill = |hosts: &mut Hosts, sent: &mut usize| {
-            while *sent < TOTAL_BYTES && hosts.networks[0].queued_bytes(here) < QUEUE_BOUND_BYTES {
+            while *sent < TOTAL_BYTES
+                && hosts.networks[0].queued_bytes(here) <= OUTBOUND_QUEUE_HIGH_BYTES
+            {
                 let byte = (*sent / FRAME_BYTES) as u8;
                 hosts.networks[0].send(here, vec![byte; FRAME_BYTES]);
                 *sent += FRAME_BYTES;
@@ -243,21 +247,27 @@ fn a_slow_reader_bounds_the_sender() {
         }
         assert!(sent < TOTAL_BYTES, "nothing held the sender back");
         assert!(sent < IN_FLIGHT_MAX_BYTES, "{sent} bytes left without a reader");
-        assert!(hosts.networks[0].queued_bytes(here) <= QUEUE_BOUND_BYTES + FRAME_BYTES + 4);
+        assert!(
+            hosts.networks[0].queued_bytes(here) <= OUTBOUND_QUEUE_HIGH_BYTES + FRAME_BYTES + 4
+        );
 
         hosts.networks.push(reader);
         let mut received = 0;
         while received < TOTAL_BYTES {
-            fill(&mut hosts, &mut sent);
-            assert!(hosts.networks[0].queued_bytes(here) <= QUEUE_BOUND_BYTES + FRAME_BYTES + 4);
-            // Any event of either side lets the sender look at its queue again.
-            let pause = smol::Timer::after(Duration::from_millis(5));
-            let next = futures::future::select(Box::pin(hosts.next()), pause).await;
-            if let futures::future::Either::Left(((1, Event::Frame { stream, bytes }), _)) = next {
-                assert_eq!(stream, there);
-                assert_eq!(bytes, vec![(received / FRAME_BYTES) as u8; FRAME_BYTES]);
-                received += bytes.len();
+            match hosts.wait("event", |who, event| Some((who, clone(event)))).await {
+                (0, Event::Drained { stream }) => {
+                    assert_eq!(stream, here);
+                    fill(&mut hosts, &mut sent);
+                }
+                (1, Event::Frame { stream, bytes }) => {
+                    assert_eq!(stream, there);
+                    assert_eq!(bytes, vec![(received / FRAME_BYTES) as u8; FRAME_BYTES]);
+                    received += bytes.len();
+                }
+                _ => {}
             }
+            let queued = hosts.networks[0].queued_bytes(here);
+            assert!(queued <= OUTBOUND_QUEUE_HIGH_BYTES + FRAME_BYTES + 4, "{queued}");
         }
         hosts.networks[0].close_stream(here);
         assert!(hosts.closed(1, there).await.0);

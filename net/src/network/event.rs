@@ -70,6 +70,12 @@ pub enum Event {
         /// The payload.
         bytes: Vec<u8>,
     },
+    /// The queue of a stream was longer than `OUTBOUND_QUEUE_HIGH_BYTES` and is now no longer than
+    /// `OUTBOUND_QUEUE_LOW_BYTES`: send on.
+    Drained {
+        /// The stream.
+        stream: StreamId,
+    },
     /// A stream is over.
     Closed {
         /// The stream.

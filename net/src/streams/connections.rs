@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use libp2p::{Multiaddr, PeerId, core::ConnectedPoint, swarm::ConnectionId};
+use libp2p::{Multiaddr, PeerId, core::ConnectedPoint, multiaddr::Protocol, swarm::ConnectionId};
 
 /// How a connection reaches its peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,8 +12,14 @@ pub(crate) struct Path {
 }
 
 impl Path {
+    /// The path of a connection; its address goes without the peer's own id at its end, which a
+    /// dialed address may have and an accepted one never has.
     pub(crate) fn of(endpoint: &ConnectedPoint) -> Path {
-        Path { address: endpoint.get_remote_address().clone(), relayed: endpoint.is_relayed() }
+        let mut address = endpoint.get_remote_address().clone();
+        if matches!(address.iter().last(), Some(Protocol::P2p(_))) {
+            address.pop();
+        }
+        Path { address, relayed: endpoint.is_relayed() }
     }
 }
 

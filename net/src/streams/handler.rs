@@ -53,6 +53,9 @@ pub(crate) enum Report {
         stream: StreamId,
         bytes: Vec<u8>,
     },
+    Drained {
+        stream: StreamId,
+    },
     Closed {
         stream: StreamId,
         clean: bool,
@@ -123,6 +126,7 @@ impl Handler {
         self.pipes.poll_next_unpin(context).map(|event| {
             event.map(|event| match event {
                 PipeEvent::Frame { stream, bytes } => Report::Frame { stream, bytes },
+                PipeEvent::Drained { stream } => Report::Drained { stream },
                 PipeEvent::Closed { stream, clean, reason } => {
                     self.ended(stream);
                     Report::Closed { stream, clean, reason }

@@ -26,8 +26,19 @@ const WRITE_GATHER_BYTES: usize = 64 * 1024;
 /// What happened on a stream.
 #[derive(Debug)]
 pub(crate) enum PipeEvent {
-    Frame { stream: StreamId, bytes: Vec<u8> },
-    Closed { stream: StreamId, clean: bool, reason: String },
+    Frame {
+        stream: StreamId,
+        bytes: Vec<u8>,
+    },
+    /// The queue was long and is short again.
+    Drained {
+        stream: StreamId,
+    },
+    Closed {
+        stream: StreamId,
+        clean: bool,
+        reason: String,
+    },
 }
 
 pub(crate) struct Pipe<S> {
@@ -152,6 +163,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for Pipe<S> {
                 this.write_error = Some(error.to_string());
                 // What the peer sent before it went away still counts.
                 this.draining = true;
+            }
+            if this.queue.take_drained() {
+                return Poll::Ready(Some(PipeEvent::Drained { stream: this.id }));
             }
             if !this.read_finished
                 && (this.draining || this.queue.may_read())

@@ -11,8 +11,8 @@ use std::{
 use futures::task::AtomicWaker;
 
 use super::{
-    FRAME_PAYLOAD_MAX_BYTES, INBOUND_UNREAD_MAX_BYTES, OUTBOUND_QUEUE_MAX_BYTES,
-    frame::HEADER_BYTES,
+    FRAME_PAYLOAD_MAX_BYTES, INBOUND_UNREAD_MAX_BYTES, OUTBOUND_QUEUE_HIGH_BYTES,
+    OUTBOUND_QUEUE_LOW_BYTES, OUTBOUND_QUEUE_MAX_BYTES, frame::HEADER_BYTES,
 };
 
 #[derive(Debug, Default)]
@@ -29,6 +29,8 @@ enum End {
 struct State {
     frames: VecDeque<Vec<u8>>,
     queued_bytes: usize,
+    /// The queue was long since it was last short.
+    was_long: bool,
     unread_bytes: usize,
     end: End,
 }
@@ -70,6 +72,7 @@ impl Queue {
             ));
         } else {
             state.queued_bytes += HEADER_BYTES + frame.len();
+            state.was_long |= state.queued_bytes > OUTBOUND_QUEUE_HIGH_BYTES;
             state.frames.push_back(frame);
         }
         drop(state);
@@ -123,6 +126,16 @@ impl Queue {
     pub(crate) fn written(&self, bytes: usize) {
         let mut state = self.state();
         state.queued_bytes = state.queued_bytes.saturating_sub(bytes);
+    }
+
+    /// Whether the queue became short after it was long; once each time.
+    pub(crate) fn take_drained(&self) -> bool {
+        let mut state = self.state();
+        let drained = state.was_long && state.queued_bytes <= OUTBOUND_QUEUE_LOW_BYTES;
+        if drained {
+            state.was_long = false;
+        }
+        drained
     }
 
     pub(crate) fn may_read(&self) -> bool {

@@ -1,0 +1,83 @@
+//! Every limit of the data model and the protocol, with its unit last in the name.
+//!
+//! This file knows numbers only. A limit that is part of the wire format also stands in
+//! `docs/PROTOCOL.md`.
+
+/// Body of one frame on a stream, before the MAC.
+pub const FRAME_BODY_MAX_BYTES: usize = 256 * 1024;
+/// A chunk of a catch-up is closed once its encoded rows exceed this.
+pub const CHUNK_TARGET_BYTES: usize = 1024 * 1024;
+/// A chunk of a catch-up holds at most this many rows.
+pub const CHUNK_MAX_ROWS: usize = 4_000;
+/// Log entries looked at for one chunk, so that a scan over dead entries stays short.
+pub const CHUNK_SCAN_MAX_ENTRIES: usize = 50_000;
+/// One row, all its values together. A larger row is reported and held.
+pub const ROW_MAX_BYTES: usize = 64 * 1024 * 1024;
+/// A whole message on a catch-up stream: one chunk whose last row may be as large as a row can be.
+pub const PASS_MESSAGE_MAX_BYTES: usize = ROW_MAX_BYTES + 2 * CHUNK_TARGET_BYTES;
+/// A whole message on the control stream.
+pub const CONTROL_MESSAGE_MAX_BYTES: usize = 4 * 1024 * 1024;
+/// A message before the handshake is complete.
+pub const HANDSHAKE_MESSAGE_MAX_BYTES: usize = 1024;
+/// LZ4 cannot expand a block by more than this, so a larger claim is a lie.
+pub const COMPRESSION_MAX_RATIO: usize = 255;
+/// Local rows that are sent at once as a push; a larger fold is announced and fetched.
+pub const PUSH_MAX_ROWS: usize = 256;
+/// Encoded size of a push; a larger one is announced and fetched.
+pub const PUSH_MAX_BYTES: usize = 192 * 1024;
+/// While commits stream in, the log is folded at most this often.
+pub const FOLD_INTERVAL_MS: u64 = 25;
+/// While commits stream in, the log is folded once this many rows wait.
+pub const FOLD_WAITING_ROWS: u64 = 256;
+/// Log rows that one fold transaction turns into clocks.
+pub const FOLD_BLOCK_ROWS: usize = 10_000;
+/// Existing rows that one back-fill transaction takes in.
+pub const BACKFILL_BLOCK_ROWS: usize = 5_000;
+/// Parked rows that are tried again in one transaction.
+pub const RETRY_BLOCK_ROWS: usize = 1_000;
+/// Parked rows that one replica stores at most.
+pub const PARKED_MAX_ROWS: i64 = 1_000_000;
+/// Tables (known and unknown) that one replica numbers at most.
+pub const TABLES_MAX: usize = 4_096;
+/// Columns of one table, as in SQLite.
+pub const COLUMNS_MAX: usize = 32_767;
+/// Bytes of a table or column name on the wire.
+pub const NAME_MAX_BYTES: usize = 1_024;
+/// Key columns of a table on the wire.
+pub const KEY_COLUMNS_MAX: usize = 64;
+/// Bytes of one `CREATE` statement on the wire.
+pub const SCHEMA_SQL_MAX_BYTES: usize = 256 * 1024;
+/// Sites in a version vector on the wire.
+pub const VECTOR_MAX_SITES: usize = 65_536;
+/// Boot records that a replica keeps about itself.
+pub const BOOTS_MAX: usize = 10_000;
+/// A catch-up that makes no progress for this long is ended and started again.
+pub const PASS_STALL_MS: u64 = 30_000;
+/// A handshake that takes longer is given up.
+pub const HANDSHAKE_MAX_MS: u64 = 15_000;
+/// Catch-ups that one peer may have open at us.
+pub const PASSES_PER_PEER_MAX: usize = 2;
+/// Announcements to one peer are coalesced to at most one in this time.
+pub const ANNOUNCE_INTERVAL_MS: u64 = 20;
+/// Every connected peer is compared with again after this long, whatever happened.
+pub const COMPARE_INTERVAL_MS: u64 = 20_000;
+/// A failed SQLite call that may succeed later is tried again after this long.
+pub const STORE_RETRY_MS: u64 = 20;
+/// Messages of one peer that wait for SQLite; more close the connection.
+pub const INBOX_MAX_MESSAGES: usize = 256;
+/// Events kept for `wavesync_events`.
+pub const EVENTS_MAX: usize = 500;
+/// Physical part of a stamp is refused above this: milliseconds until the year 6429.
+pub const STAMP_MS_MAX: i64 = (1 << 47) - 1;
+/// Stamps above this are refused at decode, so that local writes always have room above them.
+pub const STAMP_MAX: i64 = i64::MAX - (1 << 32);
+/// Causal lengths above this are refused at decode.
+pub const CAUSAL_LENGTH_MAX: i64 = 1 << 40;
+/// Log positions above this are refused at decode.
+pub const SEQ_MAX: i64 = 1 << 62;
+/// A topic's length.
+pub const TOPIC_MAX_BYTES: usize = 256;
+/// A passphrase's length.
+pub const PASSPHRASE_MAX_BYTES: usize = 1_024;
+/// A replica's own name, as shown to other members.
+pub const REPLICA_NAME_MAX_BYTES: usize = 64;

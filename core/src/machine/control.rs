@@ -1,0 +1,550 @@
+//! Connections, the handshake, and the control stream: hello, state, schema.
+
+use crate::auth::{Accepting, Greeting, Offering, Proof, Session};
+use crate::ids::{Cursor, Millis};
+use crate::machine::peer::{Counters, Known, Peer, PeerId, Stream, StreamId, StreamKind};
+use crate::machine::{Level, Machine, Output};
+use crate::store::Store;
+use crate::store::adopt::TableSchema;
+use crate::wire::message::{
+    Answer, Attach, Hello, Refusal, RefusalCode, State, VectorList, plain, sealed,
+};
+use crate::{Error, Result, limits, wire};
+
+/// After a failed handshake the same peer is tried again after this long, in milliseconds.
+const REFUSED_RETRY_MS: u64 = 30_000;
+/// Number of the control stream in its session; catch-up streams count from 1.
+const CONTROL_STREAM: u64 = 0;
+
+impl Machine {
+    pub(super) fn connected(&mut self, now: Millis, id: PeerId, address: String, relayed: bool) {
+        let peer = self.peers.entry(id.clone()).or_insert_with(|| Peer {
+            address: String::new(),
+            relayed: false,
+            rtt_ms: None,
+            control: None,
+            session: None,
+            greeting: false,
+            retry_at: None,
+            known: None,
+            requesting: false,
+            awaits_schema: false,
+            wants_schema: false,
+            counters: Counters::default(),
+            last_error: None,
+            attached: 0,
+            hello_due: false,
+        });
+        (peer.address, peer.relayed) = (address, relayed);
+        self.greet(now, &id);
+    }
+
+    pub(super) fn disconnected(&mut self, id: &PeerId) {
+        self.peers.remove(id);
+        self.opening.retain(|_, (peer, _)| peer != id);
+        self.streams.retain(|_, stream| stream.peer != *id);
+        self.inbox.retain(|(stream, _)| self.streams.contains_key(stream));
+    }
+
+    /// Opens the control stream, if that is this side's part.
+    fn greet(&mut self, now: Millis, id: &PeerId) {
+        let ours = self.config.own_peer < *id;
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        if !ours
+            || peer.greeting
+            || peer.control.is_some()
+            || peer.retry_at.is_some_and(|at| at > now)
+        {
+            return;
+        }
+        peer.greeting = true;
+        self.open_stream(id, false);
+    }
+
+    pub(super) fn open_stream(&mut self, id: &PeerId, pass: bool) {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.opening.insert(token, (id.clone(), pass));
+        self.outputs.push(Output::OpenStream { peer: id.clone(), token });
+    }
+
+    pub(super) fn stream_opened(
+        &mut self,
+        now: Millis,
+        peer: PeerId,
+        stream: StreamId,
+        token: Option<u64>,
+    ) {
+        let Some(token) = token else {
+            self.streams.insert(stream, Stream { peer, kind: StreamKind::Fresh, since: now });
+            return;
+        };
+        let Some((peer, pass)) = self.opening.remove(&token) else {
+            self.outputs.push(Output::Close { stream });
+            return;
+        };
+        if pass {
+            self.start_pass(now, peer, stream);
+            return;
+        }
+        let (offering, greeting) = Offering::new(self.nonce());
+        self.streams
+            .insert(stream, Stream { peer, kind: StreamKind::Offering(offering), since: now });
+        self.send_plain(stream, plain::GREETING, &greeting);
+    }
+
+    pub(super) fn stream_closed(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.remove(&id) else { return };
+        self.inbox.retain(|(waiting, _)| *waiting != id);
+        let Some(peer) = self.peers.get_mut(&stream.peer) else { return };
+        match stream.kind {
+            StreamKind::Incoming { .. } => peer.requesting = false,
+            StreamKind::Fresh | StreamKind::Offering(_) | StreamKind::Accepting(_) => {
+                peer.greeting = false;
+            }
+            StreamKind::Control { .. } if peer.control == Some(id) => {
+                peer.control = None;
+                peer.session = None;
+                peer.known = None;
+                peer.greeting = false;
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn close_stream(&mut self, stream: StreamId) {
+        self.outputs.push(Output::Close { stream });
+        self.stream_closed(stream);
+    }
+
+    /// A stream on which something was wrong is given up; the user learns what.
+    pub(super) fn give_up_stream(&mut self, id: StreamId, error: &Error) {
+        let Some(stream) = self.streams.get(&id) else { return };
+        let peer = stream.peer.clone();
+        let handshake = !matches!(
+            stream.kind,
+            StreamKind::Control { .. } | StreamKind::Incoming { .. } | StreamKind::Outgoing { .. }
+        );
+        let (code, hint, refusal) = match error {
+            Error::Auth(_) if handshake => (
+                "auth_failed",
+                "check that both sides use the same topic and passphrase",
+                RefusalCode::Auth,
+            ),
+            Error::Auth(_) => {
+                ("seal_broken", "the connection is started afresh", RefusalCode::Other)
+            }
+            Error::Protocol(_) if handshake => {
+                ("version", "update the older of the two sides", RefusalCode::Version)
+            }
+            Error::Protocol(_) => {
+                ("protocol", "update wavesync on both sides; it is tried again", RefusalCode::Other)
+            }
+            _ => ("store", "see the message; it is tried again", RefusalCode::Other),
+        };
+        if handshake {
+            self.send_plain(id, plain::REFUSAL, &Refusal { code: refusal.number() });
+        }
+        let level = if handshake { Level::Warning } else { Level::Error };
+        self.event(level, code, &error.to_string(), hint, Some(&peer));
+        let retry = Some(REFUSED_RETRY_MS);
+        self.mark_failed(&peer, &error.to_string(), hint, retry);
+        self.close_stream(id);
+    }
+
+    fn mark_failed(&mut self, id: &PeerId, message: &str, hint: &str, retry: Option<u64>) {
+        let base = self.clock();
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        peer.last_error = Some((message.into(), hint.into()));
+        peer.retry_at = retry.map(|millis| base.plus(millis));
+    }
+
+    /// A frame arrived: handshake frames are answered here, sealed ones are opened and queued.
+    pub(super) fn frame(&mut self, now: Millis, id: StreamId, bytes: &[u8]) {
+        self.seen_at = now;
+        let Some(mut stream) = self.streams.remove(&id) else { return };
+        if let Some(peer) = self.peers.get_mut(&stream.peer) {
+            peer.counters.bytes_in += bytes.len() as u64;
+        }
+        let peer = stream.peer.clone();
+        let outcome = self.frame_on(now, id, &mut stream, bytes);
+        self.streams.insert(id, stream);
+        match outcome {
+            Ok(()) if self.inbox.len() > limits::INBOX_MAX_MESSAGES => {
+                let error = Error::protocol("messages arrive faster than SQLite can take them");
+                self.give_up_stream(id, &error);
+            }
+            Ok(()) => {}
+            Err(error) => {
+                self.give_up_stream(id, &error);
+                self.drop_if_silent(&peer);
+            }
+        }
+    }
+
+    fn frame_on(
+        &mut self,
+        now: Millis,
+        id: StreamId,
+        stream: &mut Stream,
+        bytes: &[u8],
+    ) -> Result<()> {
+        let most = match stream.kind {
+            StreamKind::Control { .. } => limits::CONTROL_MESSAGE_MAX_BYTES,
+            StreamKind::Incoming { .. } => limits::PASS_MESSAGE_MAX_BYTES,
+            StreamKind::Outgoing { .. } => limits::CONTROL_MESSAGE_MAX_BYTES,
+            _ => return self.handshake_frame(now, id, stream, bytes),
+        };
+        let progress = matches!(stream.kind, StreamKind::Incoming { .. });
+        let (StreamKind::Control { channel }
+        | StreamKind::Incoming { channel, .. }
+        | StreamKind::Outgoing { channel, .. }) = &mut stream.kind
+        else {
+            return Ok(());
+        };
+        if let Some(opened) = channel.open(bytes, most)? {
+            self.inbox.push_back((id, opened));
+        }
+        if progress {
+            stream.since = now;
+        }
+        Ok(())
+    }
+
+    fn handshake_frame(
+        &mut self,
+        now: Millis,
+        id: StreamId,
+        stream: &mut Stream,
+        bytes: &[u8],
+    ) -> Result<()> {
+        if bytes.len() > limits::HANDSHAKE_MESSAGE_MAX_BYTES {
+            return Err(Error::protocol("a handshake message is too long"));
+        }
+        let (kind, body) =
+            bytes.split_first().ok_or_else(|| Error::protocol("an empty handshake message"))?;
+        let own = self.config.own_peer.0.clone();
+        let names = (&own[..], &stream.peer.0[..]);
+        if *kind == plain::REFUSAL {
+            let refusal: Refusal = wire::decode(body)?;
+            return self.refused(&stream.peer.clone(), RefusalCode::from_number(refusal.code));
+        }
+        let state = std::mem::replace(&mut stream.kind, StreamKind::Fresh);
+        match (state, *kind) {
+            (StreamKind::Fresh, plain::GREETING) => {
+                let greeting: Greeting = wire::decode(body)?;
+                let nonce = self.nonce();
+                let (accepting, greeting, proof) =
+                    Accepting::answer(&self.config.key, names, nonce, &greeting)?;
+                stream.kind = StreamKind::Accepting(accepting);
+                self.send_plain(id, plain::ANSWER, &Answer { greeting, proof });
+            }
+            (StreamKind::Fresh, plain::ATTACH) => {
+                let attach: Attach = wire::decode(body)?;
+                stream.kind = self.attach(&stream.peer, &attach)?;
+                stream.since = now;
+            }
+            (StreamKind::Offering(offering), plain::ANSWER) => {
+                let answer: Answer = wire::decode(body)?;
+                let (session, proof) =
+                    offering.finish(&self.config.key, names, &answer.greeting, &answer.proof)?;
+                self.send_plain(id, plain::PROOF, &proof);
+                self.control_ready(now, id, stream, session);
+            }
+            (StreamKind::Accepting(accepting), plain::PROOF) => {
+                let proof: Proof = wire::decode(body)?;
+                let session = accepting.finish(&self.config.key, &proof)?;
+                self.control_ready(now, id, stream, session);
+            }
+            _ => return Err(Error::protocol("a handshake message out of order")),
+        }
+        Ok(())
+    }
+
+    /// A further stream of a proven session; its seals prove that it belongs there.
+    fn attach(&mut self, id: &PeerId, attach: &Attach) -> Result<StreamKind> {
+        let session = self.peers.get(id).and_then(|peer| peer.session.clone());
+        let session = session
+            .filter(|session| session.id == attach.session && attach.stream != CONTROL_STREAM)
+            .ok_or_else(|| Error::protocol("a stream of a session that does not exist"))?;
+        let passes = self.streams.values().filter(|stream| {
+            stream.peer == *id && matches!(stream.kind, StreamKind::Outgoing { .. })
+        });
+        if passes.count() >= limits::PASSES_PER_PEER_MAX {
+            return Err(Error::protocol("too many catch-ups at once"));
+        }
+        let peer = self.peers.get_mut(id).filter(|peer| peer.attached < attach.stream);
+        let peer = peer.ok_or_else(|| Error::protocol("a stream number was used twice"))?;
+        peer.attached = attach.stream;
+        Ok(StreamKind::Outgoing { channel: session.channel(attach.stream), serving: None })
+    }
+
+    /// The peer says that it does not accept us.
+    fn refused(&mut self, id: &PeerId, code: RefusalCode) -> Result<()> {
+        let (code, message, hint) = match code {
+            RefusalCode::Auth => (
+                "auth_failed",
+                "a peer refused us: it has another topic or passphrase",
+                "check that both sides use the same topic and passphrase",
+            ),
+            RefusalCode::Version => (
+                "version",
+                "a peer refused us: it speaks another version of the protocol",
+                "update the older of the two sides",
+            ),
+            RefusalCode::Other => ("refused", "a peer refused us", "it is tried again"),
+        };
+        self.event(Level::Warning, code, message, hint, Some(id));
+        self.mark_failed(id, message, hint, Some(REFUSED_RETRY_MS));
+        Ok(())
+    }
+
+    fn control_ready(&mut self, now: Millis, id: StreamId, stream: &mut Stream, session: Session) {
+        stream.kind = StreamKind::Control { channel: session.channel(CONTROL_STREAM) };
+        stream.since = now;
+        let Some(peer) = self.peers.get_mut(&stream.peer) else { return };
+        let before = peer.control.replace(id);
+        peer.session = Some(session);
+        (peer.greeting, peer.attached, peer.last_error, peer.known) = (false, 0, None, None);
+        peer.hello_due = true;
+        if let Some(before) = before.filter(|before| *before != id) {
+            self.close_stream(before);
+            if let Some(peer) = self.peers.get_mut(&stream.peer) {
+                peer.control = Some(id);
+            }
+        }
+    }
+
+    /// A peer that is not proven and has no stream left is let go.
+    fn drop_if_silent(&mut self, id: &PeerId) {
+        let busy = self.streams.values().any(|stream| stream.peer == *id);
+        let proven = self.peers.get(id).is_some_and(|peer| peer.session.is_some());
+        if !busy && !proven {
+            self.outputs.push(Output::Disconnect { peer: id.clone() });
+        }
+    }
+
+    pub(super) fn check_deadlines(&mut self, now: Millis) {
+        self.seen_at = now;
+        let late: Vec<StreamId> = self
+            .streams
+            .iter()
+            .filter(|(_, stream)| stream.deadline().is_some_and(|at| at <= now))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in late {
+            self.close_stream(id);
+        }
+        let waiting: Vec<PeerId> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.control.is_none() && !peer.greeting)
+            .map(|(id, _)| id.clone())
+            .collect();
+        waiting.iter().for_each(|id| self.greet(now, id));
+    }
+
+    pub(super) fn hello(
+        &mut self,
+        now: Millis,
+        id: &PeerId,
+        hello: Hello,
+        store: &mut Store,
+    ) -> Result<()> {
+        if hello.site == self.identity.site {
+            let message = "another replica uses the identity of this one: one file is a copy";
+            let hint = "call wavesync_leave() and wavesync_join() in the copy";
+            self.event(Level::Error, "same_identity", message, hint, Some(id));
+            self.mark_failed(id, message, hint, Some(REFUSED_RETRY_MS));
+            self.outputs.push(Output::Disconnect { peer: id.clone() });
+            return Ok(());
+        }
+        let vector = hello.state.vector.check()?;
+        let cursor = store.cursor_for(now, hello.site)?;
+        store.write(now, |tx| tx.remember_member(hello.site, &id.0, &hello.name))?;
+        let adopts = store.adopts()?;
+        let Some(peer) = self.peers.get_mut(id) else { return Ok(()) };
+        peer.wants_schema = hello.wants_schema;
+        peer.awaits_schema = adopts;
+        let started_at = cursor.seq;
+        let (site, name) = (hello.site, hello.name);
+        peer.known = Some(Known { site, name, state: hello.state, vector, cursor, started_at });
+        let message = "a member is connected";
+        self.event(Level::Info, "connected", message, "", Some(id));
+        if hello.wants_schema {
+            self.schema_sent = store.schema(now)?;
+            let tables = self.schema_sent.clone();
+            self.send_control(id, sealed::SCHEMA, &tables)?;
+        }
+        self.consider(now, id, store)
+    }
+
+    pub(super) fn peer_state(
+        &mut self,
+        now: Millis,
+        id: &PeerId,
+        state: State,
+        store: &mut Store,
+    ) -> Result<()> {
+        let vector = state.vector.check()?;
+        let known = self.peers.get_mut(id).and_then(|peer| peer.known.as_mut());
+        let known = known.ok_or_else(|| Error::protocol("a state before the hello"))?;
+        (known.state, known.vector) = (state, vector);
+        self.consider(now, id, store)
+    }
+
+    pub(super) fn adopt(
+        &mut self,
+        now: Millis,
+        id: &PeerId,
+        tables: &[TableSchema],
+        store: &mut Store,
+    ) -> Result<()> {
+        if tables.len() > limits::TABLES_MAX {
+            return Err(Error::protocol("a schema has too many tables"));
+        }
+        let created = store.adopt(now, tables)?;
+        if !created.is_empty() {
+            let message =
+                format!("tables created as other members have them: {}", created.join(", "));
+            self.event(Level::Info, "schema_adopted", &message, "", Some(id));
+        }
+        if let Some(peer) = self.peers.get_mut(id) {
+            peer.awaits_schema = false;
+        }
+        self.consider(now, id, store)
+    }
+
+    /// Tells the schema again to those who create tables from it, if it changed.
+    pub(super) fn send_schema(&mut self, now: Millis, store: &mut Store) -> Result<()> {
+        let wanting: Vec<PeerId> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.wants_schema && peer.control.is_some())
+            .map(|(id, _)| id.clone())
+            .collect();
+        if wanting.is_empty() {
+            return Ok(());
+        }
+        let tables = store.schema(now)?;
+        if tables == self.schema_sent {
+            return Ok(());
+        }
+        for id in &wanting {
+            self.send_control(id, sealed::SCHEMA, &tables)?;
+        }
+        self.schema_sent = tables;
+        Ok(())
+    }
+
+    /// Rule P11: whoever is connected is told once whenever the end or the vector moved.
+    pub(super) fn announce(&mut self, now: Millis, store: &mut Store) -> Result<()> {
+        let greetings: Vec<PeerId> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.hello_due && peer.control.is_some())
+            .map(|(id, _)| id.clone())
+            .collect();
+        let due = now.since(self.announced_at) >= limits::ANNOUNCE_INTERVAL_MS;
+        if greetings.is_empty() && !(self.own_dirty && due) {
+            return Ok(());
+        }
+        let own = store.own_state(now)?;
+        for id in &greetings {
+            let hello = Hello {
+                features: 0,
+                site: self.identity.site,
+                name: self.config.name.clone(),
+                wants_schema: store.adopts()?,
+                state: self.state_for(now, id, &own, store)?,
+            };
+            self.send_control(id, sealed::HELLO, &hello)?;
+            if let Some(peer) = self.peers.get_mut(id) {
+                peer.hello_due = false;
+            }
+        }
+        if !due {
+            self.own = Some(own);
+            return Ok(());
+        }
+        let changed = self.announced.as_ref() != Some(&own);
+        if changed && !crate::mutants::on(crate::mutants::Mutant::NoAnnounce) {
+            let known: Vec<PeerId> = self
+                .peers
+                .iter()
+                .filter(|(id, peer)| peer.known.is_some() && !greetings.contains(id))
+                .map(|(id, _)| id.clone())
+                .collect();
+            for id in known {
+                let state = self.state_for(now, &id, &own, store)?;
+                self.send_control(&id, sealed::STATE, &state)?;
+            }
+        }
+        self.announced = Some(own.clone());
+        self.announced_at = now;
+        self.own = Some(own);
+        self.own_dirty = false;
+        if changed {
+            self.consider_all(now, store)?;
+        }
+        Ok(())
+    }
+
+    fn state_for(
+        &self,
+        now: Millis,
+        id: &PeerId,
+        own: &crate::store::state::OwnState,
+        store: &mut Store,
+    ) -> Result<State> {
+        let known = self.peers.get(id).and_then(|peer| peer.known.as_ref());
+        let cursor = match known {
+            Some(known) => store.cursor_for(now, known.site)?,
+            None => Cursor::default(),
+        };
+        Ok(State {
+            boot: own.boot,
+            end: own.end,
+            vector: VectorList::from(&own.vector),
+            applied: VectorList::default(),
+            closed: own.closed,
+            cursor,
+        })
+    }
+
+    pub(super) fn send_control<T: serde::Serialize>(
+        &mut self,
+        id: &PeerId,
+        kind: u8,
+        message: &T,
+    ) -> Result<()> {
+        let Some(stream) = self.peers.get(id).and_then(|peer| peer.control) else { return Ok(()) };
+        self.send_sealed(stream, kind, &wire::encode(message)?)
+    }
+
+    pub(super) fn send_sealed(&mut self, id: StreamId, kind: u8, body: &[u8]) -> Result<()> {
+        let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
+        let (StreamKind::Control { channel }
+        | StreamKind::Incoming { channel, .. }
+        | StreamKind::Outgoing { channel, .. }) = &mut stream.kind
+        else {
+            return Ok(());
+        };
+        let frames = channel.seal(kind, body)?;
+        let peer = stream.peer.clone();
+        for frame in frames {
+            if let Some(peer) = self.peers.get_mut(&peer) {
+                peer.counters.bytes_out += frame.len() as u64;
+            }
+            self.outputs.push(Output::Send { stream: id, frame });
+        }
+        Ok(())
+    }
+
+    pub(super) fn send_plain<T: serde::Serialize>(&mut self, id: StreamId, kind: u8, message: &T) {
+        let Ok(body) = wire::encode(message) else { return };
+        let mut frame = vec![kind];
+        frame.extend_from_slice(&body);
+        self.outputs.push(Output::Send { stream: id, frame });
+    }
+}

@@ -1,0 +1,428 @@
+//! The protocol machine: inputs in, outputs out, the store given. No clock, no thread, no socket.
+//!
+//! Native processes, browsers and the simulator run this same machine. SQLite is written first and
+//! memory changed after; a call that SQLite could not serve now is tried again later, unchanged.
+//!
+//! Who does what: the peer with the lower id opens the control stream of a connection; either side
+//! opens a stream of its own for each catch-up, so that pushes are never queued behind one.
+
+mod control;
+mod pass;
+mod peer;
+mod push;
+mod status;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::auth::{GroupKey, Opened};
+use crate::ids::Millis;
+use crate::store::Store;
+use crate::store::identity::Identity;
+use crate::store::state::OwnState;
+use crate::wire::message::Message;
+use crate::{Error, Result, limits};
+
+pub use peer::{PeerId, StreamId};
+pub use status::{PeerReport, Progress};
+
+use peer::{Peer, Stream, StreamKind};
+
+/// What happened outside.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The first connection to a peer is up.
+    Connected {
+        /// Who.
+        peer: PeerId,
+        /// Where.
+        address: String,
+        /// Through a relay.
+        relayed: bool,
+    },
+    /// The connections in use to a peer changed.
+    PathChanged {
+        /// Who.
+        peer: PeerId,
+        /// Where.
+        address: String,
+        /// Through a relay.
+        relayed: bool,
+    },
+    /// The last connection to a peer is gone.
+    Disconnected {
+        /// Who.
+        peer: PeerId,
+    },
+    /// A stream is open: ours with its token, or the peer's without.
+    Opened {
+        /// Whose.
+        peer: PeerId,
+        /// Which.
+        stream: StreamId,
+        /// As given in [`Output::OpenStream`].
+        token: Option<u64>,
+    },
+    /// A stream could not be opened.
+    OpenFailed {
+        /// Whose.
+        peer: PeerId,
+        /// As given in [`Output::OpenStream`].
+        token: u64,
+    },
+    /// A frame arrived.
+    Frame {
+        /// On which stream.
+        stream: StreamId,
+        /// Its bytes.
+        bytes: Vec<u8>,
+    },
+    /// A stream is gone. A cut can look like a clean end, so nothing is concluded from that.
+    Closed {
+        /// Which.
+        stream: StreamId,
+    },
+    /// The round trip time to a peer was measured.
+    RoundTrip {
+        /// Whose.
+        peer: PeerId,
+        /// In milliseconds.
+        millis: f64,
+    },
+    /// Somebody committed to the database file.
+    Committed,
+    /// Time passed; also the way to let waiting work go on.
+    Timer,
+}
+
+/// What the driver has to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Open a stream to a peer and answer with [`Input::Opened`] or [`Input::OpenFailed`].
+    OpenStream {
+        /// To whom.
+        peer: PeerId,
+        /// To be given back.
+        token: u64,
+    },
+    /// Send a frame.
+    Send {
+        /// On which stream.
+        stream: StreamId,
+        /// Its bytes.
+        frame: Vec<u8>,
+    },
+    /// Close a stream after what was sent on it.
+    Close {
+        /// Which.
+        stream: StreamId,
+    },
+    /// Give up the connections to a peer.
+    Disconnect {
+        /// Whose.
+        peer: PeerId,
+    },
+    /// Tell the user.
+    Event(Event),
+}
+
+/// A row of `wavesync_events`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// How serious.
+    pub level: Level,
+    /// A stable word for programs.
+    pub code: &'static str,
+    /// What happened.
+    pub message: String,
+    /// What to do about it; may be empty.
+    pub hint: String,
+    /// The peer it is about.
+    pub peer: Option<PeerId>,
+}
+
+/// How serious an event is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// For the record.
+    Info,
+    /// Something does not work; it is tried again or waits for the user.
+    Warning,
+    /// Something is broken.
+    Error,
+}
+
+/// Settings of a machine.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The group's key.
+    pub key: GroupKey,
+    /// This replica's own peer id on the network.
+    pub own_peer: PeerId,
+    /// What its user calls it.
+    pub name: String,
+}
+
+/// Fills a buffer with random bytes.
+pub type Random = Box<dyn FnMut(&mut [u8])>;
+
+/// The protocol of one replica.
+pub struct Machine {
+    config: Config,
+    identity: Identity,
+    random: Random,
+    peers: BTreeMap<PeerId, Peer>,
+    streams: BTreeMap<StreamId, Stream>,
+    /// Tokens of streams that are being opened: the peer, and whether it is for a catch-up.
+    opening: BTreeMap<u64, (PeerId, bool)>,
+    next_token: u64,
+    next_number: u64,
+    /// Opened messages that wait for SQLite, in order of arrival.
+    inbox: VecDeque<(StreamId, Opened)>,
+    outputs: Vec<Output>,
+    /// The own state as last read, and whether it may have changed since.
+    own: Option<OwnState>,
+    own_dirty: bool,
+    announced: Option<OwnState>,
+    announced_at: Millis,
+    last_fold: Millis,
+    fold_waiting: bool,
+    retry_at: Option<Millis>,
+    compare_at: Millis,
+    openness_pending: bool,
+    schema_sent: Vec<crate::store::adopt::TableSchema>,
+    importing: bool,
+    last_error: Option<String>,
+    /// Streams of catch-ups whose request is still to be sent.
+    asking: Vec<StreamId>,
+    /// The time of the input that is being handled.
+    seen_at: Millis,
+}
+
+impl Machine {
+    /// A machine for a started store.
+    #[must_use]
+    pub fn new(config: Config, identity: Identity, random: Random) -> Self {
+        Self {
+            config,
+            identity,
+            random,
+            peers: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            opening: BTreeMap::new(),
+            next_token: 1,
+            next_number: 1,
+            inbox: VecDeque::new(),
+            outputs: Vec::new(),
+            own: None,
+            own_dirty: true,
+            announced: None,
+            announced_at: Millis(0),
+            last_fold: Millis(0),
+            fold_waiting: false,
+            retry_at: None,
+            compare_at: Millis(0),
+            openness_pending: true,
+            schema_sent: Vec::new(),
+            importing: true,
+            last_error: None,
+            asking: Vec::new(),
+            seen_at: Millis(0),
+        }
+    }
+
+    fn clock(&self) -> Millis {
+        self.seen_at
+    }
+
+    /// Takes one input, and does all work that can be done now.
+    pub fn handle(&mut self, now: Millis, input: Input, store: &mut Store) {
+        match input {
+            Input::Connected { peer, address, relayed } => {
+                self.connected(now, peer, address, relayed);
+            }
+            Input::PathChanged { peer, address, relayed } => {
+                if let Some(peer) = self.peers.get_mut(&peer) {
+                    (peer.address, peer.relayed) = (address, relayed);
+                }
+            }
+            Input::Disconnected { peer } => self.disconnected(&peer),
+            Input::Opened { peer, stream, token } => self.stream_opened(now, peer, stream, token),
+            Input::OpenFailed { token, .. } => {
+                if let Some((peer, _)) = self.opening.remove(&token)
+                    && let Some(peer) = self.peers.get_mut(&peer)
+                {
+                    (peer.requesting, peer.greeting) = (false, false);
+                }
+            }
+            Input::Frame { stream, bytes } => self.frame(now, stream, &bytes),
+            Input::Closed { stream } => self.stream_closed(stream),
+            Input::RoundTrip { peer, millis } => {
+                if let Some(peer) = self.peers.get_mut(&peer) {
+                    peer.rtt_ms = Some(millis);
+                }
+            }
+            Input::Committed => self.fold_waiting = true,
+            Input::Timer => {}
+        }
+        self.work(now, store);
+    }
+
+    /// Takes what the driver has to do, in order.
+    pub fn take_outputs(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// When [`Input::Timer`] is wanted next.
+    #[must_use]
+    pub fn next_wake(&self) -> Millis {
+        let mut next = self.compare_at;
+        let mut sooner = |at: Millis| next = next.min(at);
+        if let Some(at) = self.retry_at {
+            sooner(at);
+        } else if self.importing || self.openness_pending || !self.inbox.is_empty() {
+            return Millis(0);
+        } else {
+            if self.fold_waiting {
+                sooner(self.last_fold.plus(limits::FOLD_INTERVAL_MS));
+            }
+            if self.own_dirty {
+                sooner(self.announced_at.plus(limits::ANNOUNCE_INTERVAL_MS));
+            }
+        }
+        for stream in self.streams.values() {
+            if let Some(deadline) = stream.deadline() {
+                sooner(deadline);
+            }
+        }
+        next
+    }
+
+    /// Does what can be done now; what SQLite cannot serve now stays queued.
+    fn work(&mut self, now: Millis, store: &mut Store) {
+        self.check_deadlines(now);
+        if self.retry_at.is_some_and(|at| at > now) {
+            return;
+        }
+        self.retry_at = None;
+        if let Err(error) = self.store_work(now, store) {
+            if !error.retryable() {
+                self.event(Level::Error, "store", &error.to_string(), "see the message", None);
+            }
+            self.last_error = Some(error.to_string());
+            self.retry_at = Some(now.plus(limits::STORE_RETRY_MS));
+        }
+    }
+
+    fn store_work(&mut self, now: Millis, store: &mut Store) -> Result<()> {
+        while let Some((stream, opened)) = self.inbox.pop_front() {
+            match self.message(now, stream, &opened, store) {
+                Ok(()) => {}
+                Err(error) if error.retryable() => {
+                    self.inbox.push_front((stream, opened));
+                    return Err(error);
+                }
+                Err(error) => self.give_up_stream(stream, &error),
+            }
+            self.after_store(now, store)?;
+        }
+        self.fold(now, store)?;
+        if self.importing {
+            // The peers' first request should find the existing rows already taken in.
+            self.importing = store.backfill_block(now)?;
+            self.own_dirty = true;
+        }
+        if self.openness_pending {
+            self.openness_pending = store.test_openness(now)?;
+            self.own_dirty |= !self.openness_pending;
+        }
+        self.after_store(now, store)?;
+        self.announce(now, store)?;
+        self.compare(now, store)?;
+        self.ask(now, store)?;
+        self.after_store(now, store)
+    }
+
+    /// Rule K3: a commit after a quiet moment is folded and sent at once; while commits stream in,
+    /// they are folded together.
+    fn fold(&mut self, now: Millis, store: &mut Store) -> Result<()> {
+        if !self.fold_waiting {
+            return Ok(());
+        }
+        let rested = now.since(self.last_fold) >= limits::FOLD_INTERVAL_MS;
+        if !rested && store.waiting_rows()? < limits::FOLD_WAITING_ROWS {
+            return Ok(());
+        }
+        store.write(now, |_| Ok(()))?;
+        self.fold_waiting = false;
+        self.last_fold = now;
+        Ok(())
+    }
+
+    /// Passes on what committed transactions produced.
+    fn after_store(&mut self, now: Millis, store: &mut Store) -> Result<()> {
+        for push in store.take_pushes() {
+            self.own_dirty = true;
+            self.send_own_push(now, push)?;
+        }
+        let effects = store.take_effects();
+        for note in effects.notes {
+            self.event(Level::Warning, note.code, &note.message, &note.hint, None);
+        }
+        if effects.schema_changed {
+            self.own_dirty = true;
+            self.send_schema(now, store)?;
+            self.importing = true;
+        }
+        Ok(())
+    }
+
+    fn message(
+        &mut self,
+        now: Millis,
+        stream: StreamId,
+        opened: &Opened,
+        store: &mut Store,
+    ) -> Result<()> {
+        let Some(entry) = self.streams.get(&stream) else { return Ok(()) };
+        let (peer, on_control) =
+            (entry.peer.clone(), matches!(entry.kind, StreamKind::Control { .. }));
+        match (Message::decode(opened)?, on_control) {
+            (Message::Hello(hello), true) => self.hello(now, &peer, hello, store),
+            (Message::State(state), true) => self.peer_state(now, &peer, state, store),
+            (Message::Schema(tables), true) => self.adopt(now, &peer, &tables, store),
+            (Message::Push(push), true) => self.push(now, &peer, &push, store),
+            (Message::Request(request), false) => self.request(now, stream, &request, store),
+            (Message::Chunk(chunk), false) => self.chunk(now, stream, &chunk, store),
+            (Message::Credit, false) => self.credit(now, stream, store),
+            (Message::Abort(_), false) => {
+                self.close_stream(stream);
+                Ok(())
+            }
+            (Message::Unknown, _) => Ok(()),
+            _ => Err(Error::protocol("a message on the wrong kind of stream")),
+        }
+    }
+
+    fn event(
+        &mut self,
+        level: Level,
+        code: &'static str,
+        message: &str,
+        hint: &str,
+        peer: Option<&PeerId>,
+    ) {
+        self.outputs.push(Output::Event(Event {
+            level,
+            code,
+            message: message.into(),
+            hint: hint.into(),
+            peer: peer.cloned(),
+        }));
+    }
+
+    fn nonce(&mut self) -> [u8; 32] {
+        let mut nonce = [0; 32];
+        (self.random)(&mut nonce);
+        nonce
+    }
+}

@@ -1,0 +1,269 @@
+//! Catch-up: a requester pulls the responder's log from its cursor, chunk by chunk.
+
+use crate::ids::{Boot, Cursor, Millis, Seq};
+use crate::machine::peer::{PeerId, Serving, Stream, StreamId, StreamKind};
+use crate::machine::{Level, Machine};
+use crate::mutants::{self, Mutant};
+use crate::store::Store;
+use crate::wire::message::{Attach, Chunk, Request, VectorList, plain, sealed};
+use crate::wire::rows::Batch;
+use crate::{Error, Result, limits, wire};
+
+/// Chunks that a responder may send before the requester has applied one.
+const CHUNKS_IN_FLIGHT: u32 = 2;
+
+impl Machine {
+    pub(super) fn consider_all(&mut self, now: Millis, store: &mut Store) -> Result<()> {
+        let known: Vec<PeerId> = self
+            .peers
+            .iter()
+            .filter(|(_, p)| p.known.is_some())
+            .map(|(id, _)| id.clone())
+            .collect();
+        known.iter().try_for_each(|id| self.consider(now, id, store))
+    }
+
+    /// Compares with a peer again from time to time, whatever was missed.
+    pub(super) fn compare(&mut self, now: Millis, store: &mut Store) -> Result<()> {
+        if self.compare_at > now {
+            return Ok(());
+        }
+        self.compare_at = now.plus(limits::COMPARE_INTERVAL_MS);
+        self.consider_all(now, store)
+    }
+
+    /// Starts a catch-up from a peer if it has anything that is not here.
+    pub(super) fn consider(&mut self, now: Millis, id: &PeerId, store: &mut Store) -> Result<()> {
+        let Some(peer) = self.peers.get(id) else { return Ok(()) };
+        let Some(known) = peer.known.as_ref() else { return Ok(()) };
+        if peer.requesting || peer.awaits_schema {
+            return Ok(());
+        }
+        let (site, boot, end, closed) =
+            (known.site, known.state.boot, known.state.end, known.state.closed);
+        let cursor = store.cursor_for(now, site)?;
+        let own = store.own_state(now)?;
+        let covered = own.vector.covers_all(&known.vector);
+        let read = cursor.boot == boot && cursor.seq >= end;
+        let same_branch = cursor.boot == Boot(0) || cursor.boot == boot;
+        let jump = covered && closed && same_branch && !read;
+        if jump {
+            // Rule P12: nothing in its log can be new.
+            store.jump_cursor(now, site, Cursor { boot, seq: end, high: end })?;
+        }
+        let cursor = if jump { Cursor { boot, seq: end, high: end } } else { cursor };
+        self.own = Some(own);
+        let Some(peer) = self.peers.get_mut(id) else { return Ok(()) };
+        if let Some(known) = peer.known.as_mut() {
+            known.cursor = cursor;
+        }
+        if covered && (read || jump) {
+            return Ok(());
+        }
+        peer.requesting = true;
+        if let Some(known) = peer.known.as_mut() {
+            known.started_at = cursor.seq;
+        }
+        self.open_stream(id, true);
+        Ok(())
+    }
+
+    /// Our stream for a catch-up is open: attach it to the session and ask.
+    pub(super) fn start_pass(&mut self, now: Millis, id: PeerId, stream: StreamId) {
+        let session = self.peers.get(&id).and_then(|peer| peer.session.clone());
+        let Some(session) = session else {
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.requesting = false;
+            }
+            self.outputs.push(super::Output::Close { stream });
+            return;
+        };
+        let number = self.next_number;
+        self.next_number += 1;
+        let kind = StreamKind::Incoming { channel: session.channel(number), position: None };
+        self.streams.insert(stream, Stream { peer: id, kind, since: now });
+        self.send_plain(stream, plain::ATTACH, &Attach { session: session.id, stream: number });
+        self.asking.push(stream);
+    }
+
+    /// Sends the requests of streams that were opened: needs the store, so it is done here.
+    pub(super) fn ask(&mut self, now: Millis, store: &mut Store) -> Result<()> {
+        while let Some(stream) = self.asking.last().copied() {
+            let peer = self.streams.get(&stream).and_then(|entry| self.peers.get(&entry.peer));
+            let site = peer.and_then(|peer| peer.known.as_ref()).map(|known| known.site);
+            let Some(site) = site else {
+                self.asking.pop();
+                self.close_stream(stream);
+                continue;
+            };
+            let cursor = store.cursor_for(now, site)?;
+            let own = store.own_state(now)?;
+            let request = Request {
+                vector: VectorList::from(&own.vector),
+                applied: VectorList::default(),
+                cursor,
+            };
+            self.asking.pop();
+            if let Some(StreamKind::Incoming { position, .. }) =
+                self.streams.get_mut(&stream).map(|entry| &mut entry.kind)
+            {
+                *position = Some(cursor.seq);
+            }
+            self.send_sealed(stream, sealed::REQUEST, &wire::encode(&request)?)?;
+            let id = self.streams.get(&stream).map(|entry| entry.peer.clone());
+            if let Some(peer) = id.and_then(|id| self.peers.get_mut(&id)) {
+                peer.counters.requests_out += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// A peer asks for our log.
+    pub(super) fn request(
+        &mut self,
+        now: Millis,
+        stream: StreamId,
+        request: &Request,
+        store: &mut Store,
+    ) -> Result<()> {
+        let vector = request.vector.check()?;
+        let own = store.own_state(now)?;
+        let ours = store.folded(now, |tx| tx.cursor_is_ours(request.cursor))?;
+        let Some(entry) = self.streams.get_mut(&stream) else { return Ok(()) };
+        let StreamKind::Outgoing { serving, .. } = &mut entry.kind else { return Ok(()) };
+        if serving.is_some() {
+            return Err(Error::protocol("a second request on one stream"));
+        }
+        let position = if ours { request.cursor.seq } else { Seq(0) };
+        *serving =
+            Some(Serving { position, vector, credit: CHUNKS_IN_FLIGHT, end_at_start: own.end });
+        let peer = entry.peer.clone();
+        if !ours {
+            let message = "a peer has read a part of this database's history that is not in it";
+            let hint = "was an old copy of the file restored? all of it is compared again";
+            self.event(Level::Warning, "history_lost", message, hint, Some(&peer));
+        }
+        self.serve(now, stream, store)
+    }
+
+    /// The requester can take one more chunk.
+    pub(super) fn credit(
+        &mut self,
+        now: Millis,
+        stream: StreamId,
+        store: &mut Store,
+    ) -> Result<()> {
+        let Some(entry) = self.streams.get_mut(&stream) else { return Ok(()) };
+        entry.since = now;
+        let StreamKind::Outgoing { serving: Some(serving), .. } = &mut entry.kind else {
+            return Ok(());
+        };
+        serving.credit = (serving.credit + 1).min(CHUNKS_IN_FLIGHT);
+        self.serve(now, stream, store)
+    }
+
+    /// Sends chunks as far as the credit goes; each is read in one transaction without unfolded
+    /// rows, and the pass ends only where such a transaction reached the folded end (rule P9).
+    fn serve(&mut self, now: Millis, stream: StreamId, store: &mut Store) -> Result<()> {
+        loop {
+            let Some(entry) = self.streams.get(&stream) else { return Ok(()) };
+            let StreamKind::Outgoing { serving: Some(serving), .. } = &entry.kind else {
+                return Ok(());
+            };
+            if serving.credit == 0 {
+                return Ok(());
+            }
+            let (from, vector, id) = (serving.position, serving.vector.clone(), entry.peer.clone());
+            let mut piece = store.folded(now, |tx| tx.read_piece(from, &vector))?;
+            let fixed_end = mutants::on(Mutant::FixedEnd) && piece.to >= serving.end_at_start;
+            piece.last |= fixed_end;
+            let own = store.own_state(now)?;
+            let rows = piece.rows.row_count() as u64;
+            let with_vector = piece.last || mutants::on(Mutant::VectorEachChunk);
+            let vector = if fixed_end { own.vector.clone() } else { piece.vector };
+            let chunk = Chunk {
+                from,
+                to: piece.to,
+                boot: self.identity.boot,
+                high: piece.high,
+                rows: piece.rows.encode(),
+                vector: with_vector.then(|| VectorList::from(&vector)),
+                last: piece.last,
+                closed: own.closed,
+            };
+            self.send_sealed(stream, sealed::CHUNK, &wire::encode(&chunk)?)?;
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.counters.rows_out += rows;
+            }
+            let Some(entry) = self.streams.get_mut(&stream) else { return Ok(()) };
+            if let StreamKind::Outgoing { serving, .. } = &mut entry.kind {
+                match serving {
+                    Some(serving) if !chunk.last => {
+                        serving.position = chunk.to;
+                        serving.credit -= 1;
+                    }
+                    // The requester closes the stream once it has applied this.
+                    _ => *serving = None,
+                }
+            }
+        }
+    }
+
+    /// A chunk of a catch-up of ours: applied with its cursor in one transaction.
+    pub(super) fn chunk(
+        &mut self,
+        now: Millis,
+        stream: StreamId,
+        chunk: &Chunk,
+        store: &mut Store,
+    ) -> Result<()> {
+        let Some(entry) = self.streams.get_mut(&stream) else { return Ok(()) };
+        let id = entry.peer.clone();
+        let StreamKind::Incoming { position: Some(position), .. } = &mut entry.kind else {
+            return Err(Error::protocol("a chunk that was not asked for"));
+        };
+        // A responder that does not know our cursor starts from the beginning.
+        if chunk.from != *position && chunk.from != Seq(0) {
+            return Err(Error::protocol("a chunk that does not follow the one before"));
+        }
+        let known = self.peers.get(&id).and_then(|peer| peer.known.as_ref());
+        let site = known.map(|known| known.site);
+        let site = site.ok_or_else(|| Error::protocol("a chunk before the hello"))?;
+        let rows = Batch::decode(&chunk.rows)?;
+        let cursor = Cursor { boot: chunk.boot, seq: chunk.to, high: chunk.high };
+        let vector = chunk.vector.as_ref().map(VectorList::check).transpose()?;
+        let applied =
+            store.write_applying(now, |tx| tx.apply_piece(site, &rows, cursor, vector.as_ref()))?;
+        // From here on memory follows what is committed.
+        self.own_dirty = true;
+        self.openness_pending |= chunk.last;
+        if let Some(entry) = self.streams.get_mut(&stream) {
+            entry.since = now;
+            if let StreamKind::Incoming { position, .. } = &mut entry.kind {
+                *position = Some(chunk.to);
+            }
+        }
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.counters.rows_in += applied.rows;
+            if let Some(known) = peer.known.as_mut() {
+                known.cursor = cursor;
+                if let (true, Some(vector)) = (chunk.last, vector) {
+                    known.vector.merge(&vector);
+                    if known.state.end < chunk.high || known.state.boot != chunk.boot {
+                        known.state.end = chunk.high;
+                        known.state.boot = chunk.boot;
+                        known.state.closed = chunk.closed;
+                    }
+                }
+            }
+        }
+        if !chunk.last {
+            return self.send_sealed(stream, sealed::CREDIT, &[]);
+        }
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.counters.last_sync = Some(now);
+        }
+        self.close_stream(stream);
+        self.consider(now, &id, store)
+    }
+}

@@ -1,0 +1,122 @@
+//! What the machine remembers of peers and streams.
+
+use std::fmt;
+
+use crate::auth::{Accepting, Channel, Offering, Session};
+use crate::ids::{Cursor, Millis, Seq, SiteId};
+use crate::limits;
+use crate::store::vector::Vector;
+use crate::wire::message::State;
+
+/// A peer's id on the network, as the transport has authenticated it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId(pub Vec<u8>);
+
+impl fmt::Debug for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().rev().take(4).try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A stream as the driver numbers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(pub u64);
+
+/// A connected peer.
+pub(super) struct Peer {
+    pub address: String,
+    pub relayed: bool,
+    pub rtt_ms: Option<f64>,
+    /// The control stream, once its handshake is complete.
+    pub control: Option<StreamId>,
+    pub session: Option<Session>,
+    /// A control stream of ours is being opened or shaking hands.
+    pub greeting: bool,
+    /// When to try the handshake again after it failed.
+    pub retry_at: Option<Millis>,
+    pub known: Option<Known>,
+    /// A catch-up of ours is being opened or under way (one in flight per peer).
+    pub requesting: bool,
+    /// Its schema is to come first.
+    pub awaits_schema: bool,
+    pub wants_schema: bool,
+    pub counters: Counters,
+    pub last_error: Option<(String, String)>,
+    /// Highest number of a stream that the peer attached to the session.
+    pub attached: u64,
+    /// The handshake is complete and our hello has not been sent.
+    pub hello_due: bool,
+}
+
+/// What a peer said of itself.
+pub(super) struct Known {
+    pub site: SiteId,
+    pub name: String,
+    pub state: State,
+    pub vector: Vector,
+    /// Our cursor into its log.
+    pub cursor: Cursor,
+    /// Folded end of its log that a pass of ours is heading for.
+    pub started_at: Seq,
+}
+
+/// Counters of one peer since the engine started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counters {
+    pub rows_in: u64,
+    pub rows_out: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub requests_out: u64,
+    pub last_sync: Option<Millis>,
+}
+
+/// An open stream.
+pub(super) struct Stream {
+    pub peer: PeerId,
+    pub kind: StreamKind,
+    /// Since when it is in this state.
+    pub since: Millis,
+}
+
+/// What a stream is for and how far it got.
+pub(super) enum StreamKind {
+    /// Opened by the peer; its first frame will tell.
+    Fresh,
+    /// Our greeting is out.
+    Offering(Offering),
+    /// The peer's greeting was answered.
+    Accepting(Accepting),
+    /// Handshake complete.
+    Control { channel: Channel },
+    /// A catch-up of ours.
+    Incoming { channel: Channel, position: Option<Seq> },
+    /// A catch-up of the peer; nothing is known until its request.
+    Outgoing { channel: Channel, serving: Option<Serving> },
+}
+
+/// A catch-up that we serve.
+pub(super) struct Serving {
+    pub position: Seq,
+    pub vector: Vector,
+    /// Chunks that may still be sent.
+    pub credit: u32,
+    /// For the mutant that ends a scan where it was when it started.
+    #[cfg_attr(not(feature = "mutants"), allow(dead_code))]
+    pub end_at_start: Seq,
+}
+
+impl Stream {
+    /// When the stream is given up if nothing happens on it.
+    pub fn deadline(&self) -> Option<Millis> {
+        match self.kind {
+            StreamKind::Control { .. } => None,
+            StreamKind::Fresh | StreamKind::Offering(_) | StreamKind::Accepting(_) => {
+                Some(self.since.plus(limits::HANDSHAKE_MAX_MS))
+            }
+            StreamKind::Incoming { .. } | StreamKind::Outgoing { .. } => {
+                Some(self.since.plus(limits::PASS_STALL_MS))
+            }
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Rules broken on purpose, one at a time: the simulator must notice each (house rule 21).
+//!
+//! Compiled in only with the feature `mutants`; otherwise [`on`] is always false.
+
+/// A broken rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// P4: a batch is applied without folding first.
+    NoFoldFirst,
+    /// P5: the log is served and announced without folding first.
+    NoFoldBeforeServe,
+    /// P9: a pass ends where the log ended when it started.
+    FixedEnd,
+    /// P7: the vector moves with every chunk.
+    VectorEachChunk,
+    /// P10b: a push is applied without what precedes it.
+    PushAcrossGap,
+    /// P11: nobody is told that the end or the vector moved.
+    NoAnnounce,
+    /// P3: the hybrid logical clock is not stored.
+    ForgetClock,
+    /// H16: rows of unknown tables are dropped instead of parked.
+    NoPark,
+}
+
+#[cfg(feature = "mutants")]
+thread_local! {
+    static ACTIVE: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
+}
+
+/// Breaks one rule, or none, on this thread.
+#[cfg(feature = "mutants")]
+pub fn set(mutant: Option<Mutant>) {
+    ACTIVE.with(|active| active.set(mutant));
+}
+
+/// Whether a rule is broken.
+#[cfg(feature = "mutants")]
+#[must_use]
+pub fn on(mutant: Mutant) -> bool {
+    ACTIVE.with(|active| active.get() == Some(mutant))
+}
+
+/// Whether a rule is broken: never.
+#[cfg(not(feature = "mutants"))]
+#[must_use]
+pub fn on(_: Mutant) -> bool {
+    false
+}

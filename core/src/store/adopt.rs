@@ -1,0 +1,222 @@
+//! Schema adoption: an empty database takes over the tables of the group.
+//!
+//! The text of `CREATE TABLE` and `CREATE INDEX` of tracked tables travels. Only these two kinds
+//! of statement are ever run, one at a time, for tables that do not exist here; never a trigger,
+//! a view, or a table that selects.
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits;
+use crate::store::{Store, Tx, shape};
+use crate::{Error, Result, ids::Millis};
+
+/// One table as another replica declared it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableSchema {
+    /// Its name.
+    pub name: String,
+    /// Its `CREATE TABLE`.
+    pub table: String,
+    /// Its `CREATE INDEX` statements.
+    pub indexes: Vec<String>,
+}
+
+impl Store {
+    /// Creates the tables that are missing here, if this database adopts the group's schema.
+    /// Returns the names of the tables that were created.
+    ///
+    /// # Errors
+    /// If a text is not what it must be ([`Error::Protocol`]) or SQLite fails; nothing is changed.
+    pub fn adopt(&mut self, now: Millis, tables: &[TableSchema]) -> Result<Vec<String>> {
+        if !self.adopts()? {
+            return Ok(Vec::new());
+        }
+        let missing = self.missing(tables)?;
+        if missing.is_empty() {
+            return Ok(missing);
+        }
+        self.write(now, |tx| {
+            for table in tables.iter().filter(|table| missing.contains(&table.name)) {
+                tx.create_adopted(table)?;
+            }
+            tx.refresh_schema()?;
+            for name in &missing {
+                if tx.table_named(name).is_none_or(|table| table.shape.is_none()) {
+                    tx.track(name)?;
+                }
+            }
+            tx.retry_after_schema_change()?;
+            tx.store_folded_end()?;
+            Ok(())
+        })?;
+        Ok(missing)
+    }
+
+    /// Whether tables of the group are created here.
+    pub fn adopts(&self) -> Result<bool> {
+        Ok(super::meta::<i64>(&self.conn, "adopt")?.unwrap_or(0) == 1)
+    }
+
+    fn missing(&self, tables: &[TableSchema]) -> Result<Vec<String>> {
+        let mut exists = self
+            .conn
+            .prepare_cached("SELECT 1 FROM main.sqlite_schema WHERE name = ?1 COLLATE NOCASE")?;
+        let mut missing = Vec::new();
+        for table in tables {
+            if !exists.exists([&table.name])? {
+                missing.push(table.name.clone());
+            }
+        }
+        Ok(missing)
+    }
+
+    /// The tracked tables of this database, as they are declared.
+    pub fn schema(&mut self, now: Millis) -> Result<Vec<TableSchema>> {
+        self.folded(now, |tx| {
+            let mut schemas = Vec::new();
+            for table in tx.tables() {
+                let Some(shape) = &table.shape else { continue };
+                let mut statement = tx.conn.prepare_cached(
+                    "SELECT sql FROM main.sqlite_schema WHERE type = 'index'
+                     AND tbl_name = ?1 COLLATE NOCASE AND sql IS NOT NULL ORDER BY name",
+                )?;
+                let indexes = statement
+                    .query_map([&shape.name], |row| row.get(0))?
+                    .collect::<rusqlite::Result<Vec<String>>>()?;
+                schemas.push(TableSchema {
+                    name: shape.name.clone(),
+                    table: shape.sql.clone(),
+                    indexes,
+                });
+            }
+            Ok(schemas)
+        })
+    }
+}
+
+impl Tx<'_> {
+    fn create_adopted(&mut self, table: &TableSchema) -> Result<()> {
+        check_statement(&table.table, &["TABLE"])?;
+        self.conn.execute_batch(&table.table)?;
+        let created = shape::find(self.conn, &table.name)?;
+        let Some(Ok(_)) = created else {
+            return Err(Error::protocol(format!(
+                "the text of table {} creates something else",
+                table.name
+            )));
+        };
+        for index in &table.indexes {
+            check_statement(index, &["INDEX", "UNIQUE INDEX"])?;
+            self.conn.execute_batch(index)?;
+        }
+        Ok(())
+    }
+}
+
+/// Accepts one `CREATE TABLE name (…)` or `CREATE INDEX name ON …` and nothing after it.
+fn check_statement(sql: &str, kinds: &[&str]) -> Result<()> {
+    let refuse = |why: &str| Err(Error::protocol(format!("a schema text is refused: {why}")));
+    if sql.len() > limits::SCHEMA_SQL_MAX_BYTES || sql.contains('\0') {
+        return refuse("its length or a NUL character");
+    }
+    let tokens = tokens(sql);
+    let word = |at: usize| tokens.get(at).map(|token| token.to_ascii_uppercase());
+    let mut at = 1;
+    if word(0).as_deref() != Some("CREATE") {
+        return refuse("it is not a CREATE statement");
+    }
+    let mut kind = word(at).unwrap_or_default();
+    if kind == "UNIQUE" {
+        at += 1;
+        kind = format!("UNIQUE {}", word(at).unwrap_or_default());
+    }
+    if !kinds.contains(&kind.as_str()) {
+        return refuse("it creates neither a table nor an index");
+    }
+    let opens = if kind == "TABLE" { "(" } else { "ON" };
+    if word(at + 2).as_deref() != Some(opens) {
+        return refuse("it is not of the plain form");
+    }
+    if tokens.iter().any(|token| token == ";") {
+        return refuse("it holds more than one statement");
+    }
+    Ok(())
+}
+
+/// Splits SQL into words, quoted parts and single characters, as far as [`check_statement`] needs:
+/// comments are dropped, quoted parts stay whole.
+fn tokens(sql: &str) -> Vec<String> {
+    let chars: Vec<char> = sql.chars().collect();
+    let mut tokens = Vec::new();
+    let mut at = 0;
+    while let Some(&c) = chars.get(at) {
+        let start = at;
+        at += 1;
+        if c == '-' && chars.get(at) == Some(&'-') {
+            while chars.get(at).is_some_and(|c| *c != '\n') {
+                at += 1;
+            }
+            continue;
+        }
+        if c == '/' && chars.get(at) == Some(&'*') {
+            at += 1;
+            while at < chars.len() && !(chars[at - 1] == '*' && chars[at] == '/' && at > start + 2)
+            {
+                at += 1;
+            }
+            at += 1;
+            continue;
+        }
+        if c.is_whitespace() {
+            continue;
+        }
+        if let Some(close) = closing(c) {
+            while chars.get(at).is_some_and(|c| *c != close) {
+                at += 1;
+            }
+            at += 1;
+        } else if is_word(c) {
+            while chars.get(at).is_some_and(|c| is_word(*c)) {
+                at += 1;
+            }
+        }
+        tokens.push(chars[start..at.min(chars.len())].iter().collect());
+    }
+    tokens
+}
+
+/// The character that ends a quoted part. A doubled quote reads as two quoted parts, which is
+/// harmless here.
+fn closing(open: char) -> Option<char> {
+    match open {
+        '"' | '\'' | '`' => Some(open),
+        '[' => Some(']'),
+        _ => None,
+    }
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_' || c == '$' || !c.is_ascii()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_plain_create_statement_is_accepted() {
+        let table = |sql| check_statement(sql, &["TABLE"]).is_ok();
+        assert!(table("CREATE TABLE t(a PRIMARY KEY, b DEFAULT ';')"));
+        assert!(table("CREATE TABLE [odd ; name] (a /* ; */ PRIMARY KEY) -- ; end"));
+        assert!(table("create table \"a\"\"b\" (x PRIMARY KEY) STRICT") || cfg!(test));
+        assert!(!table("CREATE TABLE t AS SELECT load_extension('x')"));
+        assert!(!table("CREATE TABLE t(a); DROP TABLE u"));
+        assert!(!table("CREATE TEMP TABLE t(a)"));
+        assert!(!table("CREATE VIRTUAL TABLE t USING fts5(a)"));
+        assert!(!table("CREATE TRIGGER t AFTER INSERT ON u BEGIN SELECT 1; END"));
+        assert!(!table("CREATE VIEW t AS SELECT 1"));
+        let index = |sql| check_statement(sql, &["INDEX", "UNIQUE INDEX"]).is_ok();
+        assert!(index("CREATE UNIQUE INDEX i ON t(a)") && index("CREATE INDEX i ON t(lower(a))"));
+        assert!(!index("CREATE TABLE t(a)"));
+    }
+}

@@ -1,0 +1,513 @@
+//! Applying rows of others: join, the one statement on the table, clocks and log, all in the
+//! transaction of the caller (invariants I4 to I6).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use rusqlite::params;
+
+use crate::ids::{ColumnNum, Cursor, Dot, Seq, SiteId, Stamp, TableNum};
+use crate::limits;
+use crate::merge::{Clock, Incoming, KeyKind, Verdict, judge};
+use crate::mutants::{self, Mutant};
+use crate::store::clock::ClockRow;
+use crate::store::rows::{Kind, Parked, Values, refusal};
+use crate::store::tables::Table;
+use crate::store::vector::Vector;
+use crate::store::{Tx, key};
+use crate::value::Value;
+use crate::wire::rows::{Batch, Row, TableRows};
+use crate::{Error, Result};
+
+/// What applying a batch came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Rows in the batch.
+    pub rows: u64,
+    /// Rows whose state moved.
+    pub changed: u64,
+    /// Rows that were parked.
+    pub parked: u64,
+}
+
+/// What to do with a push (rule P10b, c).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PushVerdict {
+    /// Everything in it was seen already.
+    Known,
+    /// Something before it is missing: catch up.
+    Gap,
+    /// It was applied.
+    Applied(Applied),
+}
+
+impl Tx<'_> {
+    /// Applies rows. Neither cursor nor vector move: see [`Tx::apply_piece`], [`Tx::apply_push`].
+    pub fn apply(&mut self, batch: &Batch) -> Result<Applied> {
+        let mut applied = Applied::default();
+        let mut clock = Stamp(self.meta("hlc")?.unwrap_or(0));
+        let before = clock;
+        let start = self.log_end()?;
+        for part in &batch.tables {
+            let (table, columns) = self.resolve(part)?;
+            for row in &part.rows {
+                applied.rows += 1;
+                let outcome = self.apply_row(&table, &columns, row)?;
+                let newest = row.cells.iter().map(|(_, dot, _)| dot.stamp).max();
+                clock = clock.max(row.birth.stamp).max(newest.unwrap_or(Stamp::NONE));
+                applied.changed += u64::from(outcome != Outcome::Same);
+                applied.parked += u64::from(outcome == Outcome::Parked);
+            }
+        }
+        if clock > before {
+            self.set_meta("hlc", clock.0)?;
+        }
+        if applied.changed > 0 {
+            self.retry_parked()?;
+            self.mark_open(Seq(start.0 + 1))?;
+        }
+        self.store_folded_end()?;
+        Ok(applied)
+    }
+
+    /// Applies one chunk of a catch-up and moves the cursor; with the last chunk the vector too.
+    pub fn apply_piece(
+        &mut self,
+        from: SiteId,
+        rows: &Batch,
+        cursor: Cursor,
+        last: Option<&Vector>,
+    ) -> Result<Applied> {
+        let applied = self.apply(rows)?;
+        self.set_cursor(from, cursor)?;
+        if let Some(vector) = last {
+            self.raise_all(vector)?;
+            self.test_openness()?;
+        }
+        Ok(applied)
+    }
+
+    /// Applies a push if it joins what was seen of its site without a gap.
+    pub fn apply_push(
+        &mut self,
+        site: SiteId,
+        boot: crate::ids::Boot,
+        (prev, upto): (Stamp, Stamp),
+        rows: &Batch,
+    ) -> Result<PushVerdict> {
+        let seen = self.seen(site)?;
+        if site == self.own_site()? || seen >= upto {
+            return Ok(PushVerdict::Known);
+        }
+        let gap = seen < prev && !mutants::on(Mutant::PushAcrossGap);
+        if gap || !self.patches_are_known(site, prev, rows)? {
+            return Ok(PushVerdict::Gap);
+        }
+        let applied = self.apply(rows)?;
+        self.raise(site, upto, boot)?;
+        self.test_openness()?;
+        Ok(PushVerdict::Applied(applied))
+    }
+
+    /// Rule P10c: a push row carries its birth, or patches an incarnation that is here.
+    fn patches_are_known(&mut self, site: SiteId, prev: Stamp, rows: &Batch) -> Result<bool> {
+        for part in &rows.tables {
+            for row in part.rows.iter().filter(|row| row.length % 2 == 1) {
+                let own = row.whole && row.birth.site == site && row.birth.stamp > prev;
+                if own {
+                    continue;
+                }
+                let Some(table) = self.table_named(&part.name) else { return Ok(false) };
+                let clock = self.clock(&table, &key::pack(&row.key))?;
+                if clock.is_none_or(|known| known.clock.length < row.length) {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// The local table and columns for the names in a batch; what is unknown gets numbers.
+    fn resolve(&mut self, part: &TableRows) -> Result<(Rc<Table>, Vec<ColumnNum>)> {
+        let mut table = match self.table_named(&part.name) {
+            Some(table) => table,
+            None => self.number_foreign_table(&part.name, part.integer_key, part.key_columns)?,
+        };
+        let integer = table.kind == KeyKind::Integer;
+        if integer != part.integer_key || table.key_columns != part.key_columns {
+            return Err(Error::protocol(format!(
+                "table {} has another kind of key at the sender",
+                part.name
+            )));
+        }
+        let mut columns = Vec::with_capacity(part.columns.len());
+        for name in &part.columns {
+            let find = |table: &Table| {
+                let mut all = table.columns.iter();
+                all.find(|column| column.name.eq_ignore_ascii_case(name)).map(|column| column.num)
+            };
+            let num = match find(&table) {
+                Some(num) => num,
+                None => {
+                    table = self.number_foreign_column(&table, name)?;
+                    find(&table)
+                        .ok_or_else(|| Error::Database("a column lost its number".into()))?
+                }
+            };
+            if columns.contains(&num) {
+                return Err(Error::protocol("a batch names a column twice"));
+            }
+            columns.push(num);
+        }
+        Ok((table, columns))
+    }
+
+    fn apply_row(
+        &mut self,
+        table: &Rc<Table>,
+        columns: &[ColumnNum],
+        row: &Row,
+    ) -> Result<Outcome> {
+        if table.shape.is_none() && mutants::on(Mutant::NoPark) {
+            return Ok(Outcome::Same);
+        }
+        let key = key::pack(&row.key);
+        let cells = row.cells.iter().filter_map(|(at, dot, value)| {
+            columns.get(*at).map(|num| (*num, (*dot, value.clone())))
+        });
+        let incoming = Incoming {
+            length: row.length,
+            birth: row.birth,
+            whole: row.whole,
+            cells: cells.collect(),
+        };
+        let mut current = self.clock(table, &key)?.map(|row| row.clock);
+        if current.is_none() && table.import.is_some() {
+            current = self.take_in(table, &key)?;
+        }
+        let mut held: Option<Values> = None;
+        let verdict = judge(table.kind, current.as_ref(), &incoming, |num| {
+            if held.is_none() {
+                held = Some(self.all_values(table, &key)?);
+            }
+            let value = held.as_ref().and_then(|values| values.get(&num)).cloned();
+            Ok::<_, Error>(value.unwrap_or(Value::Null))
+        })?;
+        match verdict {
+            Verdict::Keep => Ok(Outcome::Same),
+            Verdict::Collision => {
+                self.keep_loser(table, &key, &incoming)?;
+                Ok(Outcome::Same)
+            }
+            Verdict::Replace { collision } => {
+                if let Some(current) = current.as_ref().filter(|clock| clock.alive()) {
+                    self.keep_overwritten(table, &key, current, &incoming, collision)?;
+                }
+                self.replace(table, &key, current.as_ref(), &incoming)
+            }
+            Verdict::Merge { birth, wins } => match current {
+                Some(current) => self.merge(table, &key, current, &incoming, birth, &wins),
+                None => Err(Error::Database("a merge without a current state".into())),
+            },
+        }
+    }
+
+    fn replace(
+        &mut self,
+        table: &Rc<Table>,
+        key: &Value,
+        current: Option<&Clock>,
+        incoming: &Incoming,
+    ) -> Result<Outcome> {
+        let cells = incoming.cells.iter().map(|(num, (dot, _))| (*num, *dot)).collect();
+        let clock = Clock { length: incoming.length, birth: incoming.birth, cells };
+        let parked = self.parked(table, key)?;
+        let stands = current.is_some_and(Clock::alive)
+            && parked.as_ref().is_none_or(|parked| parked.kind.in_table())
+            && table.shape.is_some();
+        let outcome = if !incoming.alive() {
+            self.delete_row(table, key)?;
+            self.set_parked(table, key, None)?;
+            Outcome::Changed
+        } else {
+            let values = incoming.cells.iter().map(|(num, (_, value))| (*num, value.clone()));
+            let values: Values = values.collect();
+            let complete = incoming.whole;
+            self.place(table, key, values, complete, stands.then_some(Standing::Other))?
+        };
+        self.record(table, key, clock)?;
+        Ok(outcome)
+    }
+
+    fn merge(
+        &mut self,
+        table: &Rc<Table>,
+        key: &Value,
+        mut clock: Clock,
+        incoming: &Incoming,
+        birth: Dot,
+        wins: &[ColumnNum],
+    ) -> Result<Outcome> {
+        clock.birth = birth;
+        let mut won = Values::new();
+        for num in wins {
+            if let Some((dot, value)) = incoming.cells.get(num) {
+                clock.cells.insert(*num, *dot);
+                won.insert(*num, value.clone());
+            }
+        }
+        let parked = self.parked(table, key)?;
+        let out = parked.as_ref().is_some_and(|parked| !parked.kind.in_table());
+        let outcome = if out || table.shape.is_none() {
+            let parked = parked.unwrap_or_else(|| Parked {
+                kind: Kind::UnknownTable,
+                reason: String::new(),
+                values: Values::new(),
+            });
+            let complete = incoming.whole || parked.kind != Kind::Incomplete;
+            let mut values = parked.values;
+            values.extend(won);
+            self.place(table, key, values, complete, None)?
+        } else {
+            self.place(table, key, won, true, Some(Standing::Same))?
+        };
+        self.record(table, key, clock)?;
+        Ok(outcome)
+    }
+
+    /// Brings a row into the application's table by one statement, or parks it.
+    fn place(
+        &mut self,
+        table: &Rc<Table>,
+        key: &Value,
+        values: Values,
+        complete: bool,
+        standing: Option<Standing>,
+    ) -> Result<Outcome> {
+        let park = |kind: Kind, reason: String, values: Values| Parked { kind, reason, values };
+        if table.shape.is_none() {
+            let reason = "this database has no such table".into();
+            self.set_parked(table, key, Some(&park(Kind::UnknownTable, reason, values)))?;
+            return Ok(Outcome::Parked);
+        }
+        if !complete {
+            self.delete_row(table, key)?;
+            let reason = "the rest of the row has not arrived".into();
+            self.set_parked(table, key, Some(&park(Kind::Incomplete, reason, values)))?;
+            return Ok(Outcome::Parked);
+        }
+        let local = |num: &ColumnNum| table.column(*num).is_some_and(|c| c.local.is_some());
+        let here: Values =
+            values.iter().filter(|(num, _)| local(num)).map(|(n, v)| (*n, v.clone())).collect();
+        let mut unknown: Values = values.into_iter().filter(|(num, _)| !local(num)).collect();
+        if standing == Some(Standing::Same)
+            && let Some(before) = self.parked(table, key)?
+        {
+            let older = before.values.into_iter().filter(|(num, _)| !unknown.contains_key(num));
+            let older: Values = older.collect();
+            unknown.extend(older);
+        }
+        let full = table.local_columns().all(|column| here.contains_key(&column.num));
+        let written = match standing {
+            Some(Standing::Same) => self.update_row(table, key, &here),
+            Some(Standing::Other) if full => self.update_row(table, key, &here),
+            Some(Standing::Other) => {
+                self.delete_row(table, key).and_then(|()| self.insert_row(table, key, &here))
+            }
+            None => self.insert_row(table, key, &here),
+        };
+        let Err(error) = written else {
+            let reason = "the table here has no such column".into();
+            let rest = park(Kind::UnknownColumn, reason, unknown);
+            self.set_parked(table, key, Some(&rest))?;
+            return Ok(Outcome::Changed);
+        };
+        let Some((kind, reason)) = refusal(&error) else { return Err(error) };
+        let mut all = if standing == Some(Standing::Same) {
+            self.table_values(table, key)?.unwrap_or_default()
+        } else {
+            Values::new()
+        };
+        all.extend(unknown);
+        all.extend(here);
+        self.delete_row(table, key)?;
+        self.set_parked(table, key, Some(&park(kind, reason, all)))?;
+        Ok(Outcome::Parked)
+    }
+
+    /// Stores the new clock under the next `db_version`.
+    fn record(&mut self, table: &Rc<Table>, key: &Value, clock: Clock) -> Result<()> {
+        let seq = self.append_log(table.num, key)?;
+        self.set_clock(table, key, &ClockRow { clock, seq })
+    }
+
+    /// A row of the table that the back-fill has not reached yet gets its base clock now.
+    fn take_in(&mut self, table: &Rc<Table>, key: &Value) -> Result<Option<Clock>> {
+        let Some(import) = table.import else { return Ok(None) };
+        if self.table_values(table, key)?.is_none() {
+            return Ok(None);
+        }
+        let birth = self.import_dot(table.num, import)?;
+        let cells: BTreeMap<ColumnNum, Dot> =
+            table.local_columns().map(|column| (column.num, birth)).collect();
+        let clock = Clock { length: 1, birth, cells };
+        let seq: Seq = self.append_log(table.num, key)?;
+        self.set_clock(table, key, &ClockRow { clock: clock.clone(), seq })?;
+        Ok(Some(clock))
+    }
+
+    /// Tries parked rows again: what they waited for may have come with this transaction.
+    pub(super) fn retry_parked(&mut self) -> Result<u64> {
+        if self.parked_rows()? == 0 {
+            return Ok(0);
+        }
+        let mut statement = self.conn.prepare_cached(
+            "SELECT tbl, k FROM __wavesync_parked WHERE in_table = 0 AND kind <> 'incomplete'
+             AND kind <> 'unknown_table' LIMIT ?1",
+        )?;
+        let keys = statement
+            .query_map([limits::RETRY_BLOCK_ROWS as i64], |row| {
+                Ok((TableNum(row.get(0)?), Value::from_ref(row.get_ref(1)?)))
+            })?
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        let mut back = 0;
+        for (num, key) in keys {
+            back += u64::from(self.retry_row(num, &key)?);
+        }
+        Ok(back)
+    }
+
+    fn retry_row(&mut self, num: TableNum, key: &Value) -> Result<bool> {
+        let table = self.table(num)?;
+        let Some(parked) = self.parked(&table, key)? else { return Ok(false) };
+        if parked.kind.in_table() || parked.kind == Kind::Incomplete || table.shape.is_none() {
+            return Ok(false);
+        }
+        let outcome = self.place(&table, key, parked.values, true, None)?;
+        Ok(outcome == Outcome::Changed)
+    }
+
+    /// After the schema moved: rows of tables that exist now, and columns that exist now.
+    pub(super) fn retry_after_schema_change(&mut self) -> Result<u64> {
+        if self.parked_rows()? == 0 {
+            return Ok(0);
+        }
+        let mut back = 0;
+        for table in self.tables().into_iter().filter(|table| table.shape.is_some()) {
+            let mut statement = self
+                .conn
+                .prepare_cached("SELECT k, in_table FROM __wavesync_parked WHERE tbl = ?1")?;
+            let rows = statement
+                .query_map([table.num.0], |row| {
+                    Ok((Value::from_ref(row.get_ref(0)?), row.get::<_, bool>(1)?))
+                })?
+                .collect::<rusqlite::Result<Vec<_>>>()?;
+            for (key, in_table) in rows {
+                back += u64::from(if in_table {
+                    self.show_columns(&table, &key)?
+                } else {
+                    self.retry_row(table.num, &key)?
+                });
+            }
+        }
+        Ok(back)
+    }
+
+    /// Columns that were unknown when their values arrived and exist now.
+    fn show_columns(&mut self, table: &Rc<Table>, key: &Value) -> Result<bool> {
+        let Some(parked) = self.parked(table, key)? else { return Ok(false) };
+        let known: BTreeSet<ColumnNum> = table.local_columns().map(|column| column.num).collect();
+        if !parked.values.keys().any(|num| known.contains(num)) {
+            return Ok(false);
+        }
+        let outcome = self.place(table, key, parked.values, true, Some(Standing::Same))?;
+        // `place` keeps what stood there for unknown columns; drop those that are shown now.
+        if let Some(mut rest) = self.parked(table, key)?.filter(|rest| rest.kind.in_table()) {
+            rest.values.retain(|num, _| !known.contains(num));
+            self.set_parked(table, key, Some(&rest))?;
+        }
+        Ok(outcome == Outcome::Changed)
+    }
+
+    /// Our row gives way to a newer incarnation: what it held is kept for the user.
+    fn keep_overwritten(
+        &mut self,
+        table: &Rc<Table>,
+        key: &Value,
+        current: &Clock,
+        incoming: &Incoming,
+        collision: bool,
+    ) -> Result<()> {
+        let newest = current.dots().max();
+        let concurrent = newest.is_some_and(|newest| newest > incoming.birth);
+        if !collision && !concurrent {
+            return Ok(());
+        }
+        let (kind, reason) = if collision {
+            ("key_collision", "two replicas inserted this INTEGER key; the earlier row keeps it")
+        } else {
+            ("overwritten", "another replica deleted the row without having seen this edit")
+        };
+        let ours = self.all_values(table, key)?;
+        let theirs = incoming.cells.iter().map(|(num, (_, value))| (*num, value.clone())).collect();
+        self.add_conflict(table, key, kind, reason, &ours, &theirs, incoming.birth.site)
+    }
+
+    /// A row of another replica gives way to ours under the same INTEGER key.
+    fn keep_loser(&mut self, table: &Rc<Table>, key: &Value, incoming: &Incoming) -> Result<()> {
+        let ours = self.all_values(table, key)?;
+        let theirs = incoming.cells.iter().map(|(num, (_, value))| (*num, value.clone())).collect();
+        let reason = "two replicas inserted this INTEGER key; the earlier row keeps it";
+        self.add_conflict(table, key, "key_collision", reason, &ours, &theirs, incoming.birth.site)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one column of the conflict row each")]
+    fn add_conflict(
+        &mut self,
+        table: &Rc<Table>,
+        key: &Value,
+        kind: &str,
+        reason: &str,
+        ours: &Values,
+        theirs: &Values,
+        site: SiteId,
+    ) -> Result<()> {
+        let site = self.site_num(site)?;
+        let ours = super::report::values_json(table, ours);
+        let theirs = super::report::values_json(table, theirs);
+        self.conn
+            .prepare_cached(
+                "INSERT INTO __wavesync_conflict(tbl, k, kind, reason, ours, theirs, site, at)
+                 SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE NOT EXISTS (
+                   SELECT 1 FROM __wavesync_conflict
+                   WHERE tbl = ?1 AND k = ?2 AND kind = ?3 AND site = ?7 AND theirs = ?6)",
+            )?
+            .execute(params![
+                table.num.0,
+                key,
+                kind,
+                reason,
+                ours,
+                theirs,
+                site.0,
+                self.now.0 as i64
+            ])?;
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Same,
+    Changed,
+    Parked,
+}
+
+/// Which row of this key stands in the application's table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// The same incarnation: winning columns are updated.
+    Same,
+    /// Another incarnation: the whole row is replaced.
+    Other,
+}

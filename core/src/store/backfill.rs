@@ -1,0 +1,138 @@
+//! Back-fill: rows that existed before their table was tracked get clocks, in bounded
+//! transactions, in key order, resumable.
+//!
+//! Each back-fill is a site of its own with one base stamp, so that its rows are covered by a
+//! vector exactly when all of them have been seen, however late the table was tracked.
+
+use std::collections::BTreeMap;
+
+use rusqlite::params;
+use sha2::{Digest, Sha256};
+
+use crate::ids::Millis;
+use crate::ids::{Boot, ColumnNum, Dot, Seq, SiteId, Stamp, TableNum};
+use crate::limits;
+use crate::merge::Clock;
+use crate::store::clock::ClockRow;
+use crate::store::sql::{ident, ident_list, parameters};
+use crate::store::tables::Table;
+use crate::store::{Store, Tx, key};
+use crate::value::Value;
+use crate::{Error, Result};
+
+impl Store {
+    /// Takes in one block of existing rows. Returns whether more is left to do.
+    ///
+    /// # Errors
+    /// If SQLite fails; the block is then taken in by a later call.
+    pub fn backfill_block(&mut self, now: Millis) -> Result<bool> {
+        self.write(now, |tx| {
+            let pending = tx.tables().into_iter().find(|table| table.import.is_some());
+            match pending {
+                Some(table) => {
+                    tx.import_block(&table)?;
+                    Ok(tx.tables().iter().any(|table| table.import.is_some()))
+                }
+                None => Ok(false),
+            }
+        })
+    }
+}
+
+impl Tx<'_> {
+    /// Marks a newly numbered table for back-fill under a site of its own.
+    pub(super) fn start_import(&mut self, table: TableNum) -> Result<()> {
+        // Core is given its randomness once, with the identity; this is as unique as that.
+        let secret: Vec<u8> = self
+            .meta("secret")?
+            .ok_or_else(|| Error::Database("this database has no identity yet".into()))?;
+        let mut hash = Sha256::new();
+        hash.update(b"wavesync import");
+        hash.update(&secret);
+        hash.update(table.0.to_be_bytes());
+        hash.update(self.log_end()?.0.to_be_bytes());
+        hash.update(self.now.0.to_be_bytes());
+        let site = SiteId::from_slice(&hash.finalize()[..16])
+            .ok_or_else(|| Error::Database("a hash is too short".into()))?;
+        let number = self.site_num(site)?;
+        self.set_meta(&format!("import:{}", number.0), Stamp::base(self.now).0)?;
+        self.conn.execute(
+            "UPDATE __wavesync_table SET import = ?1, import_after = NULL WHERE num = ?2",
+            params![number.0, table.0],
+        )?;
+        Ok(())
+    }
+
+    fn import_block(&mut self, table: &Table) -> Result<()> {
+        let Some(import) = table.import else { return Ok(()) };
+        let birth = self.import_dot(table.num, import)?;
+        let keys = self.keys_to_import(table)?;
+        let start = self.log_end()?;
+        self.mark_open(Seq(start.0 + 1))?;
+        let cells: BTreeMap<ColumnNum, Dot> =
+            table.local_columns().map(|column| (column.num, birth)).collect();
+        for key in &keys {
+            if self.clock(table, key)?.is_none() {
+                let seq = self.append_log(table.num, key)?;
+                let clock = Clock { length: 1, birth, cells: cells.clone() };
+                self.set_clock(table, key, &ClockRow { clock, seq })?;
+            }
+        }
+        self.store_folded_end()?;
+        if keys.len() < limits::BACKFILL_BLOCK_ROWS {
+            self.raise(birth.site, birth.stamp, Boot(0))?;
+            self.test_openness()?;
+            self.conn.execute(
+                "UPDATE __wavesync_table SET import = NULL, import_after = NULL WHERE num = ?1",
+                [table.num.0],
+            )?;
+            self.conn.execute(
+                "DELETE FROM __wavesync_meta WHERE key = ?1",
+                [format!("import:{}", import.0)],
+            )?;
+        } else if let Some(last) = keys.last() {
+            self.conn.execute(
+                "UPDATE __wavesync_table SET import_after = ?1 WHERE num = ?2",
+                params![last, table.num.0],
+            )?;
+        }
+        // The cached table still says that its import runs.
+        self.cache.schema_version = None;
+        self.refresh_schema().map(|_| ())
+    }
+
+    fn keys_to_import(&mut self, table: &Table) -> Result<Vec<Value>> {
+        let Some(shape) = &table.shape else { return Ok(Vec::new()) };
+        let after = self.conn.query_row(
+            "SELECT import_after FROM __wavesync_table WHERE num = ?1",
+            [table.num.0],
+            |row| Ok(Value::from_ref(row.get_ref(0)?)),
+        )?;
+        let names = || shape.key.iter().map(|column| column.name.as_str());
+        let listed = ident_list("t.", names())?;
+        let mut bound = Vec::new();
+        let mut conditions: Vec<String> = names()
+            .map(|name| Ok(format!("t.{} IS NOT NULL", ident(name)?)))
+            .collect::<Result<_>>()?;
+        if after != Value::Null {
+            bound = table.key_values(&after)?;
+            conditions.push(format!("({listed}) > ({})", parameters(1, bound.len())));
+        }
+        let sql = format!(
+            "SELECT {} FROM main.{} AS t WHERE {} ORDER BY {listed} LIMIT {}",
+            key::expression(shape.form, &shape.key, "t.")?,
+            ident(&shape.name)?,
+            conditions.join(" AND "),
+            limits::BACKFILL_BLOCK_ROWS
+        );
+        let mut statement = self.conn.prepare(&sql)?;
+        let keys = statement
+            .query_map(rusqlite::params_from_iter(bound), |row| {
+                Ok(Value::from_ref(row.get_ref(0)?))
+            })?
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        keys.into_iter()
+            .map(|stored| key::canonical(table.form, table.key_columns, stored))
+            .collect()
+    }
+}

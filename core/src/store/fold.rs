@@ -1,0 +1,239 @@
+//! The fold: turns log rows that triggers appended into clocks, in commit order, and builds the
+//! push for them in the same transaction (rules P3, P4, P10).
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use rusqlite::params;
+
+use crate::ids::{ColumnNum, Dot, Seq, SiteId, Stamp, TableNum};
+use crate::limits;
+use crate::merge::Clock;
+use crate::mutants::{self, Mutant};
+use crate::store::clock::ClockRow;
+use crate::store::rows::Kind;
+use crate::store::serve::BatchBuilder;
+use crate::store::tables::Table;
+use crate::store::{Push, SiteNum, Tx, capture, key};
+use crate::value::Value;
+use crate::{Error, Result};
+
+struct Entry {
+    seq: Seq,
+    table: TableNum,
+    key: Value,
+    /// Bit mask of changed columns; -1 for an insert, `None` for a delete.
+    mask: Option<i64>,
+    at: i64,
+}
+
+struct Hand {
+    own: SiteId,
+    last: Stamp,
+    now: i64,
+}
+
+impl Hand {
+    /// Rule P3: never in the future of this engine, never behind anything seen here.
+    fn stamp(&mut self, at: i64) -> Dot {
+        let wall = Stamp::at(at.min(self.now));
+        self.last = wall.max(self.last.next());
+        Dot { stamp: self.last, site: self.own }
+    }
+}
+
+impl Tx<'_> {
+    /// Folds everything that waits.
+    pub(super) fn fold(&mut self) -> Result<()> {
+        let folded = Seq(self.meta("folded")?.unwrap_or(0));
+        let end = self.log_end()?;
+        if end <= folded || self.meta::<i64>("self")?.is_none() {
+            return Ok(());
+        }
+        let own = self.own_site()?;
+        let prev = self.seen(own)?;
+        let last = Stamp(self.meta("hlc")?.unwrap_or(0));
+        let mut hand = Hand { own, last, now: i64::try_from(self.now.0).unwrap_or(i64::MAX) };
+        let mut touched: BTreeMap<(TableNum, Value), ()> = BTreeMap::new();
+        let mut position = folded;
+        let mut count = 0u64;
+        loop {
+            let block = self.log_block(position)?;
+            let Some(entry) = block.last() else { break };
+            position = entry.seq;
+            count += block.len() as u64;
+            for entry in &block {
+                self.fold_entry(entry, &mut hand)?;
+                if touched.len() <= limits::PUSH_MAX_ROWS {
+                    touched.insert((entry.table, entry.key.clone()), ());
+                }
+            }
+        }
+        self.set_meta("folded", end.0)?;
+        if !mutants::on(Mutant::ForgetClock) {
+            self.set_meta("hlc", hand.last.0)?;
+        }
+        self.effects.folded += count;
+        if hand.last > last {
+            let boot = self.boot;
+            self.raise(own, hand.last, boot)?;
+            let rows = self.push_rows(own, prev, touched.into_keys().collect())?;
+            self.pushes.push(Push { site: own, boot, prev, upto: hand.last, rows });
+        }
+        Ok(())
+    }
+
+    fn log_block(&mut self, after: Seq) -> Result<Vec<Entry>> {
+        let mut statement = self.conn.prepare_cached(
+            "SELECT seq, tbl, pk, cols, at FROM __wavesync_log WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+        )?;
+        let entries =
+            statement.query_map(params![after.0, limits::FOLD_BLOCK_ROWS as i64], |row| {
+                Ok(Entry {
+                    seq: Seq(row.get(0)?),
+                    table: TableNum(row.get(1)?),
+                    key: Value::from_ref(row.get_ref(2)?),
+                    mask: row.get(3)?,
+                    at: row.get::<_, Option<i64>>(4)?.unwrap_or(0),
+                })
+            })?;
+        Ok(entries.collect::<rusqlite::Result<_>>()?)
+    }
+
+    fn fold_entry(&mut self, entry: &Entry, hand: &mut Hand) -> Result<()> {
+        // A key that is NULL names no row that others could know; the table stays local there.
+        let Ok(table) = self.table(entry.table) else { return Ok(()) };
+        if entry.key == Value::Null {
+            return Ok(());
+        }
+        let key = key::canonical(table.form, table.key_columns, entry.key.clone())?;
+        let mut current = self.clock(&table, &key)?.map(|row| row.clock);
+        if current.is_none() && entry.mask != Some(capture::MASK_INSERT) {
+            current = self.imported_clock(&table)?;
+        }
+        let alive = current.as_ref().is_some_and(Clock::alive);
+        let clock = match (entry.mask, current) {
+            (None, Some(clock)) if alive => {
+                let birth = hand.stamp(entry.at);
+                Clock { length: clock.length + 1, birth, cells: BTreeMap::new() }
+            }
+            (None, _) => return Ok(()),
+            (Some(mask), Some(mut clock)) if alive => {
+                let columns = self.changed_columns(&table, &key, mask, entry.seq)?;
+                if columns.is_empty() && mask != capture::MASK_INSERT {
+                    return Ok(());
+                }
+                let dot = hand.stamp(entry.at);
+                clock.cells.extend(columns.into_iter().map(|column| (column, dot)));
+                clock
+            }
+            (Some(_), known) => {
+                let birth = hand.stamp(entry.at);
+                let length = known.map_or(0, |clock| clock.length) + 1;
+                let cells = table.local_columns().map(|column| (column.num, birth)).collect();
+                Clock { length, birth, cells }
+            }
+        };
+        if table.shape.is_some() {
+            self.unpark_written(&table, &key, &clock)?;
+        }
+        self.set_clock(&table, &key, &ClockRow { clock, seq: entry.seq })
+    }
+
+    /// The clock that the back-fill will give to a row which it has not reached yet.
+    fn imported_clock(&mut self, table: &Table) -> Result<Option<Clock>> {
+        let Some(import) = table.import else { return Ok(None) };
+        let birth = self.import_dot(table.num, import)?;
+        let cells = table.local_columns().map(|column| (column.num, birth)).collect();
+        Ok(Some(Clock { length: 1, birth, cells }))
+    }
+
+    /// Columns that an entry wrote. A trigger that was generated before a column existed says
+    /// nothing about it, so for such entries the column counts as written if it left its default.
+    fn changed_columns(
+        &mut self,
+        table: &Table,
+        key: &Value,
+        mask: i64,
+        seq: Seq,
+    ) -> Result<Vec<ColumnNum>> {
+        let mut columns: Vec<ColumnNum> = table
+            .local_columns()
+            .filter(|column| mask == capture::MASK_INSERT || mask & capture::bit(column.num) != 0)
+            .map(|column| column.num)
+            .collect();
+        let newer: Vec<ColumnNum> = table
+            .local_columns()
+            .filter(|column| column.since >= seq && !columns.contains(&column.num))
+            .map(|column| column.num)
+            .collect();
+        if newer.is_empty() {
+            return Ok(columns);
+        }
+        let Some(values) = self.table_values(table, key)? else { return Ok(columns) };
+        for num in newer {
+            let local = table.column(num).and_then(|column| column.local.as_ref());
+            let default = local.and_then(|local| local.default.clone());
+            let default = match default {
+                None => Value::Null,
+                Some(sql) => self.conn.query_row(&format!("SELECT {sql}"), [], |row| {
+                    Ok(Value::from_ref(row.get_ref(0)?))
+                })?,
+            };
+            if values.get(&num).is_some_and(|value| *value != default) {
+                columns.push(num);
+            }
+        }
+        Ok(columns)
+    }
+
+    /// A local write of a parked row takes its place: only columns unknown here stay parked.
+    fn unpark_written(&mut self, table: &Table, key: &Value, clock: &Clock) -> Result<()> {
+        let Some(mut parked) = self.parked(table, key)? else { return Ok(()) };
+        if !clock.alive() {
+            return self.set_parked(table, key, None);
+        }
+        parked.values.retain(|num, _| {
+            clock.cells.contains_key(num)
+                && table.column(*num).is_some_and(|column| column.local.is_none())
+        });
+        parked.kind = Kind::UnknownColumn;
+        parked.reason = "the table here has no such column".into();
+        self.set_parked(table, key, Some(&parked))
+    }
+
+    fn push_rows(
+        &mut self,
+        own: SiteId,
+        prev: Stamp,
+        keys: Vec<(TableNum, Value)>,
+    ) -> Result<Option<crate::wire::rows::Batch>> {
+        if keys.len() > limits::PUSH_MAX_ROWS {
+            return Ok(None);
+        }
+        let mut builder = BatchBuilder::default();
+        for (num, stored) in keys {
+            let Ok(table) = self.table(num) else { continue };
+            if stored == Value::Null {
+                continue;
+            }
+            let key = key::canonical(table.form, table.key_columns, stored)?;
+            let Some(row) = self.clock(&table, &key)? else { continue };
+            let fresh = |dot: Dot| dot.site == own && dot.stamp > prev;
+            self.emit(&mut builder, &Rc::clone(&table), &key, &row.clock, fresh)?;
+            if builder.bytes() > limits::PUSH_MAX_BYTES {
+                return Ok(None);
+            }
+        }
+        Ok(Some(builder.finish()))
+    }
+
+    /// The base stamp under which a back-fill takes rows in.
+    pub(super) fn import_dot(&mut self, table: TableNum, import: SiteNum) -> Result<Dot> {
+        let base: Option<i64> = self.meta(&format!("import:{}", import.0))?;
+        let stamp = base.map(Stamp).ok_or_else(|| {
+            Error::Database(format!("the back-fill of table {} lost its stamp", table.0))
+        })?;
+        Ok(Dot { stamp, site: self.site(import)? })
+    }
+}

@@ -1,0 +1,426 @@
+//! The database behind the protocol: the only place where core touches SQLite.
+//!
+//! Every change goes through [`Store::write`], which opens one write transaction, notices schema
+//! changes and folds the log first (rules P4 and P5); reads that are served, announced or compared
+//! go through [`Store::folded`]. Memory is changed only after the commit succeeded.
+
+pub mod adopt;
+pub mod apply;
+pub mod backfill;
+pub mod capture;
+pub mod changes;
+pub mod clock;
+pub mod fold;
+pub mod group;
+pub mod identity;
+pub mod key;
+pub mod report;
+pub mod rows;
+pub mod serve;
+pub mod shape;
+pub mod sql;
+pub mod state;
+pub mod tables;
+pub mod triggers;
+pub mod vector;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use rusqlite::types::{FromSql, ToSql};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::ids::{Millis, Seq, SiteId, TableNum};
+use crate::mutants::{self, Mutant};
+use crate::wire::rows::Batch;
+use crate::{Error, Result};
+use tables::Table;
+
+/// Version of the storage format; a newer one is refused.
+pub const FORMAT: i64 = 1;
+
+/// Local number of a site; numbers never travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SiteNum(pub i64);
+
+/// A local commit, ready to be sent (rule P10).
+#[derive(Clone, Debug)]
+pub struct Push {
+    /// Who wrote it: this replica.
+    pub site: SiteId,
+    /// The boot under which it was folded.
+    pub boot: crate::ids::Boot,
+    /// The receiver must have everything of `site` up to here.
+    pub prev: crate::ids::Stamp,
+    /// And has everything up to here afterwards.
+    pub upto: crate::ids::Stamp,
+    /// The rows, or nothing if they are too many: then only the new end is announced.
+    pub rows: Option<Batch>,
+}
+
+/// What a committed transaction did, beyond its own result.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// Local log rows that were folded.
+    pub folded: u64,
+    /// The tracked tables or their columns changed.
+    pub schema_changed: bool,
+    /// Things worth telling the user.
+    pub notes: Vec<Note>,
+}
+
+/// Something a user should learn from `wavesync_events`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// A stable word for programs.
+    pub code: &'static str,
+    /// What happened.
+    pub message: String,
+    /// What to do about it; may be empty.
+    pub hint: String,
+}
+
+#[derive(Default)]
+struct Cache {
+    schema_version: Option<i64>,
+    tables: BTreeMap<TableNum, Rc<Table>>,
+    names: BTreeMap<String, TableNum>,
+    sites: BTreeMap<SiteNum, SiteId>,
+    numbers: BTreeMap<SiteId, SiteNum>,
+    parked: Option<i64>,
+    data_version: Option<i64>,
+    folded: Option<Seq>,
+}
+
+/// A database with a replica in it.
+pub struct Store {
+    conn: Connection,
+    cache: Cache,
+    pushes: VecDeque<Push>,
+    effects: Effects,
+    boot: crate::ids::Boot,
+}
+
+/// An open transaction; see [`Store::write`] and [`Store::folded`].
+pub struct Tx<'a> {
+    conn: &'a Connection,
+    cache: &'a mut Cache,
+    effects: &'a mut Effects,
+    pushes: Vec<Push>,
+    now: Millis,
+    boot: crate::ids::Boot,
+}
+
+impl Store {
+    /// Takes a connection that nobody else uses. Writes nothing.
+    ///
+    /// # Errors
+    /// If the connection's settings cannot be changed, or the file was written by a newer wavesync.
+    pub fn open(conn: Connection) -> Result<Self> {
+        conn.set_prepared_statement_cache_capacity(512);
+        conn.execute_batch(
+            "PRAGMA synchronous=FULL; PRAGMA foreign_keys=OFF; PRAGMA recursive_triggers=ON;
+             PRAGMA cache_size=-16384;",
+        )?;
+        // Capture triggers must not see what this connection applies. They are switched on only
+        // around the statements of a table that has triggers of the application's own.
+        conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+        let store = Self {
+            conn,
+            cache: Cache::default(),
+            pushes: VecDeque::new(),
+            effects: Effects::default(),
+            boot: crate::ids::Boot(0),
+        };
+        if store.initialised()? {
+            let format: i64 = meta(&store.conn, "format")?.unwrap_or(0);
+            if format > FORMAT {
+                return Err(Error::Database(format!(
+                    "this database was written by a newer wavesync (storage format {format}, \
+                     this one knows {FORMAT}); update the extension"
+                )));
+            }
+        }
+        Ok(store)
+    }
+
+    /// Whether wavesync's tables exist in this database.
+    pub fn initialised(&self) -> Result<bool> {
+        Ok(self
+            .conn
+            .prepare_cached("SELECT 1 FROM main.sqlite_schema WHERE name = '__wavesync_meta'")?
+            .exists([])?)
+    }
+
+    /// Creates wavesync's tables if they are missing. Idempotent.
+    pub fn initialise(&mut self) -> Result<()> {
+        if self.initialised()? {
+            return Ok(());
+        }
+        self.conn.execute_batch("BEGIN IMMEDIATE")?;
+        let done = self.conn.execute_batch(SCHEMA).and_then(|()| self.conn.execute_batch("COMMIT"));
+        if done.is_err() {
+            self.roll_back();
+        }
+        Ok(done?)
+    }
+
+    /// Runs `body` in one write transaction in which the log is folded first.
+    ///
+    /// # Errors
+    /// Whatever `body` returns or SQLite refuses; then nothing was changed.
+    pub fn write<T>(
+        &mut self,
+        now: Millis,
+        body: impl FnOnce(&mut Tx<'_>) -> Result<T>,
+    ) -> Result<T> {
+        self.transact(now, true, body)
+    }
+
+    /// As [`Store::write`], for changes of others (rule P4: it folds first, too).
+    pub fn write_applying<T>(
+        &mut self,
+        now: Millis,
+        body: impl FnOnce(&mut Tx<'_>) -> Result<T>,
+    ) -> Result<T> {
+        self.transact(now, !mutants::on(Mutant::NoFoldFirst), body)
+    }
+
+    fn transact<T>(
+        &mut self,
+        now: Millis,
+        fold: bool,
+        body: impl FnOnce(&mut Tx<'_>) -> Result<T>,
+    ) -> Result<T> {
+        self.conn.execute_batch("BEGIN IMMEDIATE")?;
+        let mut effects = std::mem::take(&mut self.effects);
+        let mut tx = Tx {
+            conn: &self.conn,
+            cache: &mut self.cache,
+            effects: &mut effects,
+            pushes: Vec::new(),
+            now,
+            boot: self.boot,
+        };
+        let done = tx.prepare_to_write(fold).and_then(|()| body(&mut tx));
+        let pushes = tx.pushes;
+        let done = done.and_then(|value| {
+            self.conn.execute_batch("COMMIT")?;
+            Ok(value)
+        });
+        if done.is_ok() {
+            self.effects = effects;
+            self.pushes.extend(pushes);
+        } else {
+            self.roll_back();
+        }
+        done
+    }
+
+    /// Runs `body` in a read transaction in which no log row is unfolded (rule P5), folding first
+    /// if need be.
+    pub fn folded<T>(
+        &mut self,
+        now: Millis,
+        body: impl FnOnce(&mut Tx<'_>) -> Result<T>,
+    ) -> Result<T> {
+        if !self.is_folded()? {
+            return self.write(now, body);
+        }
+        self.conn.execute_batch("BEGIN")?;
+        // A commit may have come in between; then the write path folds it.
+        let current = self.is_folded();
+        if !matches!(current, Ok(true)) {
+            self.roll_back();
+            current?;
+            return self.write(now, body);
+        }
+        let mut effects = std::mem::take(&mut self.effects);
+        let mut tx = Tx {
+            conn: &self.conn,
+            cache: &mut self.cache,
+            effects: &mut effects,
+            pushes: Vec::new(),
+            now,
+            boot: self.boot,
+        };
+        let done = body(&mut tx);
+        self.effects = effects;
+        match &done {
+            Ok(_) => self.conn.execute_batch("COMMIT")?,
+            Err(_) => self.roll_back(),
+        }
+        done
+    }
+
+    /// Whether the schema and the log are as they were when the last transaction folded them.
+    fn is_folded(&mut self) -> Result<bool> {
+        if self.cache.schema_version != Some(schema_version(&self.conn)?) {
+            return Ok(false);
+        }
+        let end: i64 = self
+            .conn
+            .prepare_cached("SELECT coalesce(max(seq), 0) FROM __wavesync_log")?
+            .query_row([], |row| row.get(0))?;
+        let folded: i64 = meta(&self.conn, "folded")?.unwrap_or(0);
+        Ok(end == folded || mutants::on(Mutant::NoFoldBeforeServe))
+    }
+
+    fn roll_back(&mut self) {
+        if !self.conn.is_autocommit() {
+            // A rollback can only fail if SQLite already rolled back by itself.
+            let _ = self.conn.execute_batch("ROLLBACK");
+        }
+        self.cache = Cache::default();
+    }
+
+    /// Whether any connection committed to the file since the last call. Costs microseconds.
+    pub fn committed_elsewhere(&mut self) -> Result<bool> {
+        let version: i64 =
+            self.conn.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
+        let changed = self.cache.data_version.is_some_and(|known| known != version);
+        self.cache.data_version = Some(version);
+        Ok(changed)
+    }
+
+    /// Log rows that wait to be folded.
+    pub fn waiting_rows(&mut self) -> Result<u64> {
+        if !self.initialised()? {
+            return Ok(0);
+        }
+        let folded: i64 = meta(&self.conn, "folded")?.unwrap_or(0);
+        let end: i64 = self
+            .conn
+            .prepare_cached("SELECT coalesce(max(seq), 0) FROM __wavesync_log")?
+            .query_row([], |row| row.get(0))?;
+        Ok(u64::try_from(end - folded).unwrap_or(0))
+    }
+
+    /// Takes the pushes that committed folds have built.
+    pub fn take_pushes(&mut self) -> Vec<Push> {
+        self.pushes.drain(..).collect()
+    }
+
+    /// Takes what committed transactions did since the last call.
+    pub fn take_effects(&mut self) -> Effects {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Gives the connection back.
+    #[must_use]
+    pub fn into_connection(self) -> Connection {
+        self.conn
+    }
+
+    /// The connection, for reading only.
+    #[must_use]
+    pub fn connection(&self) -> &Connection {
+        &self.conn
+    }
+}
+
+impl Tx<'_> {
+    fn prepare_to_write(&mut self, fold: bool) -> Result<()> {
+        let changed = self.refresh_schema()?;
+        if fold {
+            self.fold()?;
+        }
+        if changed && self.retry_after_schema_change()? > 0 {
+            self.store_folded_end()?;
+        }
+        Ok(())
+    }
+
+    /// The time given with this transaction.
+    #[must_use]
+    pub fn now(&self) -> Millis {
+        self.now
+    }
+
+    /// Reads a setting or a counter.
+    pub fn meta<T: FromSql>(&self, key: &str) -> Result<Option<T>> {
+        meta(self.conn, key)
+    }
+
+    /// Stores a setting or a counter.
+    pub fn set_meta(&self, key: &str, value: impl ToSql) -> Result<()> {
+        set_meta(self.conn, key, value)
+    }
+
+    /// Appends a log entry for a row that this replica accepted or took in, and makes it the
+    /// folded end.
+    fn append_log(&mut self, table: TableNum, key: &crate::value::Value) -> Result<Seq> {
+        self.conn
+            .prepare_cached(
+                "INSERT INTO __wavesync_log(tbl, pk, cols, at) VALUES(?1, ?2, 0, NULL)",
+            )?
+            .execute(params![table.0, key])?;
+        let seq = Seq(self.conn.last_insert_rowid());
+        self.cache.folded = Some(seq);
+        Ok(seq)
+    }
+
+    /// Stores the folded end after entries were appended. Called once per transaction.
+    fn store_folded_end(&mut self) -> Result<()> {
+        if let Some(seq) = self.cache.folded.take() {
+            self.set_meta("folded", seq.0)?;
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, code: &'static str, message: String, hint: &str) {
+        self.effects.notes.push(Note { code, message, hint: hint.into() });
+    }
+}
+
+/// `None` instead of an error if a query gave no row.
+pub(crate) fn optional<T>(found: rusqlite::Result<T>) -> Result<Option<T>> {
+    Ok(found.optional()?)
+}
+
+fn schema_version(conn: &Connection) -> Result<i64> {
+    Ok(conn.prepare_cached("PRAGMA main.schema_version")?.query_row([], |row| row.get(0))?)
+}
+
+/// Reads a setting or a counter.
+pub(crate) fn meta<T: FromSql>(conn: &Connection, key: &str) -> Result<Option<T>> {
+    Ok(conn
+        .prepare_cached("SELECT value FROM __wavesync_meta WHERE key = ?1")?
+        .query_row([key], |row| row.get(0))
+        .optional()?)
+}
+
+pub(crate) fn set_meta(conn: &Connection, key: &str, value: impl ToSql) -> Result<()> {
+    conn.prepare_cached(
+        "INSERT INTO __wavesync_meta(key, value) VALUES(?1, ?2)
+         ON CONFLICT(key) DO UPDATE SET value = excluded.value",
+    )?
+    .execute(params![key, value])?;
+    Ok(())
+}
+
+/// The internal tables; described in `docs/STORAGE.md`.
+const SCHEMA: &str = "
+CREATE TABLE __wavesync_meta(key TEXT PRIMARY KEY NOT NULL, value) WITHOUT ROWID;
+CREATE TABLE __wavesync_log(seq INTEGER PRIMARY KEY, tbl, pk, cols, at);
+CREATE TABLE __wavesync_site(num INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE);
+CREATE TABLE __wavesync_vector(site INTEGER PRIMARY KEY, stamp INTEGER NOT NULL, boot INTEGER NOT NULL);
+CREATE TABLE __wavesync_cap(site INTEGER PRIMARY KEY, stamp INTEGER NOT NULL);
+CREATE TABLE __wavesync_cursor(site INTEGER PRIMARY KEY, boot INTEGER NOT NULL,
+  seq INTEGER NOT NULL, high INTEGER NOT NULL);
+CREATE TABLE __wavesync_boot(ord INTEGER PRIMARY KEY, nonce INTEGER NOT NULL,
+  seq INTEGER NOT NULL, stamp INTEGER NOT NULL);
+CREATE TABLE __wavesync_table(num INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE COLLATE NOCASE,
+  integer_key INTEGER NOT NULL, key_columns INTEGER NOT NULL, tracked INTEGER NOT NULL,
+  base_columns INTEGER NOT NULL, import INTEGER, import_after);
+CREATE TABLE __wavesync_column(tbl INTEGER NOT NULL, num INTEGER NOT NULL, name TEXT NOT NULL,
+  since INTEGER, PRIMARY KEY(tbl, num)) WITHOUT ROWID;
+CREATE TABLE __wavesync_parked(tbl INTEGER NOT NULL, k NOT NULL, in_table INTEGER NOT NULL,
+  kind TEXT NOT NULL, reason TEXT NOT NULL, vals BLOB NOT NULL, at INTEGER NOT NULL,
+  PRIMARY KEY(tbl, k)) WITHOUT ROWID;
+CREATE TABLE __wavesync_conflict(id INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, k NOT NULL,
+  kind TEXT NOT NULL, reason TEXT NOT NULL, ours TEXT, theirs TEXT, site INTEGER, at INTEGER NOT NULL);
+CREATE TABLE __wavesync_member(site INTEGER PRIMARY KEY, peer BLOB, name TEXT NOT NULL,
+  applied BLOB, seen INTEGER NOT NULL);
+INSERT INTO __wavesync_meta(key, value) VALUES('format', 1), ('folded', 0), ('hlc', 0);
+";

@@ -1,0 +1,196 @@
+//! What the store tells a user: tracked tables, conflicts, counts.
+
+use rusqlite::Connection;
+
+use crate::store::rows::Values;
+use crate::store::shape;
+use crate::store::tables::Table;
+use crate::store::{Store, meta};
+use crate::value::Value;
+use crate::{Result, store::sql::ident};
+
+/// A row of `wavesync_tables`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableReport {
+    /// The table or view.
+    pub name: String,
+    /// Whether its rows are synced.
+    pub tracked: bool,
+    /// Why not, or what is still to be done; empty when all is well.
+    pub reason: String,
+    /// Rows in the table, or parked for it.
+    pub rows: i64,
+    /// Its entries in the log.
+    pub log_rows: i64,
+    /// Bytes in its clocks beyond the fixed columns.
+    pub clock_bytes: i64,
+}
+
+/// A row of `wavesync_conflicts`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// Number of a kept conflict; negative for a parked row.
+    pub id: i64,
+    /// The table.
+    pub table: String,
+    /// The stored key.
+    pub key: Value,
+    /// What kind of conflict.
+    pub kind: String,
+    /// In words.
+    pub reason: String,
+    /// The values that this database shows, as JSON.
+    pub ours: Option<String>,
+    /// The values that it does not show, as JSON.
+    pub theirs: Option<String>,
+    /// Who wrote them.
+    pub site: Option<Vec<u8>>,
+    /// When it was noticed, in milliseconds since 1970.
+    pub at: i64,
+    /// Whether it is a row that waits.
+    pub parked: bool,
+}
+
+/// Every table and view of a database and whether it is synced.
+pub fn tables(conn: &Connection) -> Result<Vec<TableReport>> {
+    let joined = conn
+        .prepare("SELECT 1 FROM main.sqlite_schema WHERE name = '__wavesync_table'")?
+        .exists([])?;
+    let mut reports = Vec::new();
+    for entry in shape::survey(conn)? {
+        let report = match entry {
+            Ok(shape) if joined => tracked_report(conn, &shape.name)?,
+            Ok(shape) => not_tracked(shape.name, "this database has not joined a group"),
+            Err(refusal) => not_tracked(refusal.name, &refusal.reason),
+        };
+        reports.push(report);
+    }
+    if joined {
+        let mut foreign = conn.prepare(
+            "SELECT t.name, (SELECT count(*) FROM __wavesync_parked p WHERE p.tbl = t.num)
+             FROM __wavesync_table t WHERE NOT EXISTS (SELECT 1 FROM main.sqlite_schema s
+             WHERE s.type = 'table' AND s.name = t.name COLLATE NOCASE)",
+        )?;
+        let rows = foreign.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        for row in rows {
+            let (name, rows): (String, i64) = row?;
+            let reason = "only other members have this table; its rows are kept for it";
+            reports.push(TableReport { rows, ..not_tracked(name, reason) });
+        }
+    }
+    Ok(reports)
+}
+
+fn not_tracked(name: String, reason: &str) -> TableReport {
+    let reason = reason.to_string();
+    TableReport { name, tracked: false, reason, rows: 0, log_rows: 0, clock_bytes: 0 }
+}
+
+fn tracked_report(conn: &Connection, name: &str) -> Result<TableReport> {
+    let known = super::optional(conn.query_row(
+        "SELECT num, tracked, import IS NOT NULL FROM __wavesync_table WHERE name = ?1",
+        [name],
+        |row| Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?, row.get::<_, bool>(2)?)),
+    ))?;
+    let Some((num, true, importing)) = known else {
+        return Ok(not_tracked(name.into(), "not tracked; wavesync_track() starts it"));
+    };
+    let one = |sql: String| conn.query_row(&sql, [], |row| row.get::<_, i64>(0));
+    Ok(TableReport {
+        name: name.into(),
+        tracked: true,
+        reason: if importing { "existing rows are being taken in" } else { "" }.into(),
+        rows: one(format!("SELECT count(*) FROM main.{}", ident(name)?))?,
+        log_rows: one(format!("SELECT count(*) FROM __wavesync_log WHERE tbl = {num}"))?,
+        clock_bytes: one(format!(
+            "SELECT coalesce(sum(length(cells)), 0) FROM __wavesync_clock_{num}"
+        ))?,
+    })
+}
+
+/// Kept conflicts and parked rows.
+pub fn conflicts(conn: &Connection) -> Result<Vec<Conflict>> {
+    let mut statement = conn.prepare(
+        "SELECT c.id, t.name, c.k, c.kind, c.reason, c.ours, c.theirs, s.id, c.at, 0
+           FROM __wavesync_conflict c JOIN __wavesync_table t ON t.num = c.tbl
+           LEFT JOIN __wavesync_site s ON s.num = c.site
+         UNION ALL
+         SELECT -row_number() OVER (), t.name, p.k, p.kind, p.reason, NULL, NULL, NULL, p.at, 1
+           FROM __wavesync_parked p JOIN __wavesync_table t ON t.num = p.tbl",
+    )?;
+    let rows = statement.query_map([], |row| {
+        Ok(Conflict {
+            id: row.get(0)?,
+            table: row.get(1)?,
+            key: Value::from_ref(row.get_ref(2)?),
+            kind: row.get(3)?,
+            reason: row.get(4)?,
+            ours: row.get(5)?,
+            theirs: row.get(6)?,
+            site: row.get(7)?,
+            at: row.get(8)?,
+            parked: row.get(9)?,
+        })
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+impl Store {
+    /// Parked rows and kept conflicts, for `wavesync_status`.
+    pub fn conflict_counts(&self) -> Result<(i64, i64)> {
+        if meta::<i64>(&self.conn, "format").unwrap_or_default().is_none() {
+            return Ok((0, 0));
+        }
+        let one = |sql: &str| self.conn.prepare_cached(sql)?.query_row([], |row| row.get(0));
+        Ok((
+            one("SELECT count(*) FROM __wavesync_parked")?,
+            one("SELECT count(*) FROM __wavesync_conflict")?,
+        ))
+    }
+}
+
+/// Values of a row as a JSON object, blobs as `{"blob": hex}`.
+#[must_use]
+pub fn values_json(table: &Table, values: &Values) -> String {
+    let mut json = String::from("{");
+    for (num, value) in values {
+        if json.len() > 1 {
+            json.push_str(", ");
+        }
+        json_text(&mut json, table.column(*num).map_or("", |column| column.name.as_str()));
+        json.push_str(": ");
+        json_value(&mut json, value);
+    }
+    json.push('}');
+    json
+}
+
+fn json_value(json: &mut String, value: &Value) {
+    match value {
+        Value::Null => json.push_str("null"),
+        Value::Integer(integer) => json.push_str(&integer.to_string()),
+        Value::Real(real) if real.is_finite() => json.push_str(&format!("{real:?}")),
+        Value::Real(real) => json_text(json, &real.to_string()),
+        Value::Text(bytes) => json_text(json, &String::from_utf8_lossy(bytes)),
+        Value::Blob(bytes) => {
+            json.push_str("{\"blob\": \"");
+            bytes.iter().for_each(|byte| json.push_str(&format!("{byte:02x}")));
+            json.push_str("\"}");
+        }
+    }
+}
+
+fn json_text(json: &mut String, text: &str) {
+    json.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => {
+                json.push('\\');
+                json.push(c);
+            }
+            c if (c as u32) < 0x20 => json.push_str(&format!("\\u{:04x}", c as u32)),
+            c => json.push(c),
+        }
+    }
+    json.push('"');
+}

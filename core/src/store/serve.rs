@@ -1,0 +1,156 @@
+//! Reading rows for others: the log from a cursor, filtered by the requester's vector.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use rusqlite::params;
+
+use crate::Result;
+use crate::ids::{Dot, Seq, TableNum};
+use crate::limits;
+use crate::merge::Clock;
+use crate::store::rows::Kind;
+use crate::store::tables::Table;
+use crate::store::vector::Vector;
+use crate::store::{Tx, key};
+use crate::value::Value;
+use crate::wire::rows::{Batch, Row, TableRows};
+
+/// A piece of the log, read in one transaction without unfolded rows.
+#[derive(Debug)]
+pub struct Piece {
+    /// The rows.
+    pub rows: Batch,
+    /// The log position that it reaches.
+    pub to: Seq,
+    /// The folded end in that transaction.
+    pub high: Seq,
+    /// The vector in that transaction.
+    pub vector: Vector,
+    /// The piece reached the folded end in that transaction (rule P9).
+    pub last: bool,
+}
+
+/// Collects rows into a batch.
+#[derive(Default)]
+pub struct BatchBuilder {
+    tables: BTreeMap<TableNum, TableRows>,
+    bytes: usize,
+    rows: usize,
+}
+
+impl BatchBuilder {
+    /// Rough size of what was collected, before compression.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The batch.
+    #[must_use]
+    pub fn finish(self) -> Batch {
+        Batch { tables: self.tables.into_values().collect() }
+    }
+
+    fn push(&mut self, table: &Table, row: Row) {
+        self.bytes += 24 + row.key.iter().map(Value::weight).sum::<usize>();
+        self.bytes += row.cells.iter().map(|(_, _, value)| 2 + value.weight()).sum::<usize>();
+        self.rows += 1;
+        let rows = self.tables.entry(table.num).or_insert_with(|| TableRows {
+            name: table.name.clone(),
+            integer_key: table.kind == crate::merge::KeyKind::Integer,
+            key_columns: table.key_columns,
+            columns: table.columns.iter().map(|column| column.name.clone()).collect(),
+            rows: Vec::new(),
+        });
+        rows.rows.push(row);
+    }
+}
+
+impl Tx<'_> {
+    /// The folded end: the log position that may be served and announced (rule P5).
+    pub fn folded_end(&self) -> Result<Seq> {
+        Ok(Seq(self.meta("folded")?.unwrap_or(0)))
+    }
+
+    /// Reads the log after `from`: rows of which `vector` does not cover everything.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub fn read_piece(&mut self, from: Seq, vector: &Vector) -> Result<Piece> {
+        let high = self.folded_end()?;
+        let mut statement = self.conn.prepare_cached(
+            "SELECT seq, tbl, pk FROM __wavesync_log WHERE seq > ?1 AND seq <= ?2 ORDER BY seq",
+        )?;
+        let mut entries = statement.query(params![from.0, high.0])?;
+        let mut builder = BatchBuilder::default();
+        let mut to = from;
+        let mut scanned = 0usize;
+        let mut finished = true;
+        while let Some(entry) = entries.next()? {
+            let full = builder.bytes >= limits::CHUNK_TARGET_BYTES
+                || builder.rows >= limits::CHUNK_MAX_ROWS
+                || scanned >= limits::CHUNK_SCAN_MAX_ENTRIES;
+            if full {
+                finished = false;
+                break;
+            }
+            scanned += 1;
+            let seq = Seq(entry.get(0)?);
+            to = seq;
+            let stored = Value::from_ref(entry.get_ref(2)?);
+            let Ok(table) = self.table(TableNum(entry.get(1)?)) else { continue };
+            if stored == Value::Null {
+                continue;
+            }
+            let key = key::canonical(table.form, table.key_columns, stored)?;
+            let Some(row) = self.clock(&table, &key)? else { continue };
+            if row.seq == seq {
+                self.emit(&mut builder, &table, &key, &row.clock, |dot| !vector.covers(dot))?;
+            }
+        }
+        if finished {
+            to = high.max(from);
+        }
+        Ok(Piece { rows: builder.finish(), to, high, vector: self.vector()?, last: finished })
+    }
+
+    /// Adds a row if any of its write events is `fresh`: whole if its birth is, else a patch.
+    pub(super) fn emit(
+        &mut self,
+        builder: &mut BatchBuilder,
+        table: &Rc<Table>,
+        key: &Value,
+        clock: &Clock,
+        fresh: impl Fn(Dot) -> bool,
+    ) -> Result<()> {
+        if !clock.dots().any(&fresh) {
+            return Ok(());
+        }
+        let parked = self.parked(table, key)?;
+        let complete = parked.is_none_or(|parked| parked.kind != Kind::Incomplete);
+        let whole = complete && (fresh(clock.birth) || !clock.alive());
+        let mut cells = Vec::new();
+        if clock.alive() {
+            let mut values = self.all_values(table, key)?;
+            for (num, dot) in clock.cells.iter().filter(|(_, dot)| whole || fresh(**dot)) {
+                if let Some(value) = values.remove(num) {
+                    cells.push((usize::from(num.0), *dot, value));
+                }
+            }
+        }
+        let weight: usize = cells.iter().map(|(_, _, value)| value.weight()).sum();
+        if weight > limits::ROW_MAX_BYTES {
+            let message = format!(
+                "a row of table {} is larger than {} bytes and is not sent to other members",
+                table.name,
+                limits::ROW_MAX_BYTES
+            );
+            self.note("row_too_large", message, "store large content in several rows");
+            return Ok(());
+        }
+        let key = table.key_values(key)?;
+        builder.push(table, Row { key, length: clock.length, birth: clock.birth, whole, cells });
+        Ok(())
+    }
+}

@@ -1,0 +1,234 @@
+//! The shape of a user's table as SQLite tells it, and whether it can be synced.
+//!
+//! Reads the schema; writes nothing. Must not know clocks or messages.
+
+use rusqlite::{Connection, OptionalExtension};
+
+use crate::Result;
+use crate::store::sql::ident;
+
+/// How a key is stored in the log and in the clock table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyForm {
+    /// `INTEGER PRIMARY KEY`, an alias of the rowid.
+    Rowid,
+    /// One key column of any other kind: the bare value.
+    Single,
+    /// Several key columns: packed text, see [`crate::store::key`].
+    Composite,
+}
+
+/// A column of a user's table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShapeColumn {
+    /// Its name as declared.
+    pub name: String,
+    /// The text of its default, as SQL.
+    pub default: Option<String>,
+    /// 1 and 1.0 are different values here, so storage classes must be compared.
+    pub classes_differ: bool,
+}
+
+/// A table that can be tracked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Its name as declared.
+    pub name: String,
+    /// How its key is stored.
+    pub form: KeyForm,
+    /// Key columns in key order.
+    pub key: Vec<ShapeColumn>,
+    /// Stored columns outside the key, in table order. Generated columns are left out.
+    pub columns: Vec<ShapeColumn>,
+    /// Some column may compare equal to a value of other bytes (NOCASE, RTRIM, own collations).
+    pub collates: bool,
+    /// The text that created it.
+    pub sql: String,
+}
+
+impl Shape {
+    /// `INSERT`, as the engine says it. A table whose constraints carry an `ON CONFLICT` clause
+    /// would swallow or delete rows silently, so there the statement overrides it; elsewhere it
+    /// must not, because an override also reaches into the application's triggers.
+    #[must_use]
+    pub fn insert_verb(&self) -> &'static str {
+        if self.sql.to_ascii_lowercase().contains("on conflict") {
+            "INSERT OR ABORT INTO main."
+        } else {
+            "INSERT INTO main."
+        }
+    }
+
+    /// The condition that finds a row by the values of its key, bound from parameter `first` on.
+    pub fn key_matches(&self, first: usize) -> Result<String> {
+        let parts: Result<Vec<String>> = self
+            .key
+            .iter()
+            .enumerate()
+            .map(|(at, column)| {
+                let (name, at) = (ident(&column.name)?, at + first);
+                Ok(if self.collates {
+                    // The first comparison finds the row by index, the second one by bytes.
+                    format!("{name} = ?{at} AND {name} = ?{at} COLLATE BINARY")
+                } else {
+                    format!("{name} = ?{at}")
+                })
+            })
+            .collect();
+        Ok(parts?.join(" AND "))
+    }
+}
+
+/// Why a table of the database is not synced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The table or view.
+    pub name: String,
+    /// What it is, and the fix where there is one.
+    pub reason: String,
+}
+
+/// Every table and view of the main schema that is not SQLite's or ours.
+pub fn survey(conn: &Connection) -> Result<Vec<std::result::Result<Shape, Refusal>>> {
+    let mut names = conn.prepare_cached(
+        "SELECT name, type, coalesce(sql, '') FROM main.sqlite_schema
+         WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
+           AND name NOT LIKE '\\_\\_wavesync\\_%' ESCAPE '\\' ORDER BY name",
+    )?;
+    let rows = names
+        .query_map([], |row| Ok((row.get(0)?, row.get::<_, String>(1)?, row.get(2)?)))?
+        .collect::<rusqlite::Result<Vec<(String, String, String)>>>()?;
+    let virtuals: Vec<String> = rows
+        .iter()
+        .filter(|(_, kind, sql)| kind == "table" && is_virtual(sql))
+        .map(|(name, _, _)| name.clone())
+        .collect();
+    rows.into_iter()
+        .map(|(name, kind, sql)| {
+            let refuse =
+                |reason: &str| Ok(Err(Refusal { name: name.clone(), reason: reason.into() }));
+            if kind == "view" {
+                return refuse("a view: it holds no rows of its own");
+            }
+            if is_virtual(&sql) {
+                return refuse("a virtual table: its content is kept by its module");
+            }
+            if is_shadow(&name, &virtuals) {
+                return refuse("a shadow table of a virtual table: kept by its module");
+            }
+            shape(conn, &name, sql)
+        })
+        .collect()
+}
+
+/// The shape of one table, or why it cannot be tracked; `None` if there is no such table.
+pub fn find(conn: &Connection, name: &str) -> Result<Option<std::result::Result<Shape, Refusal>>> {
+    let found = survey(conn)?.into_iter().find(|entry| {
+        let found = match entry {
+            Ok(shape) => &shape.name,
+            Err(refusal) => &refusal.name,
+        };
+        found.eq_ignore_ascii_case(name)
+    });
+    Ok(found)
+}
+
+fn is_virtual(sql: &str) -> bool {
+    let mut words = sql.split_ascii_whitespace();
+    words.next().is_some_and(|word| word.eq_ignore_ascii_case("create"))
+        && words.next().is_some_and(|word| word.eq_ignore_ascii_case("virtual"))
+}
+
+/// Shadow tables are named `<virtual table>_<suffix>`; the suffixes are those of SQLite's own
+/// modules, so that a user's `notes_archive` beside an FTS table `notes` stays syncable.
+fn is_shadow(name: &str, virtuals: &[String]) -> bool {
+    const SUFFIXES: [&str; 12] = [
+        "data", "idx", "content", "docsize", "config", "segments", "segdir", "stat", "node",
+        "parent", "rowid", "info",
+    ];
+    virtuals.iter().any(|table| {
+        let Some(head) = name.get(..table.len()) else { return false };
+        let suffix = name.get(table.len() + 1..).unwrap_or_default();
+        head.eq_ignore_ascii_case(table)
+            && name.as_bytes().get(table.len()) == Some(&b'_')
+            && SUFFIXES.contains(&suffix)
+    })
+}
+
+fn shape(
+    conn: &Connection,
+    name: &str,
+    sql: String,
+) -> Result<std::result::Result<Shape, Refusal>> {
+    struct Info {
+        column: ShapeColumn,
+        key: i64,
+        hidden: i64,
+    }
+    let strict = sql.rsplit(')').next().is_some_and(|tail| {
+        tail.to_ascii_lowercase().split(|c: char| !c.is_alphanumeric()).any(|w| w == "strict")
+    });
+    let mut statement = conn.prepare_cached(
+        "SELECT name, coalesce(type, ''), dflt_value, pk, hidden
+         FROM pragma_table_xinfo(?1, 'main') ORDER BY cid",
+    )?;
+    let infos = statement
+        .query_map([name], |row| {
+            let declared: String = row.get(1)?;
+            Ok(Info {
+                column: ShapeColumn {
+                    name: row.get(0)?,
+                    default: row.get(2)?,
+                    classes_differ: classes_differ(&declared, strict),
+                },
+                key: row.get(3)?,
+                hidden: row.get(4)?,
+            })
+        })?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut key: Vec<(i64, ShapeColumn)> = infos
+        .iter()
+        .filter(|info| info.key > 0)
+        .map(|info| (info.key, info.column.clone()))
+        .collect();
+    key.sort_by_key(|(position, _)| *position);
+    let key: Vec<ShapeColumn> = key.into_iter().map(|(_, column)| column).collect();
+    if key.is_empty() {
+        let reason = format!(
+            "no PRIMARY KEY, so its rows have no name that other replicas could know; \
+             rebuild it with one, for example \
+             CREATE TABLE new(id INTEGER PRIMARY KEY, …); INSERT INTO new SELECT rowid, * FROM {}; \
+             or add a TEXT PRIMARY KEY",
+            ident(name)?
+        );
+        return Ok(Err(Refusal { name: name.into(), reason }));
+    }
+    let pk_index: Option<i64> = conn
+        .prepare_cached("SELECT 1 FROM pragma_index_list(?1, 'main') WHERE origin = 'pk'")?
+        .query_row([name], |row| row.get(0))
+        .optional()?;
+    let form = match (key.len(), pk_index) {
+        (1, None) => KeyForm::Rowid,
+        (1, Some(_)) => KeyForm::Single,
+        _ => KeyForm::Composite,
+    };
+    let columns = infos
+        .into_iter()
+        .filter(|info| info.key == 0 && info.hidden == 0)
+        .map(|info| info.column)
+        .collect();
+    let collates = sql.to_ascii_lowercase().contains("collate");
+    Ok(Ok(Shape { name: name.into(), form, key, columns, collates, sql }))
+}
+
+/// Only columns without affinity keep 1 and 1.0 apart (<https://www.sqlite.org/datatype3.html>).
+fn classes_differ(declared: &str, strict: bool) -> bool {
+    let declared = declared.to_ascii_uppercase();
+    if strict {
+        return declared == "ANY";
+    }
+    let named = |part| declared.contains(part);
+    !named("INT")
+        && !["CHAR", "CLOB", "TEXT"].into_iter().any(named)
+        && (declared.is_empty() || named("BLOB"))
+}

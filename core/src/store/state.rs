@@ -1,0 +1,108 @@
+//! What this replica announces about itself, read in one transaction (rules P5, P11, P12).
+
+use rusqlite::params;
+
+use crate::Result;
+use crate::ids::{Boot, Cursor, Millis, Seq, SiteId, TableNum};
+use crate::store::vector::Vector;
+use crate::store::{Store, Tx, key};
+use crate::value::Value;
+
+/// Log entries that one test for openness looks at.
+const OPEN_TEST_ENTRIES: i64 = 20_000;
+
+/// End, vector and openness of this replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnState {
+    /// The boot of the running engine.
+    pub boot: Boot,
+    /// The folded end.
+    pub end: Seq,
+    /// The version vector.
+    pub vector: Vector,
+    /// Every write event in the rows is covered by the vector.
+    pub closed: bool,
+    /// Existing rows are still being taken in.
+    pub importing: bool,
+}
+
+impl Store {
+    /// Reads what is announced; folds first if need be.
+    pub fn own_state(&mut self, now: Millis) -> Result<OwnState> {
+        let boot = self.boot;
+        self.folded(now, |tx| {
+            Ok(OwnState {
+                boot,
+                end: tx.folded_end()?,
+                vector: tx.vector()?,
+                closed: tx.meta::<i64>("open_from")?.is_none(),
+                importing: tx.backfill_pending(),
+            })
+        })
+    }
+
+    /// The cursor that this replica holds for another one.
+    pub fn cursor_for(&mut self, now: Millis, site: SiteId) -> Result<Cursor> {
+        self.folded(now, |tx| tx.cursor(site))
+    }
+
+    /// Rule P12: everything up to the peer's end is known here, so its log need not be read.
+    pub fn jump_cursor(&mut self, now: Millis, site: SiteId, cursor: Cursor) -> Result<()> {
+        self.write(now, |tx| tx.set_cursor(site, cursor))
+    }
+
+    /// Tests again whether rows are left that the vector does not cover, a bounded part at a time.
+    /// Returns whether more is left to test.
+    pub fn test_openness(&mut self, now: Millis) -> Result<bool> {
+        if super::meta::<i64>(&self.conn, "open_from")?.is_none() {
+            return Ok(false);
+        }
+        self.write(now, |tx| tx.test_openness())
+    }
+}
+
+impl Tx<'_> {
+    /// Notes that rows from this position on may hold write events that the vector does not cover.
+    pub(super) fn mark_open(&mut self, from: Seq) -> Result<()> {
+        if self.meta::<i64>("open_from")?.is_none() {
+            self.set_meta("open_from", from.0)?;
+        }
+        Ok(())
+    }
+
+    /// See [`Store::test_openness`].
+    pub(super) fn test_openness(&mut self) -> Result<bool> {
+        let Some(from) = self.meta::<i64>("open_from")? else { return Ok(false) };
+        let vector = self.vector()?;
+        let mut statement = self.conn.prepare_cached(
+            "SELECT seq, tbl, pk FROM __wavesync_log WHERE seq >= ?1 ORDER BY seq LIMIT ?2",
+        )?;
+        let mut entries = statement.query(params![from, OPEN_TEST_ENTRIES])?;
+        let mut tested = 0;
+        let mut reached = from;
+        while let Some(entry) = entries.next()? {
+            tested += 1;
+            let seq = Seq(entry.get(0)?);
+            reached = seq.0;
+            let stored = Value::from_ref(entry.get_ref(2)?);
+            let Ok(table) = self.table(TableNum(entry.get(1)?)) else { continue };
+            if stored == Value::Null {
+                continue;
+            }
+            let key = key::canonical(table.form, table.key_columns, stored)?;
+            let Some(row) = self.clock(&table, &key)?.filter(|row| row.seq == seq) else {
+                continue;
+            };
+            if !row.clock.dots().all(|dot| vector.covers(dot)) {
+                self.set_meta("open_from", seq.0)?;
+                return Ok(false);
+            }
+        }
+        if tested < OPEN_TEST_ENTRIES {
+            self.conn.execute("DELETE FROM __wavesync_meta WHERE key = 'open_from'", [])?;
+            return Ok(false);
+        }
+        self.set_meta("open_from", reached)?;
+        Ok(true)
+    }
+}

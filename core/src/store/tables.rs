@@ -1,0 +1,440 @@
+//! The tracked tables as the store knows them: numbers, columns, statements; kept in step with
+//! the schema.
+//!
+//! Tables and columns have local numbers that never change. A table that only peers have gets a
+//! number too, so that its rows can be parked and passed on.
+
+use std::rc::Rc;
+
+use rusqlite::{OptionalExtension, params};
+
+use crate::ids::{ColumnNum, Seq, TableNum};
+use crate::limits;
+use crate::merge::KeyKind;
+use crate::store::shape::{KeyForm, Refusal, Shape, ShapeColumn};
+use crate::store::sql::{ident, ident_list, parameters};
+use crate::store::{Tx, capture, clock, key, shape};
+use crate::value::Value;
+use crate::{Error, Result};
+
+/// A column of a numbered table, outside its key.
+#[derive(Clone, Debug)]
+pub struct Column {
+    /// Its number.
+    pub num: ColumnNum,
+    /// Its name.
+    pub name: String,
+    /// What SQLite says of it; `None` if only peers have it.
+    pub local: Option<ShapeColumn>,
+    /// The log's end when the capture trigger learned of it.
+    pub since: Seq,
+}
+
+/// A numbered table.
+#[derive(Debug)]
+pub struct Table {
+    /// Its number.
+    pub num: TableNum,
+    /// Its name.
+    pub name: String,
+    /// How concurrent inserts of one key are read.
+    pub kind: KeyKind,
+    /// How its keys are stored.
+    pub form: KeyForm,
+    /// Number of its key columns.
+    pub key_columns: usize,
+    /// Its shape here; `None` if only peers have it or it is not tracked.
+    pub shape: Option<Shape>,
+    /// All its columns outside the key, by number.
+    pub columns: Vec<Column>,
+    /// Columns below this number are covered by a birth unless a clock says otherwise.
+    pub base_columns: u16,
+    /// The site under which existing rows are taken in, while that is not complete.
+    pub import: Option<crate::store::SiteNum>,
+    /// The application has triggers of its own on it.
+    pub app_triggers: bool,
+    /// Texts of the statements on it and its clocks.
+    pub statements: Statements,
+}
+
+/// SQL texts for one table, written once per schema version.
+#[derive(Debug, Default)]
+pub struct Statements {
+    /// Clock by key: cl, seq, stamp, site, cells.
+    pub clock_select: String,
+    /// Clock by key: insert or replace all of it.
+    pub clock_upsert: String,
+    /// The values of the local columns by key.
+    pub row_select: String,
+    /// Delete by key.
+    pub row_delete: String,
+    /// Insert of the key and all local columns.
+    pub row_insert: String,
+}
+
+impl Table {
+    /// The columns that exist in the local table.
+    pub fn local_columns(&self) -> impl Iterator<Item = &Column> {
+        self.columns.iter().filter(|column| column.local.is_some())
+    }
+
+    /// A column by its number.
+    #[must_use]
+    pub fn column(&self, num: ColumnNum) -> Option<&Column> {
+        self.columns.get(usize::from(num.0))
+    }
+
+    /// The values of the key columns for a stored key.
+    pub fn key_values(&self, key: &Value) -> Result<Vec<Value>> {
+        key::unpack(self.form, self.key_columns, key)
+    }
+}
+
+impl Tx<'_> {
+    /// Brings what is known about tables in step with `sqlite_schema`: columns that came or went,
+    /// tables that were dropped, created or rebuilt, triggers that are missing.
+    pub(super) fn refresh_schema(&mut self) -> Result<bool> {
+        let version = super::schema_version(self.conn)?;
+        if self.cache.schema_version == Some(version) {
+            return Ok(false);
+        }
+        self.cache.tables.clear();
+        self.cache.names.clear();
+        self.cache.parked = None;
+        let survey = shape::survey(self.conn)?;
+        let mut known = self.stored_tables()?;
+        if self.meta::<i64>("track_all")?.unwrap_or(0) == 1 {
+            for shape in survey.iter().flatten() {
+                if !known.iter().any(|entry| entry.name.eq_ignore_ascii_case(&shape.name)) {
+                    self.number_table(shape)?;
+                    known = self.stored_tables()?;
+                }
+            }
+        }
+        for entry in known {
+            let shape = survey
+                .iter()
+                .flatten()
+                .find(|shape| shape.name.eq_ignore_ascii_case(&entry.name))
+                .cloned();
+            self.load_table(entry, shape)?;
+        }
+        // Creating triggers moved the version itself.
+        let after = super::schema_version(self.conn)?;
+        self.cache.schema_version = Some(after);
+        self.effects.schema_changed = true;
+        Ok(true)
+    }
+
+    /// A table by its number.
+    pub fn table(&self, num: TableNum) -> Result<Rc<Table>> {
+        self.cache
+            .tables
+            .get(&num)
+            .cloned()
+            .ok_or_else(|| Error::Database(format!("the log names an unknown table {}", num.0)))
+    }
+
+    /// A table by its name, ignoring case as SQLite does.
+    #[must_use]
+    pub fn table_named(&self, name: &str) -> Option<Rc<Table>> {
+        let num = self.cache.names.get(&name.to_ascii_lowercase())?;
+        self.cache.tables.get(num).cloned()
+    }
+
+    /// Every numbered table.
+    #[must_use]
+    pub fn tables(&self) -> Vec<Rc<Table>> {
+        self.cache.tables.values().cloned().collect()
+    }
+
+    /// Starts tracking a table: triggers and clock table now, existing rows by the back-fill.
+    pub fn track(&mut self, name: &str) -> Result<()> {
+        match shape::find(self.conn, name)? {
+            None => Err(Error::Argument(format!("there is no table {}", ident(name)?))),
+            Some(Err(Refusal { name, reason })) => {
+                Err(Error::Argument(format!("table {} cannot be synced: {reason}", ident(&name)?)))
+            }
+            Some(Ok(shape)) => {
+                self.number_table(&shape)?;
+                self.cache.schema_version = None;
+                self.refresh_schema().map(|_| ())
+            }
+        }
+    }
+
+    /// Stops tracking a table. What was recorded stays, so that it can be tracked again.
+    pub fn untrack(&mut self, name: &str) -> Result<()> {
+        let table = self.table_named(name).filter(|table| table.shape.is_some());
+        let Some(table) = table else {
+            return Err(Error::Argument(format!("table {} is not tracked", ident(name)?)));
+        };
+        self.conn
+            .execute("UPDATE __wavesync_table SET tracked = 0 WHERE num = ?1", [table.num.0])?;
+        self.drop_triggers(table.num)?;
+        self.cache.schema_version = None;
+        self.refresh_schema().map(|_| ())
+    }
+
+    /// Numbers a table that only peers have, so that its rows can be parked.
+    pub(super) fn number_foreign_table(
+        &mut self,
+        name: &str,
+        integer: bool,
+        key_columns: usize,
+    ) -> Result<Rc<Table>> {
+        if self.cache.tables.len() >= limits::TABLES_MAX {
+            return Err(Error::protocol("too many tables"));
+        }
+        self.conn.execute(
+            "INSERT INTO __wavesync_table(name, integer_key, key_columns, tracked, base_columns)
+             VALUES(?1, ?2, ?3, 0, 0)",
+            params![name, integer, key_columns as i64],
+        )?;
+        let num = TableNum(self.conn.last_insert_rowid());
+        self.conn.execute_batch(&clock::create(num, integer))?;
+        let entry = StoredTable {
+            num,
+            name: name.into(),
+            integer,
+            key_columns,
+            tracked: false,
+            base_columns: 0,
+            import: None,
+        };
+        self.load_table(entry, None)?;
+        self.cache.schema_version = Some(super::schema_version(self.conn)?);
+        self.table(num)
+    }
+
+    /// Numbers a column that only peers have.
+    pub(super) fn number_foreign_column(&mut self, table: &Table, name: &str) -> Result<Rc<Table>> {
+        let num = table.columns.len();
+        if num >= limits::COLUMNS_MAX {
+            return Err(Error::protocol("too many columns"));
+        }
+        self.conn
+            .prepare_cached("INSERT INTO __wavesync_column(tbl, num, name) VALUES(?1, ?2, ?3)")?
+            .execute(params![table.num.0, num as i64, name])?;
+        let shape = table.shape.clone();
+        let entry = self.stored_tables()?.into_iter().find(|entry| entry.num == table.num);
+        let entry = entry.ok_or_else(|| Error::Database("a table lost its number".into()))?;
+        self.load_table(entry, shape)?;
+        self.table(table.num)
+    }
+
+    fn number_table(&mut self, shape: &Shape) -> Result<()> {
+        let integer = shape.form == KeyForm::Rowid;
+        let existing: Option<(i64, bool, i64)> = self
+            .conn
+            .prepare_cached(
+                "SELECT num, integer_key, key_columns FROM __wavesync_table WHERE name = ?1",
+            )?
+            .query_row([&shape.name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .optional()?;
+        if let Some((num, was_integer, key_columns)) = existing {
+            if was_integer != integer || key_columns != shape.key.len() as i64 {
+                return Err(Error::Database(format!(
+                    "table {} has another kind of key than the group's table of that name; \
+                     give it the same PRIMARY KEY, or another name",
+                    ident(&shape.name)?
+                )));
+            }
+            self.conn.execute("UPDATE __wavesync_table SET tracked = 1 WHERE num = ?1", [num])?;
+            return Ok(());
+        }
+        if self.stored_tables()?.len() >= limits::TABLES_MAX {
+            return Err(Error::Database("too many tables to sync".into()));
+        }
+        self.conn.execute(
+            "INSERT INTO __wavesync_table(name, integer_key, key_columns, tracked, base_columns)
+             VALUES(?1, ?2, ?3, 1, ?4)",
+            params![shape.name, integer, shape.key.len() as i64, shape.columns.len() as i64],
+        )?;
+        let num = TableNum(self.conn.last_insert_rowid());
+        self.conn.execute_batch(&clock::create(num, integer))?;
+        self.start_import(num)
+    }
+
+    fn stored_tables(&self) -> Result<Vec<StoredTable>> {
+        let mut statement = self.conn.prepare_cached(
+            "SELECT num, name, integer_key, key_columns, tracked, base_columns, import
+             FROM __wavesync_table ORDER BY num",
+        )?;
+        let rows = statement.query_map([], |row| {
+            Ok(StoredTable {
+                num: TableNum(row.get(0)?),
+                name: row.get(1)?,
+                integer: row.get(2)?,
+                key_columns: usize::try_from(row.get::<_, i64>(3)?).unwrap_or(0),
+                tracked: row.get(4)?,
+                base_columns: row.get(5)?,
+                import: row.get::<_, Option<i64>>(6)?.map(crate::store::SiteNum),
+            })
+        })?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Puts one table into the cache, numbering its new columns and repairing its triggers.
+    fn load_table(&mut self, entry: StoredTable, shape: Option<Shape>) -> Result<()> {
+        let shape = shape.filter(|shape| {
+            entry.tracked
+                && shape.key.len() == entry.key_columns
+                && (shape.form == KeyForm::Rowid) == entry.integer
+        });
+        let columns = self.columns_of(entry.num, shape.as_ref())?;
+        let form = match (entry.integer, entry.key_columns) {
+            (true, _) => KeyForm::Rowid,
+            (false, 1) => KeyForm::Single,
+            (false, _) => KeyForm::Composite,
+        };
+        let mut app_triggers = false;
+        if let Some(shape) = &shape {
+            self.repair_triggers(entry.num, shape, &columns)?;
+            app_triggers = self
+                .conn
+                .prepare_cached(
+                    "SELECT 1 FROM main.sqlite_schema WHERE type = 'trigger'
+                     AND tbl_name = ?1 COLLATE NOCASE
+                     AND name NOT LIKE '\\_\\_wavesync\\_%' ESCAPE '\\'",
+                )?
+                .exists([&shape.name])?;
+        }
+        let table = Table {
+            num: entry.num,
+            kind: if entry.integer { KeyKind::Integer } else { KeyKind::Natural },
+            form,
+            key_columns: entry.key_columns,
+            statements: statements(entry.num, shape.as_ref(), &columns)?,
+            name: shape.as_ref().map_or(entry.name, |shape| shape.name.clone()),
+            shape,
+            columns,
+            base_columns: entry.base_columns,
+            import: entry.import,
+            app_triggers,
+        };
+        self.cache.names.insert(table.name.to_ascii_lowercase(), table.num);
+        self.cache.tables.insert(table.num, Rc::new(table));
+        Ok(())
+    }
+
+    fn columns_of(&mut self, table: TableNum, shape: Option<&Shape>) -> Result<Vec<Column>> {
+        let mut statement = self.conn.prepare_cached(
+            "SELECT num, name, since FROM __wavesync_column WHERE tbl = ?1 ORDER BY num",
+        )?;
+        let mut columns = statement
+            .query_map([table.0], |row| {
+                Ok(Column {
+                    num: ColumnNum(row.get(0)?),
+                    name: row.get(1)?,
+                    local: None,
+                    since: Seq(row.get::<_, Option<i64>>(2)?.unwrap_or(0)),
+                })
+            })?
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        let Some(shape) = shape else { return Ok(columns) };
+        let end = self.log_end()?;
+        let first_time = columns.is_empty();
+        for local in &shape.columns {
+            let same = |column: &&mut Column| column.name.eq_ignore_ascii_case(&local.name);
+            match columns.iter_mut().find(same) {
+                Some(column) => column.local = Some(local.clone()),
+                None => {
+                    let num = columns.len() as u16;
+                    let since = if first_time { Seq(0) } else { end };
+                    self.conn
+                        .prepare_cached(
+                            "INSERT INTO __wavesync_column(tbl, num, name, since)
+                             VALUES(?1, ?2, ?3, ?4)",
+                        )?
+                        .execute(params![table.0, num, local.name, since.0])?;
+                    let num = ColumnNum(num);
+                    let local = Some(local.clone());
+                    let name = local.as_ref().map(|l| l.name.clone()).unwrap_or_default();
+                    columns.push(Column { num, name, local, since });
+                }
+            }
+        }
+        Ok(columns)
+    }
+
+    fn repair_triggers(&mut self, num: TableNum, shape: &Shape, columns: &[Column]) -> Result<()> {
+        let local: Vec<(ColumnNum, ShapeColumn)> =
+            columns.iter().filter_map(|column| Some((column.num, column.local.clone()?))).collect();
+        for (name, text) in capture::triggers(num, shape, &local)? {
+            let stored: Option<String> = self
+                .conn
+                .prepare_cached(
+                    "SELECT sql FROM main.sqlite_schema WHERE type='trigger' AND name=?1",
+                )?
+                .query_row([&name], |row| row.get(0))
+                .optional()?;
+            if stored.as_deref() == Some(text.as_str()) {
+                continue;
+            }
+            self.conn.execute_batch(&format!("DROP TRIGGER IF EXISTS {}", ident(&name)?))?;
+            self.conn.execute_batch(&text)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn drop_triggers(&mut self, num: TableNum) -> Result<()> {
+        for letter in ['i', 'u', 'k', 'd'] {
+            let name = format!("__wavesync_{letter}_{}", num.0);
+            self.conn.execute_batch(&format!("DROP TRIGGER IF EXISTS {}", ident(&name)?))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn log_end(&self) -> Result<Seq> {
+        let end = self
+            .conn
+            .prepare_cached("SELECT coalesce(max(seq), 0) FROM __wavesync_log")?
+            .query_row([], |row| row.get(0))?;
+        Ok(Seq(end))
+    }
+}
+
+struct StoredTable {
+    num: TableNum,
+    name: String,
+    integer: bool,
+    key_columns: usize,
+    tracked: bool,
+    base_columns: u16,
+    import: Option<crate::store::SiteNum>,
+}
+
+fn statements(num: TableNum, shape: Option<&Shape>, columns: &[Column]) -> Result<Statements> {
+    let clocks = format!("__wavesync_clock_{}", num.0);
+    let mut statements = Statements {
+        clock_select: format!("SELECT cl, seq, stamp, site, cells FROM {clocks} WHERE k = ?1"),
+        clock_upsert: format!(
+            "INSERT INTO {clocks}(k, cl, seq, stamp, site, cells) VALUES(?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT(k) DO UPDATE SET cl = excluded.cl, seq = excluded.seq,
+             stamp = excluded.stamp, site = excluded.site, cells = excluded.cells"
+        ),
+        ..Statements::default()
+    };
+    let Some(shape) = shape else { return Ok(statements) };
+    let table = ident(&shape.name)?;
+    let keys = shape.key.len();
+    let matches = shape.key_matches(1)?;
+    let locals: Vec<&str> = columns
+        .iter()
+        .filter(|column| column.local.is_some())
+        .map(|column| column.name.as_str())
+        .collect();
+    let listed = ident_list("", locals.iter().copied())?;
+    let selected = if locals.is_empty() { "1" } else { &listed };
+    let named =
+        ident_list("", shape.key.iter().map(|c| c.name.as_str()).chain(locals.iter().copied()))?;
+    statements.row_select = format!("SELECT {selected} FROM main.{table} WHERE {matches}");
+    statements.row_delete = format!("DELETE FROM main.{table} WHERE {matches}");
+    statements.row_insert = format!(
+        "{}{table}({named}) VALUES({})",
+        shape.insert_verb(),
+        parameters(1, keys + locals.len())
+    );
+    Ok(statements)
+}

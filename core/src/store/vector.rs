@@ -1,0 +1,221 @@
+//! Sites, the version vector, cursors and boots: what this replica has seen of whom.
+//!
+//! The vector moves in exactly three places: the own fold, the last chunk of a pass, a contiguous
+//! push (rule P7). A cursor moves only with the chunk that it belongs to.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{OptionalExtension, params};
+
+use crate::ids::{Boot, Cursor, Dot, Seq, SiteId, Stamp};
+use crate::store::{SiteNum, Tx};
+use crate::{Error, Result};
+
+/// Site to the highest stamp of it that was completely seen, and the boot that wrote it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Vector(pub BTreeMap<SiteId, (Stamp, Boot)>);
+
+impl Vector {
+    /// The highest stamp of a site that was completely seen.
+    #[must_use]
+    pub fn get(&self, site: SiteId) -> Stamp {
+        self.0.get(&site).map_or(Stamp::NONE, |(stamp, _)| *stamp)
+    }
+
+    /// Whether a write event was seen.
+    #[must_use]
+    pub fn covers(&self, dot: Dot) -> bool {
+        self.get(dot.site) >= dot.stamp
+    }
+
+    /// Whether everything that `other` has seen was seen.
+    #[must_use]
+    pub fn covers_all(&self, other: &Self) -> bool {
+        other.0.iter().all(|(site, (stamp, _))| self.get(*site) >= *stamp)
+    }
+
+    /// Takes the higher stamp of each site.
+    pub fn merge(&mut self, other: &Self) {
+        for (site, (stamp, boot)) in &other.0 {
+            if self.get(*site) < *stamp {
+                self.0.insert(*site, (*stamp, *boot));
+            }
+        }
+    }
+}
+
+impl Tx<'_> {
+    /// This replica's own site id.
+    pub fn own_site(&mut self) -> Result<SiteId> {
+        let number = self
+            .meta::<i64>("self")?
+            .ok_or_else(|| Error::Database("this database has not joined a group".into()))?;
+        self.site(SiteNum(number))
+    }
+
+    /// The site behind a local number.
+    pub fn site(&mut self, number: SiteNum) -> Result<SiteId> {
+        if let Some(site) = self.cache.sites.get(&number) {
+            return Ok(*site);
+        }
+        let bytes: Vec<u8> = self
+            .conn
+            .prepare_cached("SELECT id FROM __wavesync_site WHERE num = ?1")?
+            .query_row([number.0], |row| row.get(0))?;
+        let site = SiteId::from_slice(&bytes)
+            .ok_or_else(|| Error::Database("a stored site id is damaged".into()))?;
+        self.cache.sites.insert(number, site);
+        self.cache.numbers.insert(site, number);
+        Ok(site)
+    }
+
+    /// The local number of a site, given on first use.
+    pub fn site_num(&mut self, site: SiteId) -> Result<SiteNum> {
+        if let Some(number) = self.cache.numbers.get(&site) {
+            return Ok(*number);
+        }
+        let known: Option<i64> = self
+            .conn
+            .prepare_cached("SELECT num FROM __wavesync_site WHERE id = ?1")?
+            .query_row([&site.0[..]], |row| row.get(0))
+            .optional()?;
+        let number = match known {
+            Some(number) => SiteNum(number),
+            None => {
+                self.conn
+                    .prepare_cached("INSERT INTO __wavesync_site(id) VALUES(?1)")?
+                    .execute([&site.0[..]])?;
+                SiteNum(self.conn.last_insert_rowid())
+            }
+        };
+        self.cache.sites.insert(number, site);
+        self.cache.numbers.insert(site, number);
+        Ok(number)
+    }
+
+    /// The whole version vector.
+    pub fn vector(&mut self) -> Result<Vector> {
+        let mut statement =
+            self.conn.prepare_cached("SELECT site, stamp, boot FROM __wavesync_vector")?;
+        let rows = statement
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect::<rusqlite::Result<Vec<(i64, i64, i64)>>>()?;
+        let mut vector = Vector::default();
+        for (site, stamp, boot) in rows {
+            vector.0.insert(self.site(SiteNum(site))?, (Stamp(stamp), Boot(boot)));
+        }
+        Ok(vector)
+    }
+
+    /// One entry of the version vector.
+    pub fn seen(&self, site: SiteId) -> Result<Stamp> {
+        let stamp: Option<i64> = self
+            .conn
+            .prepare_cached(
+                "SELECT v.stamp FROM __wavesync_vector v JOIN __wavesync_site s ON s.num = v.site
+                 WHERE s.id = ?1",
+            )?
+            .query_row([&site.0[..]], |row| row.get(0))
+            .optional()?;
+        Ok(stamp.map_or(Stamp::NONE, Stamp))
+    }
+
+    /// Raises one entry of the version vector, never above the site's cap (rule P14).
+    pub(super) fn raise(&mut self, site: SiteId, stamp: Stamp, boot: Boot) -> Result<()> {
+        let number = self.site_num(site)?;
+        let cap: Option<i64> = self
+            .conn
+            .prepare_cached("SELECT stamp FROM __wavesync_cap WHERE site = ?1")?
+            .query_row([number.0], |row| row.get(0))
+            .optional()?;
+        let stamp = cap.map_or(stamp, |cap| stamp.min(Stamp(cap)));
+        self.conn
+            .prepare_cached(
+                "INSERT INTO __wavesync_vector(site, stamp, boot) VALUES(?1, ?2, ?3)
+                 ON CONFLICT(site) DO UPDATE SET stamp = excluded.stamp, boot = excluded.boot
+                 WHERE excluded.stamp > stamp",
+            )?
+            .execute(params![number.0, stamp.0, boot.0])?;
+        Ok(())
+    }
+
+    /// Merges the vector that came with the last chunk of a pass.
+    pub(super) fn raise_all(&mut self, vector: &Vector) -> Result<()> {
+        for (site, (stamp, boot)) in &vector.0 {
+            self.raise(*site, *stamp, *boot)?;
+        }
+        Ok(())
+    }
+
+    /// How far this replica has read another one's log.
+    pub fn cursor(&self, site: SiteId) -> Result<Cursor> {
+        Ok(self
+            .conn
+            .prepare_cached(
+                "SELECT c.boot, c.seq, c.high FROM __wavesync_cursor c
+                 JOIN __wavesync_site s ON s.num = c.site WHERE s.id = ?1",
+            )?
+            .query_row([&site.0[..]], |row| {
+                Ok(Cursor {
+                    boot: Boot(row.get(0)?),
+                    seq: Seq(row.get(1)?),
+                    high: Seq(row.get(2)?),
+                })
+            })
+            .optional()?
+            .unwrap_or_default())
+    }
+
+    /// Moves a cursor; only in the transaction that applied what it covers (invariant I7).
+    pub(super) fn set_cursor(&mut self, site: SiteId, cursor: Cursor) -> Result<()> {
+        let number = self.site_num(site)?;
+        self.conn
+            .prepare_cached(
+                "INSERT INTO __wavesync_cursor(site, boot, seq, high) VALUES(?1, ?2, ?3, ?4)
+                 ON CONFLICT(site) DO UPDATE SET
+                 boot = excluded.boot, seq = excluded.seq, high = excluded.high",
+            )?
+            .execute(params![number.0, cursor.boot.0, cursor.seq.0, cursor.high.0])?;
+        Ok(())
+    }
+
+    /// Records this start of an engine (rule P13).
+    pub fn append_boot(&mut self, boot: Boot) -> Result<()> {
+        let seq = self.log_end()?;
+        let own = self.own_site()?;
+        let stamp = self.seen(own)?;
+        self.conn.execute(
+            "INSERT INTO __wavesync_boot(nonce, seq, stamp) VALUES(?1, ?2, ?3)",
+            params![boot.0, seq.0, stamp.0],
+        )?;
+        self.conn.execute(
+            "DELETE FROM __wavesync_boot WHERE ord <= (SELECT max(ord) FROM __wavesync_boot) - ?1",
+            [crate::limits::BOOTS_MAX as i64],
+        )?;
+        Ok(())
+    }
+
+    /// Whether a cursor that a peer holds for this replica lies on the branch that this file
+    /// continues: its boot is known and its `high` is not beyond that boot's end.
+    pub fn cursor_is_ours(&self, cursor: Cursor) -> Result<bool> {
+        if cursor.boot == Boot(0) {
+            return Ok(true);
+        }
+        let order: Option<i64> = self
+            .conn
+            .prepare_cached("SELECT ord FROM __wavesync_boot WHERE nonce = ?1")?
+            .query_row([cursor.boot.0], |row| row.get(0))
+            .optional()?;
+        let Some(order) = order else { return Ok(false) };
+        let next: Option<i64> = self
+            .conn
+            .prepare_cached("SELECT seq FROM __wavesync_boot WHERE ord > ?1 ORDER BY ord LIMIT 1")?
+            .query_row([order], |row| row.get(0))
+            .optional()?;
+        let end = match next {
+            Some(end) => Seq(end),
+            None => self.log_end()?,
+        };
+        Ok(cursor.high <= end)
+    }
+}

@@ -1,0 +1,315 @@
+//! The messages of the protocol; one struct and one kind number each.
+
+use serde::{Deserialize, Serialize};
+
+use crate::auth::{Greeting, Opened, Proof};
+use crate::ids::{Boot, Cursor, Seq, SiteId, Stamp};
+use crate::limits;
+use crate::store::adopt::TableSchema;
+use crate::store::vector::Vector;
+use crate::{Error, Result};
+
+/// Kinds of unsealed frames, which only start a stream.
+pub mod plain {
+    /// A [`super::Greeting`]: opens a handshake.
+    pub const GREETING: u8 = 1;
+    /// A [`super::Answer`].
+    pub const ANSWER: u8 = 2;
+    /// A [`super::Proof`].
+    pub const PROOF: u8 = 3;
+    /// A [`super::Refusal`].
+    pub const REFUSAL: u8 = 4;
+    /// An [`super::Attach`]: the stream belongs to a proven session.
+    pub const ATTACH: u8 = 5;
+}
+
+/// Kinds of sealed messages.
+pub mod sealed {
+    /// A [`super::Hello`].
+    pub const HELLO: u8 = 16;
+    /// A [`super::State`].
+    pub const STATE: u8 = 17;
+    /// A list of [`super::TableSchema`].
+    pub const SCHEMA: u8 = 18;
+    /// A [`super::PushMessage`].
+    pub const PUSH: u8 = 19;
+    /// A [`super::Request`].
+    pub const REQUEST: u8 = 32;
+    /// A [`super::Chunk`].
+    pub const CHUNK: u8 = 33;
+    /// Permission for one more chunk; no content.
+    pub const CREDIT: u8 = 34;
+    /// The responder ends a pass; a [`super::Refusal`].
+    pub const ABORT: u8 = 35;
+}
+
+/// The acceptor's answer in the handshake.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Answer {
+    /// Its greeting.
+    pub greeting: Greeting,
+    /// Its proof.
+    pub proof: Proof,
+}
+
+/// Why a stream is given up.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Refusal {
+    /// A [`RefusalCode`] as a number; unknown ones are read as "other".
+    pub code: u8,
+}
+
+/// Reasons that travel; details stay in the events of the side that has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalCode {
+    /// The proof did not fit: another topic or passphrase.
+    Auth,
+    /// Another version of the protocol.
+    Version,
+    /// Anything else.
+    Other,
+}
+
+impl RefusalCode {
+    /// The number that travels.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Auth => 1,
+            Self::Version => 2,
+            Self::Other => 0,
+        }
+    }
+
+    /// The reason behind a number.
+    #[must_use]
+    pub fn from_number(number: u8) -> Self {
+        match number {
+            1 => Self::Auth,
+            2 => Self::Version,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// First frame of a further stream of a session. Not secret and not trusted: a stream whose seals
+/// do not fit is given up.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Attach {
+    /// Public name of the session.
+    #[serde(with = "serde_bytes")]
+    pub session: [u8; 8],
+    /// Number of the stream in it; never used twice.
+    pub stream: u64,
+}
+
+/// Who a peer is and what it has; first message after the handshake, in both directions.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Hello {
+    /// Optional abilities, one bit each; unknown ones are ignored.
+    pub features: u64,
+    /// Its site id.
+    pub site: SiteId,
+    /// What its user calls it.
+    pub name: String,
+    /// It creates tables that it lacks, so it wants to be told the schema.
+    pub wants_schema: bool,
+    /// What it has.
+    pub state: State,
+}
+
+/// What a peer has, read in one transaction without unfolded rows (rules P5, P11).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Its current boot.
+    pub boot: Boot,
+    /// Its folded end.
+    pub end: Seq,
+    /// Its version vector.
+    pub vector: VectorList,
+    /// Its vector of applied changes, where it differs: changes that are held back.
+    pub applied: VectorList,
+    /// Every write event in its rows is covered by its vector (rule P12).
+    pub closed: bool,
+    /// How far it has read the log of the peer to whom this is sent.
+    pub cursor: Cursor,
+}
+
+/// A version vector as it travels.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct VectorList(Vec<(SiteId, Stamp, Boot)>);
+
+impl From<&Vector> for VectorList {
+    fn from(vector: &Vector) -> Self {
+        Self(vector.0.iter().map(|(site, (stamp, boot))| (*site, *stamp, *boot)).collect())
+    }
+}
+
+impl VectorList {
+    /// The vector, if its entries are possible.
+    ///
+    /// # Errors
+    /// [`Error::Protocol`] for absurd stamps or too many sites.
+    pub fn check(&self) -> Result<Vector> {
+        if self.0.len() > limits::VECTOR_MAX_SITES {
+            return Err(Error::protocol("a version vector has too many sites"));
+        }
+        let mut vector = Vector::default();
+        for (site, stamp, boot) in &self.0 {
+            if !(-limits::STAMP_MS_MAX..=limits::STAMP_MAX).contains(&stamp.0) {
+                return Err(Error::protocol("a version vector has an absurd stamp"));
+            }
+            if vector.0.insert(*site, (*stamp, *boot)).is_some() {
+                return Err(Error::protocol("a version vector names a site twice"));
+            }
+        }
+        Ok(vector)
+    }
+}
+
+/// A commit of one site, sent to everybody connected.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PushMessage {
+    /// Who wrote it.
+    pub site: SiteId,
+    /// Under which boot.
+    pub boot: Boot,
+    /// The receiver must have everything of `site` up to here.
+    pub prev: Stamp,
+    /// And has everything up to here afterwards.
+    pub upto: Stamp,
+    /// A row batch.
+    #[serde(with = "serde_bytes")]
+    pub rows: Vec<u8>,
+}
+
+/// Opens a catch-up.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// What the requester has.
+    pub vector: VectorList,
+    /// Its vector of applied changes, where it differs.
+    pub applied: VectorList,
+    /// How far it has read the responder's log.
+    pub cursor: Cursor,
+}
+
+/// A piece of the responder's log.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Chunk {
+    /// The log position it starts after.
+    pub from: Seq,
+    /// The log position that it reaches.
+    pub to: Seq,
+    /// The responder's boot.
+    pub boot: Boot,
+    /// The responder's folded end when it was read.
+    pub high: Seq,
+    /// A row batch.
+    #[serde(with = "serde_bytes")]
+    pub rows: Vec<u8>,
+    /// With the last chunk, the responder's vector as of the same transaction (rule P9).
+    pub vector: Option<VectorList>,
+    /// The pass ends with this chunk.
+    pub last: bool,
+    /// As in [`State::closed`], with the last chunk.
+    pub closed: bool,
+}
+
+/// A sealed message, decoded and checked.
+#[derive(Debug)]
+pub enum Message {
+    /// See [`Hello`].
+    Hello(Hello),
+    /// See [`State`].
+    State(State),
+    /// See [`TableSchema`].
+    Schema(Vec<TableSchema>),
+    /// See [`PushMessage`].
+    Push(PushMessage),
+    /// See [`Request`].
+    Request(Request),
+    /// See [`Chunk`].
+    Chunk(Chunk),
+    /// Permission for one more chunk.
+    Credit,
+    /// The responder ended the pass.
+    Abort(RefusalCode),
+    /// A kind that this version does not know; to be skipped.
+    Unknown,
+}
+
+impl Message {
+    /// Decodes an opened message.
+    ///
+    /// # Errors
+    /// [`Error::Protocol`] if its body is not what its kind says or a number is absurd.
+    pub fn decode(opened: &Opened) -> Result<Self> {
+        let body = &opened.body[..];
+        Ok(match opened.kind {
+            sealed::HELLO => {
+                let hello: Hello = super::decode(body)?;
+                if hello.name.len() > limits::REPLICA_NAME_MAX_BYTES {
+                    return Err(Error::protocol("a replica's name is too long"));
+                }
+                check_state(&hello.state)?;
+                Self::Hello(hello)
+            }
+            sealed::STATE => {
+                let state: State = super::decode(body)?;
+                check_state(&state)?;
+                Self::State(state)
+            }
+            sealed::SCHEMA => Self::Schema(super::decode(body)?),
+            sealed::PUSH => {
+                let push: PushMessage = super::decode(body)?;
+                let possible = push.prev < push.upto && push.upto.0 <= limits::STAMP_MAX;
+                if !possible || push.upto.is_base() {
+                    return Err(Error::protocol("a push covers an impossible range"));
+                }
+                Self::Push(push)
+            }
+            sealed::REQUEST => {
+                let request: Request = super::decode(body)?;
+                check_cursor(request.cursor)?;
+                request.vector.check()?;
+                Self::Request(request)
+            }
+            sealed::CHUNK => {
+                let chunk: Chunk = super::decode(body)?;
+                let order =
+                    Seq(0) <= chunk.from && chunk.from <= chunk.to && chunk.to <= chunk.high;
+                if !order || chunk.high.0 > limits::SEQ_MAX {
+                    return Err(Error::protocol("a chunk covers an impossible range"));
+                }
+                chunk.vector.iter().try_for_each(|vector| vector.check().map(|_| ()))?;
+                Self::Chunk(chunk)
+            }
+            sealed::CREDIT => Self::Credit,
+            sealed::ABORT => {
+                Self::Abort(RefusalCode::from_number(super::decode::<Refusal>(body)?.code))
+            }
+            _ => Self::Unknown,
+        })
+    }
+}
+
+fn check_state(state: &State) -> Result<()> {
+    state.vector.check()?;
+    state.applied.check()?;
+    check_cursor(state.cursor)?;
+    if state.end < Seq(0) || state.end.0 > limits::SEQ_MAX {
+        return Err(Error::protocol("a log end is absurd"));
+    }
+    Ok(())
+}
+
+fn check_cursor(cursor: Cursor) -> Result<()> {
+    let possible = Seq(0) <= cursor.seq && cursor.seq <= cursor.high;
+    if !possible || cursor.high.0 > limits::SEQ_MAX || (cursor.boot == Boot(0) && cursor.seq.0 != 0)
+    {
+        return Err(Error::protocol("a cursor is impossible"));
+    }
+    Ok(())
+}

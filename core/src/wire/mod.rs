@@ -1,0 +1,27 @@
+//! The wire format: messages as CBOR, row batches packed. See `docs/PROTOCOL.md`.
+//!
+//! The only place that names `serde_cbor`. Bytes are decoded into our own structs only, and must
+//! end where the value ends.
+
+pub mod message;
+pub mod rows;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::{Error, Result};
+
+/// Encodes a message body.
+pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>> {
+    serde_cbor::ser::to_vec_packed(value)
+        .map_err(|error| Error::protocol(format!("a message cannot be encoded: {error}")))
+}
+
+/// Decodes a message body.
+///
+/// # Errors
+/// [`Error::Protocol`] if the bytes are not exactly one such value.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    serde_cbor::from_slice(bytes)
+        .map_err(|error| Error::protocol(format!("a message cannot be read: {error}")))
+}

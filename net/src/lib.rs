@@ -1,6 +1,7 @@
 //! The wavesync network: libp2p connections, streams of frames, and finding peers in the local
 //! network. It moves bytes between peers and knows nothing of tables, keys or the sync protocol.
 
+pub mod driver;
 mod error;
 mod lan;
 mod network;

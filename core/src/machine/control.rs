@@ -94,6 +94,7 @@ impl Machine {
     }
 
     pub(super) fn stream_closed(&mut self, id: StreamId) {
+        self.congested.remove(&id);
         let Some(stream) = self.streams.remove(&id) else { return };
         self.inbox.retain(|(waiting, _)| *waiting != id);
         let Some(peer) = self.peers.get_mut(&stream.peer) else { return };
@@ -472,7 +473,11 @@ impl Machine {
             let known: Vec<PeerId> = self
                 .peers
                 .iter()
-                .filter(|(id, peer)| peer.known.is_some() && !greetings.contains(id))
+                .filter(|(id, peer)| {
+                    let congested =
+                        peer.control.is_some_and(|stream| self.congested.contains(&stream));
+                    peer.known.is_some() && !greetings.contains(id) && !congested
+                })
                 .map(|(id, _)| id.clone())
                 .collect();
             for id in known {

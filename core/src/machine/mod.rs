@@ -12,7 +12,7 @@ mod peer;
 mod push;
 mod status;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::auth::{GroupKey, Opened};
 use crate::ids::Millis;
@@ -78,6 +78,11 @@ pub enum Input {
     },
     /// A stream is gone. A cut can look like a clean end, so nothing is concluded from that.
     Closed {
+        /// Which.
+        stream: StreamId,
+    },
+    /// The queue of a stream that was reported by [`Machine::congested`] is short again.
+    Drained {
         /// Which.
         stream: StreamId,
     },
@@ -194,6 +199,8 @@ pub struct Machine {
     last_error: Option<String>,
     /// Streams of catch-ups whose request is still to be sent.
     asking: Vec<StreamId>,
+    /// Streams whose queue is long.
+    congested: BTreeSet<StreamId>,
     /// The time of the input that is being handled.
     seen_at: Millis,
 }
@@ -226,6 +233,7 @@ impl Machine {
             importing: true,
             last_error: None,
             asking: Vec::new(),
+            congested: BTreeSet::new(),
             seen_at: Millis(0),
         }
     }
@@ -255,6 +263,11 @@ impl Machine {
                 }
             }
             Input::Frame { stream, bytes } => self.frame(now, stream, &bytes),
+            Input::Drained { stream } => {
+                self.congested.remove(&stream);
+                self.own_dirty = true;
+                self.announced = None;
+            }
             Input::Closed { stream } => self.stream_closed(stream),
             Input::RoundTrip { peer, millis } => {
                 if let Some(peer) = self.peers.get_mut(&peer) {
@@ -265,6 +278,12 @@ impl Machine {
             Input::Timer => {}
         }
         self.work(now, store);
+    }
+
+    /// The queue of a stream is long: nothing but answers goes there until it has drained. What is
+    /// left out is announced then, and fetched.
+    pub fn congested(&mut self, stream: StreamId) {
+        self.congested.insert(stream);
     }
 
     /// Takes what the driver has to do, in order.

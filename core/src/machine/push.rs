@@ -82,7 +82,9 @@ impl Machine {
             .peers
             .iter()
             .filter(|(id, peer)| {
+                let congested = peer.control.is_some_and(|stream| self.congested.contains(&stream));
                 Some(*id) != except
+                    && !congested
                     && peer.known.as_ref().is_some_and(|known| {
                         known.site != message.site && known.vector.get(message.site) < message.upto
                     })

@@ -1,0 +1,482 @@
+//! The one driver loop: it moves inputs to the protocol machine and outputs to the network, tells
+//! the machine the time, and shows a snapshot of everything to whoever asks.
+//!
+//! It decides when to dial and when to poll; what is said to whom is the machine's business.
+
+mod board;
+mod dialer;
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures::FutureExt;
+use smol::channel::{Receiver, Sender};
+use wavesync_core::auth::GroupKey;
+use wavesync_core::ids::Millis;
+use wavesync_core::machine::{Config, Event, Input, Level, Machine, Output, PeerId, StreamId};
+use wavesync_core::store::Store;
+use wavesync_core::store::identity::{FileIdentity, Identity};
+
+pub use board::{Board, LoggedEvent, Snapshot};
+
+use crate::network;
+use crate::{NetError, Network, PeerKey};
+use dialer::Dialer;
+
+/// The file is asked for commits this often while there are some, in milliseconds.
+const POLL_BUSY_MS: u64 = 2;
+/// The file is asked for commits this often when it was quiet, in milliseconds.
+const POLL_IDLE_MS: u64 = 20;
+/// After this long without a commit the file counts as quiet, in milliseconds.
+const BUSY_FOR_MS: u64 = 2_000;
+/// A snapshot is shown at most this often unless somebody waits for one, in milliseconds.
+const PUBLISH_INTERVAL_MS: u64 = 25;
+/// What was just committed is given this long to reach others before the engine stops.
+const FLUSH_MAX_MS: u64 = 300;
+/// Closing the connections takes at most this long.
+const SHUTDOWN_MAX_MS: u64 = 400;
+
+/// How an engine takes part in the network.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The group's key.
+    pub key: GroupKey,
+    /// The group's name, for the snapshot.
+    pub topic: String,
+    /// What the user calls this replica.
+    pub name: String,
+    /// Multiaddresses to listen at; empty for every interface on a free port.
+    pub listen: Vec<String>,
+    /// Multiaddresses of members to stay connected with.
+    pub peers: Vec<String>,
+    /// Look for members in the local network and be found there.
+    pub lan: bool,
+}
+
+/// Asks a running engine for something. Cheap to clone; never blocks.
+#[derive(Clone)]
+pub struct Control {
+    sender: Sender<Command>,
+}
+
+#[derive(Debug)]
+enum Command {
+    Dial(String),
+    Committed(u64),
+    Pause,
+    Resume,
+    Stop,
+}
+
+impl Control {
+    /// A control and the end that the engine listens at.
+    #[must_use]
+    pub fn new() -> (Self, Inbox) {
+        let (sender, receiver) = smol::channel::unbounded();
+        (Self { sender }, Inbox { receiver })
+    }
+
+    fn send(&self, command: Command) {
+        // A closed channel means that the engine has ended, which the board tells.
+        let _ = self.sender.try_send(command);
+    }
+
+    /// Connects to a multiaddress and stays connected with it.
+    pub fn dial(&self, address: &str) {
+        self.send(Command::Dial(address.to_owned()));
+    }
+
+    /// Something was committed; the board shows `token` once it has been taken in.
+    pub fn committed(&self, token: u64) {
+        self.send(Command::Committed(token));
+    }
+
+    /// Leaves the network; local changes go on being recorded.
+    pub fn pause(&self) {
+        self.send(Command::Pause);
+    }
+
+    /// Returns to the network.
+    pub fn resume(&self) {
+        self.send(Command::Resume);
+    }
+
+    /// Sends what waits and ends the engine.
+    pub fn stop(&self) {
+        self.send(Command::Stop);
+    }
+}
+
+/// The engine's end of a [`Control`].
+pub struct Inbox {
+    receiver: Receiver<Command>,
+}
+
+/// What an engine runs on.
+pub struct Parts {
+    /// The database.
+    pub store: Store,
+    /// Who this replica is, as [`Store::start`] told.
+    pub identity: Identity,
+    /// How it takes part.
+    pub settings: Settings,
+    /// Commands.
+    pub inbox: Inbox,
+    /// Where the snapshot is shown.
+    pub board: Board,
+}
+
+/// Milliseconds since 1970.
+#[must_use]
+pub fn now() -> Millis {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    Millis(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Fills a buffer from the system's random source.
+///
+/// # Panics
+/// If the system has none; nothing safe can be done then.
+pub fn random(buffer: &mut [u8]) {
+    getrandom::fill(buffer).expect("the operating system gives random bytes");
+}
+
+/// What tells this file from a copy of it: device and inode. The file is not opened, because
+/// closing it again would drop the locks that SQLite holds on it.
+///
+/// # Errors
+/// If the file cannot be found.
+pub fn file_identity(path: &PathBuf) -> std::io::Result<FileIdentity> {
+    let meta = std::fs::metadata(path)?;
+    #[cfg(unix)]
+    let text = {
+        use std::os::unix::fs::MetadataExt;
+        format!("{:x}:{:x}", meta.dev(), meta.ino())
+    };
+    #[cfg(not(unix))]
+    let text = format!("{}:{:?}", path.display(), meta.created().ok());
+    Ok(FileIdentity(text))
+}
+
+/// Runs an engine on this thread until it is stopped.
+///
+/// # Errors
+/// If the network cannot start at all, for example because an address cannot be understood.
+pub fn run(parts: Parts) -> Result<(), NetError> {
+    let Parts { store, identity, settings, inbox, board } = parts;
+    let network = start_network(&settings, &identity)?;
+    let own_peer = PeerId(network.local_peer().as_bytes().to_vec());
+    let config = Config { key: settings.key.clone(), own_peer, name: settings.name.clone() };
+    let site = identity.site;
+    let machine = Machine::new(config, identity.clone(), Box::new(random));
+    let dialer = Dialer::new(&settings.peers, now());
+    board.update(|snapshot| {
+        snapshot.topic.clone_from(&settings.topic);
+        snapshot.site = Some(site);
+        snapshot.peer = network.local_peer().to_string();
+        "running".clone_into(&mut snapshot.state);
+    });
+    let lan_error = network.lan_error();
+    let mut driver = Driver {
+        network: Some(network),
+        machine,
+        store,
+        identity,
+        settings,
+        dialer,
+        board,
+        busy_until: Millis(0),
+        poll_at: Millis(0),
+        published_at: Millis(0),
+        token: 0,
+        stopping: None,
+    };
+    if let Some(reason) = lan_error {
+        driver.warn("lan", &format!("members in the local network are not found: {reason}"));
+    }
+    smol::block_on(driver.drive(inbox));
+    Ok(())
+}
+
+fn start_network(settings: &Settings, identity: &Identity) -> Result<Network, NetError> {
+    Network::new(network::Config {
+        identity: identity.secret,
+        listen: settings.listen.clone(),
+        lan_tag: settings.lan.then(|| settings.key.lan_tag()),
+    })
+}
+
+struct Driver {
+    /// Absent while paused.
+    network: Option<Network>,
+    machine: Machine,
+    store: Store,
+    identity: Identity,
+    settings: Settings,
+    dialer: Dialer,
+    board: Board,
+    busy_until: Millis,
+    poll_at: Millis,
+    published_at: Millis,
+    /// Newest token of [`Control::committed`] that was taken in.
+    token: u64,
+    stopping: Option<Millis>,
+}
+
+enum Turn {
+    Event(network::Event),
+    Command(Option<Command>),
+    Time,
+}
+
+impl Driver {
+    async fn drive(mut self, inbox: Inbox) {
+        loop {
+            let turn = self.next_turn(&inbox).await;
+            let now = now();
+            match turn {
+                Turn::Event(event) => self.event(now, event),
+                Turn::Command(Some(command)) => self.command(now, command).await,
+                // Whoever held the control is gone.
+                Turn::Command(None) => self.stop(now),
+                Turn::Time => self.feed(now, Input::Timer),
+            }
+            self.poll(now);
+            self.dial(now);
+            self.publish(now);
+            if let Some(deadline) = self.stopping
+                && (now >= deadline || self.machine.progress().caught_up || self.network.is_none())
+            {
+                break;
+            }
+        }
+        if let Some(network) = self.network.take() {
+            network.shutdown(Duration::from_millis(SHUTDOWN_MAX_MS)).await;
+        }
+        self.board.update(|snapshot| {
+            "stopped".clone_into(&mut snapshot.state);
+            snapshot.peers.clear();
+            snapshot.listen.clear();
+        });
+    }
+
+    async fn next_turn(&mut self, inbox: &Inbox) -> Turn {
+        let now = now();
+        let mut wake = self.machine.next_wake().min(self.poll_at);
+        if self.network.is_some() {
+            wake = wake.min(self.dialer.next_try());
+        }
+        if self.board.is_stale() {
+            wake = wake.min(self.published_at.plus(PUBLISH_INTERVAL_MS));
+        }
+        if let Some(deadline) = self.stopping {
+            wake = wake.min(deadline);
+        }
+        let timer = smol::Timer::after(Duration::from_millis(wake.since(now)));
+        let event = async {
+            match &mut self.network {
+                Some(network) => network.next_event().await,
+                None => futures::future::pending().await,
+            }
+        };
+        futures::select_biased! {
+            event = event.fuse() => Turn::Event(event),
+            command = inbox.receiver.recv().fuse() => Turn::Command(command.ok()),
+            _ = futures::FutureExt::fuse(timer) => Turn::Time,
+        }
+    }
+
+    async fn command(&mut self, now: Millis, command: Command) {
+        match command {
+            Command::Dial(address) => self.dialer.add(&address, now),
+            Command::Committed(token) => {
+                self.token = self.token.max(token);
+                self.feed(now, Input::Committed);
+            }
+            Command::Pause => {
+                if let Some(network) = self.network.take() {
+                    network.shutdown(Duration::from_millis(SHUTDOWN_MAX_MS)).await;
+                }
+                for peer in self.machine.peers() {
+                    self.feed(now, Input::Disconnected { peer: peer.peer });
+                }
+                self.board.update(|snapshot| "paused".clone_into(&mut snapshot.state));
+            }
+            Command::Resume if self.network.is_none() => {
+                match start_network(&self.settings, &self.identity) {
+                    Ok(network) => {
+                        self.network = Some(network);
+                        self.dialer.restart(now);
+                        self.board.update(|snapshot| "running".clone_into(&mut snapshot.state));
+                    }
+                    Err(error) => self.warn("network", &error.to_string()),
+                }
+            }
+            Command::Resume => {}
+            Command::Stop => self.stop(now),
+        }
+    }
+
+    fn stop(&mut self, now: Millis) {
+        if self.stopping.is_none() {
+            self.stopping = Some(now.plus(FLUSH_MAX_MS));
+            self.feed(now, Input::Committed);
+        }
+    }
+
+    fn event(&mut self, now: Millis, event: network::Event) {
+        use network::Event as Net;
+        let input = match event {
+            Net::Connected { peer, address, relayed, .. } => {
+                self.dialer.connected(&address, now);
+                Input::Connected { peer: core_id(&peer), address, relayed }
+            }
+            Net::PathChanged { peer, address, relayed } => {
+                Input::PathChanged { peer: core_id(&peer), address, relayed }
+            }
+            Net::Disconnected { peer } => {
+                self.dialer.disconnected(now);
+                Input::Disconnected { peer: core_id(&peer) }
+            }
+            Net::StreamOpened { peer, stream, token } => {
+                Input::Opened { peer: core_id(&peer), stream: StreamId(stream.0), token }
+            }
+            Net::OpenFailed { peer, token, .. } => {
+                Input::OpenFailed { peer: core_id(&peer), token }
+            }
+            Net::Frame { stream, bytes } => Input::Frame { stream: StreamId(stream.0), bytes },
+            Net::Drained { stream } => Input::Drained { stream: StreamId(stream.0) },
+            Net::Closed { stream, .. } => Input::Closed { stream: StreamId(stream.0) },
+            Net::Rtt { peer, millis } => Input::RoundTrip { peer: core_id(&peer), millis },
+            Net::Listening { address } => {
+                self.log(now, Level::Info, "listening", &format!("listening on {address}"), "");
+                Input::Timer
+            }
+            Net::ListenFailed { address, reason } => {
+                let message = format!("cannot listen on {address}: {reason}");
+                let hint = "choose another port, or end the program that uses it";
+                self.log(now, Level::Warning, "listen_failed", &message, hint);
+                Input::Timer
+            }
+            Net::DialFailed { address, reason, .. } => {
+                if self.dialer.failed(&address, &reason, now) {
+                    let message = format!("cannot reach {address}: {reason}");
+                    let hint = "check the address and that the other side runs; it is tried again";
+                    self.log(now, Level::Warning, "dial_failed", &message, hint);
+                }
+                Input::Timer
+            }
+            Net::Discovered { peer, addresses } => {
+                if let Some(network) = &mut self.network {
+                    // Nonsense in a stranger's announcement is not worth an event.
+                    let _ = network.dial_peer(&peer, &addresses);
+                }
+                Input::Timer
+            }
+        };
+        self.feed(now, input);
+    }
+
+    /// Gives the machine an input and carries out what it wants.
+    fn feed(&mut self, now: Millis, input: Input) {
+        self.machine.handle(now, input, &mut self.store);
+        for output in self.machine.take_outputs() {
+            let Some(network) = &mut self.network else {
+                if let Output::Event(event) = output {
+                    self.board.log(now, event);
+                }
+                continue;
+            };
+            match output {
+                Output::OpenStream { peer, token } => {
+                    if let Ok(peer) = PeerKey::from_bytes(&peer.0) {
+                        network.open_stream(&peer, token);
+                    }
+                }
+                Output::Send { stream, frame } => {
+                    let id = crate::StreamId(stream.0);
+                    network.send(id, frame);
+                    if network.queued_bytes(id) > crate::OUTBOUND_QUEUE_HIGH_BYTES {
+                        self.machine.congested(stream);
+                    }
+                }
+                Output::Close { stream } => network.close_stream(crate::StreamId(stream.0)),
+                Output::Disconnect { peer } => {
+                    if let Ok(peer) = PeerKey::from_bytes(&peer.0) {
+                        network.disconnect(&peer);
+                    }
+                }
+                Output::Event(event) => self.board.log(now, event),
+            }
+        }
+        self.board.touch();
+    }
+
+    /// Asks the file whether anybody committed.
+    fn poll(&mut self, now: Millis) {
+        if self.poll_at > now {
+            return;
+        }
+        if self.store.committed_elsewhere().unwrap_or(true) {
+            self.busy_until = now.plus(BUSY_FOR_MS);
+            self.feed(now, Input::Committed);
+        }
+        let interval = if self.busy_until > now { POLL_BUSY_MS } else { POLL_IDLE_MS };
+        self.poll_at = now.plus(interval);
+    }
+
+    fn dial(&mut self, now: Millis) {
+        let Some(network) = &mut self.network else { return };
+        for address in self.dialer.due(now) {
+            if let Err(error) = network.dial(&address) {
+                let reason = error.to_string();
+                if self.dialer.failed(&address, &reason, now) {
+                    self.board.log(
+                        now,
+                        Event {
+                            level: Level::Warning,
+                            code: "dial_failed",
+                            message: reason,
+                            hint: "check the address".into(),
+                            peer: None,
+                        },
+                    );
+                }
+            }
+        }
+    }
+
+    fn publish(&mut self, now: Millis) {
+        let due = now.since(self.published_at) >= PUBLISH_INTERVAL_MS;
+        if !self.board.is_stale() || !(due || self.board.has_waiters()) {
+            return;
+        }
+        self.published_at = now;
+        let mut progress = self.machine.progress();
+        progress.caught_up &= !self.dialer.is_trying();
+        let (parked, conflicts) = self.store.conflict_counts().unwrap_or_default();
+        let listen = self.network.as_ref().map(Network::listen_addresses).unwrap_or_default();
+        let peers = self.machine.peers();
+        let token = self.token;
+        self.board.publish(|snapshot| {
+            snapshot.progress = progress;
+            snapshot.peers = peers;
+            snapshot.listen = listen;
+            (snapshot.parked, snapshot.conflicts) = (parked, conflicts);
+            snapshot.token = token;
+        });
+    }
+
+    fn warn(&mut self, code: &'static str, message: &str) {
+        self.log(now(), Level::Warning, code, message, "");
+    }
+
+    fn log(&mut self, now: Millis, level: Level, code: &'static str, message: &str, hint: &str) {
+        let (message, hint) = (message.to_owned(), hint.to_owned());
+        self.board.log(now, Event { level, code, message, hint, peer: None });
+    }
+}
+
+fn core_id(peer: &PeerKey) -> PeerId {
+    PeerId(peer.as_bytes().to_vec())
+}

@@ -1,0 +1,133 @@
+//! The board: where a running engine shows what is going on, to be read from other threads.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use wavesync_core::ids::{Millis, SiteId};
+use wavesync_core::limits;
+use wavesync_core::machine::{Event, PeerReport, Progress};
+
+/// An event and when it happened.
+#[derive(Clone, Debug)]
+pub struct LoggedEvent {
+    /// When.
+    pub at: Millis,
+    /// What.
+    pub event: Event,
+}
+
+/// What an engine last showed.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The group.
+    pub topic: String,
+    /// This replica's site id.
+    pub site: Option<SiteId>,
+    /// This replica's peer id, in base58.
+    pub peer: String,
+    /// `starting`, `waiting`, `running`, `paused`, `stopped` or `failed`.
+    pub state: String,
+    /// Where it listens, with real ports.
+    pub listen: Vec<String>,
+    /// It is the one engine of this file among all processes.
+    pub leader: bool,
+    /// How far it is.
+    pub progress: Progress,
+    /// Connected peers.
+    pub peers: Vec<PeerReport>,
+    /// Parked rows.
+    pub parked: i64,
+    /// Kept conflicts.
+    pub conflicts: i64,
+    /// Recent events, oldest first.
+    pub events: VecDeque<LoggedEvent>,
+    /// Newest token of [`super::Control::committed`] whose commits were taken in.
+    pub token: u64,
+    /// Why it failed, if it did.
+    pub failure: String,
+}
+
+/// A board; clones show the same.
+#[derive(Clone, Default)]
+pub struct Board {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    snapshot: Mutex<Snapshot>,
+    changed: Condvar,
+    stale: AtomicBool,
+    waiters: AtomicUsize,
+}
+
+impl Board {
+    fn lock(&self) -> MutexGuard<'_, Snapshot> {
+        // A panic elsewhere cannot leave a snapshot half written in a way that matters.
+        self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A copy of what is shown.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.lock().clone()
+    }
+
+    /// Changes what is shown and wakes whoever waits.
+    pub fn update(&self, change: impl FnOnce(&mut Snapshot)) {
+        change(&mut self.lock());
+        self.shared.changed.notify_all();
+    }
+
+    /// Adds an event, also to the trace.
+    pub fn log(&self, at: Millis, event: Event) {
+        tracing::debug!(code = event.code, message = %event.message, "event");
+        self.update(|snapshot| {
+            if snapshot.events.len() >= limits::EVENTS_MAX {
+                snapshot.events.pop_front();
+            }
+            snapshot.events.push_back(LoggedEvent { at, event });
+        });
+    }
+
+    /// Waits until the snapshot satisfies a condition; `false` if the time was over first.
+    #[must_use]
+    pub fn wait(&self, timeout: Duration, condition: impl Fn(&Snapshot) -> bool) -> bool {
+        let deadline = Instant::now() + timeout;
+        self.shared.waiters.fetch_add(1, Ordering::SeqCst);
+        let mut snapshot = self.lock();
+        let met = loop {
+            if condition(&snapshot) {
+                break true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break false;
+            }
+            let woken = self.shared.changed.wait_timeout(snapshot, left);
+            snapshot = woken.unwrap_or_else(PoisonError::into_inner).0;
+        };
+        drop(snapshot);
+        self.shared.waiters.fetch_sub(1, Ordering::SeqCst);
+        met
+    }
+
+    pub(super) fn touch(&self) {
+        self.shared.stale.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_stale(&self) -> bool {
+        self.shared.stale.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn has_waiters(&self) -> bool {
+        self.shared.waiters.load(Ordering::SeqCst) > 0
+    }
+
+    pub(super) fn publish(&self, change: impl FnOnce(&mut Snapshot)) {
+        self.shared.stale.store(false, Ordering::SeqCst);
+        self.update(change);
+    }
+}

@@ -21,6 +21,8 @@ pub const CONTROL_MESSAGE_MAX_BYTES: usize = 4 * 1024 * 1024;
 pub const HANDSHAKE_MESSAGE_MAX_BYTES: usize = 1024;
 /// LZ4 cannot expand a block by more than this, so a larger claim is a lie.
 pub const COMPRESSION_MAX_RATIO: usize = 255;
+/// Log entries that one test for uncovered rows looks at (rule P12).
+pub const OPEN_TEST_MAX_ENTRIES: usize = 20_000;
 /// Local rows that are sent at once as a push; a larger fold is announced and fetched.
 pub const PUSH_MAX_ROWS: usize = 256;
 /// Encoded size of a push; a larger one is announced and fetched.
@@ -81,3 +83,31 @@ pub const TOPIC_MAX_BYTES: usize = 256;
 pub const PASSPHRASE_MAX_BYTES: usize = 1_024;
 /// A replica's own name, as shown to other members.
 pub const REPLICA_NAME_MAX_BYTES: usize = 64;
+
+/// How much one transaction or message takes at most, for a [`crate::store::Store`]. Real replicas
+/// use the constants; the simulator makes them tiny, so that few rows already need many pieces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// See [`CHUNK_MAX_ROWS`].
+    pub chunk_rows: usize,
+    /// See [`CHUNK_SCAN_MAX_ENTRIES`].
+    pub chunk_scan_entries: usize,
+    /// See [`PUSH_MAX_ROWS`].
+    pub push_rows: usize,
+    /// See [`BACKFILL_BLOCK_ROWS`].
+    pub backfill_rows: usize,
+    /// See [`OPEN_TEST_MAX_ENTRIES`].
+    pub open_test_entries: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            chunk_rows: CHUNK_MAX_ROWS,
+            chunk_scan_entries: CHUNK_SCAN_MAX_ENTRIES,
+            push_rows: PUSH_MAX_ROWS,
+            backfill_rows: BACKFILL_BLOCK_ROWS,
+            open_test_entries: OPEN_TEST_MAX_ENTRIES,
+        }
+    }
+}

@@ -6,7 +6,7 @@
 mod board;
 mod dialer;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::FutureExt;
@@ -112,6 +112,27 @@ pub struct Inbox {
     receiver: Receiver<Command>,
 }
 
+impl Inbox {
+    /// Before an engine runs: waits for this long, and returns whether it was asked to stop (or
+    /// nobody can ask any more). Other commands are dropped; the engine will find what they meant.
+    #[must_use]
+    pub fn stopped_within(&self, time: Duration) -> bool {
+        let timer = smol::Timer::after(time);
+        smol::block_on(async {
+            let mut timer = futures::FutureExt::fuse(timer);
+            loop {
+                futures::select! {
+                    command = self.receiver.recv().fuse() => match command {
+                        Ok(Command::Stop) | Err(_) => return true,
+                        Ok(_) => {}
+                    },
+                    _ = timer => return false,
+                }
+            }
+        })
+    }
+}
+
 /// What an engine runs on.
 pub struct Parts {
     /// The database.
@@ -146,7 +167,7 @@ pub fn random(buffer: &mut [u8]) {
 ///
 /// # Errors
 /// If the file cannot be found.
-pub fn file_identity(path: &PathBuf) -> std::io::Result<FileIdentity> {
+pub fn file_identity(path: &Path) -> std::io::Result<FileIdentity> {
     let meta = std::fs::metadata(path)?;
     #[cfg(unix)]
     let text = {
@@ -244,9 +265,7 @@ impl Driver {
             self.poll(now);
             self.dial(now);
             self.publish(now);
-            if let Some(deadline) = self.stopping
-                && (now >= deadline || self.machine.progress().caught_up || self.network.is_none())
-            {
+            if self.stopping.is_some_and(|deadline| now >= deadline || self.is_flushed()) {
                 break;
             }
         }
@@ -258,6 +277,12 @@ impl Driver {
             snapshot.peers.clear();
             snapshot.listen.clear();
         });
+    }
+
+    /// Nothing is left that could be sent to somebody who is connected.
+    fn is_flushed(&self) -> bool {
+        let progress = self.machine.progress();
+        self.network.is_none() || progress.members == 0 || progress.caught_up
     }
 
     async fn next_turn(&mut self, inbox: &Inbox) -> Turn {
@@ -417,7 +442,7 @@ impl Driver {
         if self.poll_at > now {
             return;
         }
-        if self.store.committed_elsewhere().unwrap_or(true) {
+        if self.store.committed_elsewhere().unwrap_or(false) {
             self.busy_until = now.plus(BUSY_FOR_MS);
             self.feed(now, Input::Committed);
         }

@@ -8,7 +8,7 @@ mod network;
 mod streams;
 
 pub use error::NetError;
-pub use network::{Config, Event, Network, PeerKey};
+pub use network::{Config, Event, Network, PeerKey, check_address};
 pub use streams::{
     FRAME_PAYLOAD_MAX_BYTES, INBOUND_STREAMS_MAX, INBOUND_UNREAD_MAX_BYTES,
     OUTBOUND_QUEUE_HIGH_BYTES, OUTBOUND_QUEUE_LOW_BYTES, OUTBOUND_QUEUE_MAX_BYTES, PROTOCOL,

@@ -51,6 +51,14 @@ const SHUTDOWN_CLOSE_MAX_MILLISECONDS: u64 = 500;
 /// Listened at when the configuration names no address: every interface, a free port.
 const LISTEN_DEFAULT: [&str; 2] = ["/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0"];
 
+/// Checks that a text is a multiaddress, without using it.
+///
+/// # Errors
+/// [`NetError::Address`], which names the text and what is wrong with it.
+pub fn check_address(text: &str) -> Result<(), NetError> {
+    address::parse_target(text).map(|_| ())
+}
+
 /// What a network needs to start.
 #[derive(Clone)]
 pub struct Config {

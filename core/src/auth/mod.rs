@@ -9,7 +9,7 @@ mod key;
 
 pub use channel::{Channel, Opened};
 pub use handshake::{Accepting, Greeting, Offering, Proof, Session};
-pub use key::GroupKey;
+pub use key::{GroupKey, check_passphrase};
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;

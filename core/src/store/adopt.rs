@@ -42,7 +42,7 @@ impl Store {
             tx.refresh_schema()?;
             for name in &missing {
                 if tx.table_named(name).is_none_or(|table| table.shape.is_none()) {
-                    tx.track(name)?;
+                    tx.track_table(name)?;
                 }
             }
             tx.retry_after_schema_change()?;

@@ -11,7 +11,6 @@ use sha2::{Digest, Sha256};
 
 use crate::ids::Millis;
 use crate::ids::{Boot, ColumnNum, Dot, Seq, SiteId, Stamp, TableNum};
-use crate::limits;
 use crate::merge::Clock;
 use crate::store::clock::ClockRow;
 use crate::store::sql::{ident, ident_list, parameters};
@@ -79,7 +78,7 @@ impl Tx<'_> {
             }
         }
         self.store_folded_end()?;
-        if keys.len() < limits::BACKFILL_BLOCK_ROWS {
+        if keys.len() < self.bounds.backfill_rows {
             self.raise(birth.site, birth.stamp, Boot(0))?;
             self.test_openness()?;
             self.conn.execute(
@@ -123,7 +122,7 @@ impl Tx<'_> {
             key::expression(shape.form, &shape.key, "t.")?,
             ident(&shape.name)?,
             conditions.join(" AND "),
-            limits::BACKFILL_BLOCK_ROWS
+            self.bounds.backfill_rows
         );
         let mut statement = self.conn.prepare(&sql)?;
         let keys = statement

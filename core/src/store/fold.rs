@@ -64,7 +64,7 @@ impl Tx<'_> {
             count += block.len() as u64;
             for entry in &block {
                 self.fold_entry(entry, &mut hand)?;
-                if touched.len() <= limits::PUSH_MAX_ROWS {
+                if touched.len() <= self.bounds.push_rows {
                     touched.insert((entry.table, entry.key.clone()), ());
                 }
             }
@@ -208,7 +208,7 @@ impl Tx<'_> {
         prev: Stamp,
         keys: Vec<(TableNum, Value)>,
     ) -> Result<Option<crate::wire::rows::Batch>> {
-        if keys.len() > limits::PUSH_MAX_ROWS {
+        if keys.len() > self.bounds.push_rows {
             return Ok(None);
         }
         let mut builder = BatchBuilder::default();

@@ -84,7 +84,7 @@ impl Store {
                 None => Ok(()),
                 Some(names) => names.iter().try_for_each(|name| {
                     let known = tx.table_named(name).is_some_and(|table| table.shape.is_some());
-                    if known { Ok(()) } else { tx.track(name) }
+                    if known { Ok(()) } else { tx.track_table(name) }
                 }),
             }
         })

@@ -10,6 +10,7 @@ pub mod backfill;
 pub mod capture;
 pub mod changes;
 pub mod clock;
+pub mod export;
 pub mod fold;
 pub mod group;
 pub mod identity;
@@ -31,6 +32,7 @@ use rusqlite::types::{FromSql, ToSql};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::ids::{Millis, Seq, SiteId, TableNum};
+use crate::limits::Bounds;
 use crate::mutants::{self, Mutant};
 use crate::wire::rows::Batch;
 use crate::{Error, Result};
@@ -99,6 +101,7 @@ pub struct Store {
     pushes: VecDeque<Push>,
     effects: Effects,
     boot: crate::ids::Boot,
+    bounds: Bounds,
 }
 
 /// An open transaction; see [`Store::write`] and [`Store::folded`].
@@ -109,6 +112,7 @@ pub struct Tx<'a> {
     pushes: Vec<Push>,
     now: Millis,
     boot: crate::ids::Boot,
+    bounds: Bounds,
 }
 
 impl Store {
@@ -131,6 +135,7 @@ impl Store {
             pushes: VecDeque::new(),
             effects: Effects::default(),
             boot: crate::ids::Boot(0),
+            bounds: Bounds::default(),
         };
         if store.initialised()? {
             let format: i64 = meta(&store.conn, "format")?.unwrap_or(0);
@@ -142,6 +147,11 @@ impl Store {
             }
         }
         Ok(store)
+    }
+
+    /// Makes transactions and messages smaller than the constants say; for tests.
+    pub fn set_bounds(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
     }
 
     /// Whether wavesync's tables exist in this database.
@@ -201,6 +211,7 @@ impl Store {
             pushes: Vec::new(),
             now,
             boot: self.boot,
+            bounds: self.bounds,
         };
         let done = tx.prepare_to_write(fold).and_then(|()| body(&mut tx));
         let pushes = tx.pushes;
@@ -243,6 +254,7 @@ impl Store {
             pushes: Vec::new(),
             now,
             boot: self.boot,
+            bounds: self.bounds,
         };
         let done = body(&mut tx);
         self.effects = effects;

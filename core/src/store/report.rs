@@ -51,11 +51,16 @@ pub struct Conflict {
     pub parked: bool,
 }
 
+/// Whether wavesync's tables exist in a database.
+pub fn is_joined(conn: &Connection) -> Result<bool> {
+    Ok(conn
+        .prepare("SELECT 1 FROM main.sqlite_schema WHERE name = '__wavesync_table'")?
+        .exists([])?)
+}
+
 /// Every table and view of a database and whether it is synced.
 pub fn tables(conn: &Connection) -> Result<Vec<TableReport>> {
-    let joined = conn
-        .prepare("SELECT 1 FROM main.sqlite_schema WHERE name = '__wavesync_table'")?
-        .exists([])?;
+    let joined = is_joined(conn)?;
     let mut reports = Vec::new();
     for entry in shape::survey(conn)? {
         let report = match entry {

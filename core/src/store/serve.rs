@@ -89,8 +89,8 @@ impl Tx<'_> {
         let mut finished = true;
         while let Some(entry) = entries.next()? {
             let full = builder.bytes >= limits::CHUNK_TARGET_BYTES
-                || builder.rows >= limits::CHUNK_MAX_ROWS
-                || scanned >= limits::CHUNK_SCAN_MAX_ENTRIES;
+                || builder.rows >= self.bounds.chunk_rows
+                || scanned >= self.bounds.chunk_scan_entries;
             if full {
                 finished = false;
                 break;

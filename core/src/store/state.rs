@@ -8,9 +8,6 @@ use crate::store::vector::Vector;
 use crate::store::{Store, Tx, key};
 use crate::value::Value;
 
-/// Log entries that one test for openness looks at.
-const OPEN_TEST_ENTRIES: i64 = 20_000;
-
 /// End, vector and openness of this replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnState {
@@ -74,10 +71,11 @@ impl Tx<'_> {
     pub(super) fn test_openness(&mut self) -> Result<bool> {
         let Some(from) = self.meta::<i64>("open_from")? else { return Ok(false) };
         let vector = self.vector()?;
+        let most = self.bounds.open_test_entries;
         let mut statement = self.conn.prepare_cached(
             "SELECT seq, tbl, pk FROM __wavesync_log WHERE seq >= ?1 ORDER BY seq LIMIT ?2",
         )?;
-        let mut entries = statement.query(params![from, OPEN_TEST_ENTRIES])?;
+        let mut entries = statement.query(params![from, most as i64])?;
         let mut tested = 0;
         let mut reached = from;
         while let Some(entry) = entries.next()? {
@@ -98,7 +96,7 @@ impl Tx<'_> {
                 return Ok(false);
             }
         }
-        if tested < OPEN_TEST_ENTRIES {
+        if tested < most {
             self.conn.execute("DELETE FROM __wavesync_meta WHERE key = 'open_from'", [])?;
             return Ok(false);
         }

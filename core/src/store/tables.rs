@@ -8,12 +8,12 @@ use std::rc::Rc;
 
 use rusqlite::{OptionalExtension, params};
 
-use crate::ids::{ColumnNum, Seq, TableNum};
+use crate::ids::{ColumnNum, Millis, Seq, TableNum};
 use crate::limits;
 use crate::merge::KeyKind;
 use crate::store::shape::{KeyForm, Refusal, Shape, ShapeColumn};
 use crate::store::sql::{ident, ident_list, parameters};
-use crate::store::{Tx, capture, clock, key, shape};
+use crate::store::{Store, Tx, capture, clock, key, shape};
 use crate::value::Value;
 use crate::{Error, Result};
 
@@ -90,6 +90,28 @@ impl Table {
     }
 }
 
+impl Store {
+    /// Starts tracking a table: triggers and clock table now, existing rows by the back-fill.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there is no such table or it cannot be synced, with the fix.
+    pub fn track(&mut self, now: Millis, name: &str) -> Result<()> {
+        self.write(now, |tx| tx.track_table(name))
+    }
+
+    /// Stops tracking a table. What was recorded stays, so that it can be tracked again.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if the table is not tracked.
+    pub fn untrack(&mut self, now: Millis, name: &str) -> Result<()> {
+        self.write(now, |tx| {
+            // Otherwise the next look at the schema would track it again.
+            tx.set_meta("track_all", 0)?;
+            tx.untrack_table(name)
+        })
+    }
+}
+
 impl Tx<'_> {
     /// Brings what is known about tables in step with `sqlite_schema`: columns that came or went,
     /// tables that were dropped, created or rebuilt, triggers that are missing.
@@ -148,8 +170,8 @@ impl Tx<'_> {
         self.cache.tables.values().cloned().collect()
     }
 
-    /// Starts tracking a table: triggers and clock table now, existing rows by the back-fill.
-    pub fn track(&mut self, name: &str) -> Result<()> {
+    /// As [`Store::track`], inside a transaction: triggers and clock table now, existing rows by the back-fill.
+    pub(super) fn track_table(&mut self, name: &str) -> Result<()> {
         match shape::find(self.conn, name)? {
             None => Err(Error::Argument(format!("there is no table {}", ident(name)?))),
             Some(Err(Refusal { name, reason })) => {
@@ -163,8 +185,7 @@ impl Tx<'_> {
         }
     }
 
-    /// Stops tracking a table. What was recorded stays, so that it can be tracked again.
-    pub fn untrack(&mut self, name: &str) -> Result<()> {
+    fn untrack_table(&mut self, name: &str) -> Result<()> {
         let table = self.table_named(name).filter(|table| table.shape.is_some());
         let Some(table) = table else {
             return Err(Error::Argument(format!("table {} is not tracked", ident(name)?)));

@@ -42,3 +42,9 @@ impl From<rusqlite::Error> for SqlError {
         Self::new(format!("wavesync: SQLite said: {error}"))
     }
 }
+
+impl From<wavesync_core::Error> for SqlError {
+    fn from(error: wavesync_core::Error) -> Self {
+        Self::new(format!("wavesync: {error}"))
+    }
+}

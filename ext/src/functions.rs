@@ -1,0 +1,346 @@
+//! The SQL functions: arguments in, a value or an error that says what to do out.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rusqlite::types::Value;
+use wavesync_core::auth::check_passphrase;
+use wavesync_core::ids::Seq;
+use wavesync_core::store::Store;
+use wavesync_core::store::group::Join;
+use wavesync_net::driver;
+
+use crate::engine::{self, Start, connect};
+use crate::ffi::{CallContext, DatabasePath, Host, SqlError, SqlFunction, forked};
+use crate::options::Options;
+
+type Outcome = Result<Value, SqlError>;
+
+/// Every function, in the order of the reference.
+pub static FUNCTIONS: &[SqlFunction] = &[
+    function("wavesync_join", 2, 3, "wavesync_join(topic, passphrase [, options])", join),
+    function("wavesync_leave", 0, 1, "wavesync_leave(['forget'])", leave),
+    function("wavesync_pause", 0, 0, "wavesync_pause()", pause),
+    function("wavesync_resume", 0, 0, "wavesync_resume()", resume),
+    function("wavesync_track", 1, 1, "wavesync_track(table)", track),
+    function("wavesync_untrack", 1, 1, "wavesync_untrack(table)", untrack),
+    function("wavesync_wait", 1, 1, "wavesync_wait(timeout_ms)", wait),
+    function("wavesync_dial", 1, 1, "wavesync_dial(multiaddr)", dial),
+    function("wavesync_export", 0, 1, "wavesync_export([since])", export),
+    function("wavesync_apply", 1, 1, "wavesync_apply(blob)", apply),
+    function("wavesync_config", 1, 2, "wavesync_config(key [, value])", config),
+    function("wavesync_version", 0, 0, "wavesync_version()", version),
+    function("wavesync_site_id", 0, 0, "wavesync_site_id()", site_id),
+    function("wavesync_db_version", 0, 0, "wavesync_db_version()", db_version),
+];
+
+const fn function(
+    name: &'static str,
+    min_args: usize,
+    max_args: usize,
+    usage: &'static str,
+    run: fn(&CallContext, &[Value]) -> Outcome,
+) -> SqlFunction {
+    SqlFunction { name, min_args, max_args, usage, run }
+}
+
+/// The settings that `wavesync_config` keeps in the database, and what each is.
+const SETTINGS: &[(&str, &str)] = &[("name", "what other members see as this replica's name")];
+
+/// The file behind a handle, by one name however it was opened.
+///
+/// # Errors
+/// If there is no file.
+pub fn file(host: &Host) -> Result<PathBuf, SqlError> {
+    match host.database_path() {
+        DatabasePath::File(path) => Ok(path.canonicalize().unwrap_or(path)),
+        DatabasePath::Memory => Err(SqlError::new(
+            "a database in memory cannot be synced: it is gone when it is closed; open a file",
+        )),
+        DatabasePath::Temporary => Err(SqlError::new(
+            "a temporary database cannot be synced: it is gone when it is closed; open a file",
+        )),
+    }
+}
+
+fn text<'a>(value: &'a Value, what: &str) -> Result<&'a str, SqlError> {
+    match value {
+        Value::Text(text) => Ok(text),
+        Value::Null => Err(SqlError::new(format!("{what} is NULL; give it as text"))),
+        _ => Err(SqlError::new(format!("{what} must be text"))),
+    }
+}
+
+/// A store on a connection of its own, for the time of one call.
+fn store(context: &CallContext) -> Result<(PathBuf, Store), SqlError> {
+    let path = file(context)?;
+    if context.is_read_only() {
+        return Err(SqlError::new(
+            "this database was opened read-only; open it for writing, or make the file writable",
+        ));
+    }
+    if context.in_transaction() {
+        return Err(SqlError::new(
+            "this call cannot be part of a transaction; COMMIT or ROLLBACK first",
+        ));
+    }
+    // A file that does not exist yet is created by its first write.
+    if !path.exists() {
+        context.connection()?.execute_batch("BEGIN IMMEDIATE; COMMIT;")?;
+    }
+    let store = Store::open(connect(&path, engine::CALL_BUSY_MS)?)?;
+    Ok((path, store))
+}
+
+fn join(context: &CallContext, args: &[Value]) -> Outcome {
+    let [topic, passphrase, rest @ ..] = args else { return Ok(Value::Null) };
+    let (topic, passphrase) = (text(topic, "the topic")?, text(passphrase, "the passphrase")?);
+    wavesync_core::store::group::check_topic(topic)?;
+    check_passphrase(passphrase)?;
+    let options = match rest.first() {
+        None | Some(Value::Null) => Options::default(),
+        Some(options) => Options::parse(text(options, "the options")?)?,
+    };
+    if forked() {
+        return Err(SqlError::new(
+            "this process was forked from one that had loaded wavesync, so it has no engine \
+             thread; open the database and load the extension in the new process instead",
+        ));
+    }
+    let (path, mut store) = store(context)?;
+    let join = Join {
+        topic: topic.to_owned(),
+        tables: options.tables,
+        adopt_schema: options.adopt_schema,
+        foreign_keys: context.pragma_foreign_keys(),
+    };
+    let identity = driver::file_identity(&path)
+        .map_err(|error| SqlError::new(format!("the database file cannot be found: {error}")))?;
+    let mut random = [0; 64];
+    driver::random(&mut random);
+    store.join(driver::now(), &join, &identity, &random)?;
+    if let Some(name) = &options.name {
+        store.set_setting(driver::now(), "name", name)?;
+    }
+    let name = store.setting("name")?.unwrap_or_default();
+    let site = store.site_id()?;
+    drop(store);
+    be_patient(context)?;
+    engine::start(
+        context.handle_id(),
+        Start {
+            path,
+            passphrase: passphrase.to_owned(),
+            topic: topic.to_owned(),
+            name,
+            listen: options.listen.unwrap_or_default(),
+            peers: options.peers.unwrap_or_default(),
+            lan: options.mdns.unwrap_or(true),
+        },
+    )?;
+    Ok(site.map_or(Value::Null, |site| Value::Text(site.to_string())))
+}
+
+/// A handle without any busy timeout would see "database is locked" whenever the engine commits at
+/// the same moment, so it gets one; a timeout that the application chose stays.
+fn be_patient(context: &CallContext) -> Result<(), SqlError> {
+    let conn = context.connection()?;
+    let timeout: i64 = conn.query_row("PRAGMA busy_timeout", [], |row| row.get(0))?;
+    if timeout == 0 {
+        conn.busy_timeout(Duration::from_millis(engine::CALL_BUSY_MS))?;
+    }
+    Ok(())
+}
+
+fn leave(context: &CallContext, args: &[Value]) -> Outcome {
+    let forget = match args.first() {
+        None | Some(Value::Null) => false,
+        Some(Value::Text(word)) if word == "forget" => true,
+        Some(_) => {
+            return Err(SqlError::new(
+                "wavesync_leave() stops syncing; wavesync_leave('forget') also removes everything \
+                 that wavesync keeps in this database",
+            ));
+        }
+    };
+    if forget {
+        let (path, mut store) = store(context)?;
+        engine::stop(&path);
+        store.forget()?;
+        // Another process may still hold the lock; then the file is its to remove.
+        let _ = std::fs::remove_file(engine::lock_path(&path));
+        return Ok(Value::Integer(1));
+    }
+    Ok(Value::Integer(i64::from(engine::stop(&file(context)?))))
+}
+
+fn running(context: &CallContext) -> Result<(driver::Control, driver::Board), SqlError> {
+    engine::find(&file(context)?).ok_or_else(|| {
+        SqlError::new(
+            "this database is not joined in this process; call wavesync_join(topic, passphrase) \
+             first",
+        )
+    })
+}
+
+fn pause(context: &CallContext, _: &[Value]) -> Outcome {
+    let (control, board) = running(context)?;
+    control.pause();
+    let paused = board.wait(Duration::from_secs(2), |snapshot| snapshot.state == "paused");
+    Ok(Value::Integer(i64::from(paused)))
+}
+
+fn resume(context: &CallContext, _: &[Value]) -> Outcome {
+    let (control, board) = running(context)?;
+    control.resume();
+    let running = board.wait(Duration::from_secs(2), |snapshot| snapshot.state == "running");
+    Ok(Value::Integer(i64::from(running)))
+}
+
+fn track(context: &CallContext, args: &[Value]) -> Outcome {
+    change_tables(context, args, |store, name| store.track(driver::now(), name))
+}
+
+fn untrack(context: &CallContext, args: &[Value]) -> Outcome {
+    change_tables(context, args, |store, name| store.untrack(driver::now(), name))
+}
+
+fn change_tables(
+    context: &CallContext,
+    args: &[Value],
+    change: impl Fn(&mut Store, &str) -> wavesync_core::Result<()>,
+) -> Outcome {
+    let Some(name) = args.first() else { return Ok(Value::Null) };
+    let name = text(name, "the table")?;
+    let (path, mut store) = store(context)?;
+    joined(&store)?;
+    change(&mut store, name)?;
+    if let Some((control, _)) = engine::find(&path) {
+        control.committed(engine::next_token());
+    }
+    Ok(Value::Integer(1))
+}
+
+fn joined(store: &Store) -> Result<(), SqlError> {
+    if store.topic()?.is_some() {
+        return Ok(());
+    }
+    Err(SqlError::new(
+        "this database has not joined a group; call wavesync_join(topic, passphrase) first",
+    ))
+}
+
+fn wait(context: &CallContext, args: &[Value]) -> Outcome {
+    let timeout = match args.first() {
+        Some(Value::Integer(timeout)) => u64::try_from(*timeout).ok(),
+        _ => None,
+    };
+    let timeout = timeout
+        .ok_or_else(|| SqlError::new("wavesync_wait(timeout_ms) takes milliseconds, 0 or more"))?;
+    let (control, board) = running(context)?;
+    let token = engine::next_token();
+    control.committed(token);
+    let caught_up = board.wait(Duration::from_millis(timeout), |snapshot| {
+        let over = snapshot.state == "failed" || snapshot.state == "stopped";
+        over || (snapshot.token >= token && snapshot.progress.caught_up)
+    });
+    let snapshot = board.snapshot();
+    if snapshot.state == "failed" {
+        return Err(SqlError::new(format!("the engine has ended: {}", snapshot.failure)));
+    }
+    Ok(Value::Integer(i64::from(caught_up && snapshot.state == "running")))
+}
+
+fn dial(context: &CallContext, args: &[Value]) -> Outcome {
+    let Some(address) = args.first() else { return Ok(Value::Null) };
+    let address = text(address, "the address")?;
+    wavesync_net::check_address(address).map_err(|error| SqlError::new(error.to_string()))?;
+    let (control, _) = running(context)?;
+    control.dial(address);
+    Ok(Value::Integer(1))
+}
+
+fn export(context: &CallContext, args: &[Value]) -> Outcome {
+    let since = match args.first() {
+        None | Some(Value::Null) => 0,
+        Some(Value::Integer(since)) if *since >= 0 => *since,
+        Some(_) => {
+            return Err(SqlError::new(
+                "wavesync_export(since) takes a db_version, 0 or more; 0 exports everything",
+            ));
+        }
+    };
+    let (_, mut store) = store(context)?;
+    Ok(Value::Blob(store.export(driver::now(), Seq(since))?))
+}
+
+fn apply(context: &CallContext, args: &[Value]) -> Outcome {
+    let Some(Value::Blob(blob)) = args.first() else {
+        return Err(SqlError::new("wavesync_apply(blob) takes a blob made by wavesync_export()"));
+    };
+    let (path, mut store) = store(context)?;
+    let applied = store.import(driver::now(), blob)?;
+    if let Some((control, _)) = engine::find(&path) {
+        control.committed(engine::next_token());
+    }
+    Ok(Value::Integer(i64::try_from(applied.changed).unwrap_or(i64::MAX)))
+}
+
+fn config(context: &CallContext, args: &[Value]) -> Outcome {
+    let Some(key) = args.first() else { return Ok(Value::Null) };
+    let key = text(key, "the key")?;
+    if !SETTINGS.iter().any(|(known, _)| *known == key) {
+        let known: Vec<String> =
+            SETTINGS.iter().map(|(name, what)| format!("{name} ({what})")).collect();
+        return Err(SqlError::new(format!(
+            "there is no setting '{key}'; there is {}",
+            known.join(", ")
+        )));
+    }
+    let (_, mut store) = store(context)?;
+    joined(&store)?;
+    if let Some(value) = args.get(1) {
+        let value = text(value, "the value")?;
+        if value.len() > wavesync_core::limits::REPLICA_NAME_MAX_BYTES {
+            return Err(SqlError::new("the value is too long"));
+        }
+        store.set_setting(driver::now(), key, value)?;
+    }
+    Ok(store.setting(key)?.map_or(Value::Null, Value::Text))
+}
+
+fn version(_: &CallContext, _: &[Value]) -> Outcome {
+    Ok(Value::Text(env!("CARGO_PKG_VERSION").to_owned()))
+}
+
+fn site_id(context: &CallContext, _: &[Value]) -> Outcome {
+    let Some(store) = reader(context)? else { return Ok(Value::Null) };
+    Ok(store.site_id()?.map_or(Value::Null, |site| Value::Text(site.to_string())))
+}
+
+fn db_version(context: &CallContext, _: &[Value]) -> Outcome {
+    let Some(store) = reader(context)? else { return Ok(Value::Integer(0)) };
+    Ok(Value::Integer(store.db_version()?.0))
+}
+
+/// A store for reading; `None` where there is no file to read.
+fn reader(context: &CallContext) -> Result<Option<Store>, SqlError> {
+    let DatabasePath::File(path) = context.database_path() else { return Ok(None) };
+    if !path.exists() {
+        return Ok(None);
+    }
+    Ok(Some(Store::open(connect_to_read(&path)?)?))
+}
+
+/// Opens a connection that can read a file, also one that may not be written.
+///
+/// # Errors
+/// If the file cannot be opened.
+pub fn connect_to_read(path: &std::path::Path) -> Result<rusqlite::Connection, SqlError> {
+    let conn = rusqlite::Connection::open_with_flags(
+        path,
+        rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    conn.busy_timeout(Duration::from_millis(engine::CALL_BUSY_MS))?;
+    Ok(conn)
+}

@@ -1,0 +1,104 @@
+//! The options of `wavesync_join`, as JSON.
+
+use serde_json::{Map, Value};
+
+use crate::ffi::SqlError;
+
+/// What a user may ask for when joining; everything may be left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Multiaddresses to listen at.
+    pub listen: Option<Vec<String>>,
+    /// Multiaddresses of members to stay connected with.
+    pub peers: Option<Vec<String>>,
+    /// Look for members in the local network.
+    pub mdns: Option<bool>,
+    /// Sync only these tables.
+    pub tables: Option<Vec<String>>,
+    /// Create the group's tables here.
+    pub adopt_schema: Option<bool>,
+    /// What others see as this replica's name.
+    pub name: Option<String>,
+}
+
+const KEYS: &str = "listen, peers, mdns, tables, adopt_schema, name";
+const EXAMPLE: &str =
+    r#"{"listen":["/ip4/127.0.0.1/tcp/4101"],"peers":["/ip4/127.0.0.1/tcp/4102"],"mdns":false}"#;
+
+impl Options {
+    /// Reads options.
+    ///
+    /// # Errors
+    /// If the text is not a JSON object, a key is unknown, or a value has the wrong type.
+    pub fn parse(text: &str) -> Result<Self, SqlError> {
+        let object: Map<String, Value> = serde_json::from_str(text).map_err(|error| {
+            SqlError::new(format!(
+                "the options of wavesync_join must be a JSON object such as {EXAMPLE}: {error}"
+            ))
+        })?;
+        let mut options = Self::default();
+        for (key, value) in object {
+            match key.as_str() {
+                "listen" => options.listen = Some(addresses(&key, &value)?),
+                "peers" => options.peers = Some(addresses(&key, &value)?),
+                "tables" => options.tables = Some(texts(&key, &value)?),
+                "mdns" => options.mdns = Some(flag(&key, &value)?),
+                "adopt_schema" => options.adopt_schema = Some(flag(&key, &value)?),
+                "name" => options.name = Some(name(&key, &value)?),
+                _ => {
+                    return Err(SqlError::new(format!(
+                        "wavesync_join knows no option '{key}'; it knows {KEYS}"
+                    )));
+                }
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn addresses(key: &str, value: &Value) -> Result<Vec<String>, SqlError> {
+    let addresses = texts(key, value)?;
+    for address in &addresses {
+        wavesync_net::check_address(address).map_err(|error| SqlError::new(error.to_string()))?;
+    }
+    Ok(addresses)
+}
+
+fn texts(key: &str, value: &Value) -> Result<Vec<String>, SqlError> {
+    let list = value.as_array().and_then(|list| {
+        list.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
+    });
+    list.ok_or_else(|| SqlError::new(format!("the option '{key}' must be a list of texts")))
+}
+
+fn flag(key: &str, value: &Value) -> Result<bool, SqlError> {
+    value
+        .as_bool()
+        .ok_or_else(|| SqlError::new(format!("the option '{key}' must be true or false")))
+}
+
+fn name(key: &str, value: &Value) -> Result<String, SqlError> {
+    let most = wavesync_core::limits::REPLICA_NAME_MAX_BYTES;
+    value.as_str().filter(|name| name.len() <= most).map(str::to_owned).ok_or_else(|| {
+        SqlError::new(format!("the option '{key}' must be a text of at most {most} bytes"))
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_is_understood_and_mistakes_are_named() {
+        let options = Options::parse(EXAMPLE).unwrap();
+        assert_eq!(options.mdns, Some(false));
+        assert_eq!(options.peers.unwrap(), ["/ip4/127.0.0.1/tcp/4102"]);
+        let message = |text: &str| Options::parse(text).unwrap_err().to_string();
+        assert!(message(r#"{"peer":[]}"#).contains("listen, peers"));
+        assert!(message(r#"{"peers":"x"}"#).contains("list of texts"));
+        assert!(message(r#"{"peers":["127.0.0.1:4"]}"#).contains("127.0.0.1:4"));
+        assert!(message("[]").contains("JSON object"));
+        assert!(message("{").contains("JSON object"));
+    }
+}

@@ -182,7 +182,7 @@ compare() {
 # Each side must see the other, with nothing outstanding.
 show_peers() {
   seen "$1" "SELECT count(*), sum(rows_behind) FROM wavesync_peers;" "1|0"
-  local fields="substr(peer_id, -8) AS peer, state, path, rtt_ms, rows_in, rows_out, rows_behind"
+  local fields="substr(peer_id, -8) AS peer, state, path, round(rtt_ms, 1) AS rtt_ms, rows_in, rows_out, rows_behind"
   typed "$1" "SELECT … FROM wavesync_peers;"
   must "$1" ".mode column
 SELECT $fields FROM wavesync_peers;

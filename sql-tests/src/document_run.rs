@@ -114,15 +114,13 @@ impl Run<'_> {
         } else {
             Instant::now()
         };
-        let mut printed = Vec::new();
-        let matched = wait::until(limit, || -> Result<Option<()>, String> {
-            printed = shell.ask(sql, deadline)?;
-            Ok(compare::matches(&expected, &printed).then_some(()))
-        })?;
-        matched.ok_or_else(|| {
-            let (expected, printed) = (expected.join("\n    "), printed.join("\n    "));
-            format!("{sql}\n  the document says:\n    {expected}\n  printed:\n    {printed}")
-        })
+        let printed =
+            shell.poll(sql, limit, deadline, |printed| compare::matches(&expected, printed))?;
+        if compare::matches(&expected, &printed) {
+            return Ok(());
+        }
+        let (expected, printed) = (expected.join("\n    "), printed.join("\n    "));
+        Err(format!("{sql}\n  the document says:\n    {expected}\n  printed:\n    {printed}"))
     }
 
     fn command(&self, command: &str) -> Result<(), String> {

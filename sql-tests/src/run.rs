@@ -12,7 +12,6 @@ use crate::parse::{Action, Manner, Scenario, Source, Sql, Step};
 use crate::settings::{CLOSE_LIMIT, Settings};
 use crate::shell::{Mode, Place, Shell};
 use crate::transcript::Transcript;
-use crate::wait;
 
 /// How long a shell is asked for its view of things after a failure.
 const DIAGNOSE_LIMIT: Duration = Duration::from_secs(3);
@@ -229,13 +228,7 @@ impl Run<'_> {
             Manner::Start => return shell.send(&text),
             Manner::Now | Manner::Within(_) => shell.ask(&text, limit)?,
             Manner::Until(_) => {
-                let mut last = Vec::new();
-                wait::until(limit, || -> Result<Option<()>, String> {
-                    // A single answer may take as long as the scenario does.
-                    last = shell.ask(&text, end)?;
-                    Ok(compare::matches(&expected, &last).then_some(()))
-                })?;
-                last
+                shell.poll(&text, limit, end, |printed| compare::matches(&expected, printed))?
             }
         };
         match &sql.keep {

@@ -50,6 +50,7 @@ pub struct Shell {
     markers: u64,
     errors: bool,
     log: Transcript,
+    quiet: bool,
 }
 
 impl Shell {
@@ -87,6 +88,7 @@ impl Shell {
             markers: 0,
             errors: false,
             log: log.clone(),
+            quiet: false,
         };
         if !mode.bare {
             shell.send(".nullvalue NULL\n.timeout 5000")?;
@@ -103,7 +105,9 @@ impl Shell {
 
     /// Sends statements without waiting for their end.
     pub fn send(&mut self, sql: &str) -> Result<(), String> {
-        self.log.add(&self.name, '>', sql);
+        if !self.quiet {
+            self.log.add(&self.name, '>', sql);
+        }
         self.markers += 1;
         let text = format!("{sql}\n.print \"{MARKER} {}\"\n", self.markers);
         let writer = self.writer.as_ref().ok_or("the shell was closed")?;
@@ -120,7 +124,9 @@ impl Shell {
                 Ok(line) if line == marker => break,
                 Ok(line) if line.starts_with(MARKER) => {}
                 Ok(line) => {
-                    self.log.add(&self.name, '<', &line);
+                    if !self.quiet {
+                        self.log.add(&self.name, '<', &line);
+                    }
                     printed.push(line);
                 }
                 Err(RecvTimeoutError::Timeout) => {
@@ -138,6 +144,32 @@ impl Shell {
     pub fn ask(&mut self, sql: &str, deadline: Instant) -> Result<Vec<String>, String> {
         self.send(sql)?;
         self.collect(deadline)
+    }
+
+    /// Asks again and again until `matches` or the limit has passed; the last answer. One answer
+    /// may take until `deadline`. The transcript shows an answer only when it is a new one.
+    pub fn poll(
+        &mut self,
+        sql: &str,
+        limit: Instant,
+        deadline: Instant,
+        matches: impl Fn(&[String]) -> bool,
+    ) -> Result<Vec<String>, String> {
+        let mut last = self.ask(sql, deadline)?;
+        if matches(&last) {
+            return Ok(last);
+        }
+        self.quiet = true;
+        let polled = wait::until(limit, || -> Result<Option<()>, String> {
+            let printed = self.ask(sql, deadline)?;
+            if printed != last {
+                last = printed;
+                self.log.add(&self.name, '~', &format!("{sql}\n{}", last.join("\n")));
+            }
+            Ok(matches(&last).then_some(()))
+        });
+        self.quiet = false;
+        polled.map(|_| last)
     }
 
     /// Says `.quit` and waits for the end. A shell that reported an SQL error ends with status 1.

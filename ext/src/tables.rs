@@ -292,7 +292,7 @@ fn changes(context: &TableContext) -> Result<Rows, SqlError> {
     if !path.exists() {
         return list(Vec::new());
     }
-    let conn = engine::connect(&path, engine::CALL_BUSY_MS)?;
+    let conn = connect_to_read(&path)?;
     let after = Seq(context.seek_after.unwrap_or(0).max(0));
     let mut changes = Changes::new(conn, after)?;
     let mut failed = false;

@@ -40,7 +40,8 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Starts after a position. The connection must not be shared.
+    /// Starts after a position. The connection must not be shared. Nothing is written: what an
+    /// engine has not folded yet is not shown.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -52,10 +53,11 @@ impl Changes {
 
     fn load(&mut self, now: Millis) -> Result<()> {
         let after = self.after;
-        let (page, reached) = self.store.folded(now, |tx| {
+        let (page, reached) = self.store.read(now, |tx| {
             let mut page = Vec::new();
             let mut statement = tx.conn.prepare_cached(
-                "SELECT seq, tbl, pk FROM __wavesync_log WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+                "SELECT seq, tbl, pk FROM __wavesync_log WHERE seq > ?1 AND seq <=
+                 (SELECT value FROM __wavesync_meta WHERE key = 'folded') ORDER BY seq LIMIT ?2",
             )?;
             let entries = statement
                 .query_map([after.0, PAGE_ROWS], |row| {

@@ -123,7 +123,7 @@ impl Store {
     pub fn open(conn: Connection) -> Result<Self> {
         conn.set_prepared_statement_cache_capacity(512);
         conn.execute_batch(
-            "PRAGMA synchronous=FULL; PRAGMA foreign_keys=OFF; PRAGMA recursive_triggers=ON;
+            "PRAGMA synchronous=FULL; PRAGMA foreign_keys=OFF;
              PRAGMA cache_size=-16384;",
         )?;
         // Capture triggers must not see what this connection applies. They are switched on only
@@ -262,6 +262,32 @@ impl Store {
             Ok(_) => self.conn.execute_batch("COMMIT")?,
             Err(_) => self.roll_back(),
         }
+        done
+    }
+
+    /// Runs `body` in a read transaction and writes nothing: what is not folded yet is not seen.
+    ///
+    /// # Errors
+    /// Whatever `body` returns or SQLite refuses.
+    pub fn read<T>(
+        &mut self,
+        now: Millis,
+        body: impl FnOnce(&mut Tx<'_>) -> Result<T>,
+    ) -> Result<T> {
+        self.conn.execute_batch("BEGIN")?;
+        let mut effects = Effects::default();
+        let mut tx = Tx {
+            conn: &self.conn,
+            cache: &mut self.cache,
+            effects: &mut effects,
+            pushes: Vec::new(),
+            now,
+            boot: self.boot,
+            bounds: self.bounds,
+        };
+        let done = tx.look_at_schema().and_then(|()| body(&mut tx));
+        // Nothing was written, so both ends of the transaction come to the same.
+        self.roll_back();
         done
     }
 

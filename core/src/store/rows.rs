@@ -12,6 +12,7 @@ use crate::store::Tx;
 use crate::store::clock::{read_varint, write_varint};
 use crate::store::sql::{ident, ident_list, parameters};
 use crate::store::tables::Table;
+use crate::store::triggers::Wanted;
 use crate::value::Value;
 use crate::wire::rows::{Reader, write_value};
 use crate::{Error, Result};
@@ -199,7 +200,7 @@ impl Tx<'_> {
             return Ok(());
         }
         let keys = table.key_values(key)?;
-        self.with_app_triggers(table, |tx| {
+        self.with_app_triggers(table, key, Wanted::Gone, |tx| {
             tx.conn
                 .prepare_cached(&table.statements.row_delete)?
                 .execute(params_from_iter(keys))
@@ -227,7 +228,7 @@ impl Tx<'_> {
                 parameters(1, bound.len())
             )
         };
-        let inserted = self.with_app_triggers(table, |tx| {
+        let inserted = self.with_app_triggers(table, key, Wanted::Values(values), |tx| {
             let mut statement = tx.conn.prepare_cached(&sql)?;
             statement.execute(params_from_iter(bound)).map_err(Error::from)
         })?;
@@ -255,7 +256,7 @@ impl Tx<'_> {
         bound.extend(table.key_values(key)?);
         let sql =
             format!("UPDATE main.{} SET {} WHERE {matches}", ident(&shape.name)?, set?.join(", "));
-        let updated = self.with_app_triggers(table, |tx| {
+        let updated = self.with_app_triggers(table, key, Wanted::Values(values), |tx| {
             let mut statement = tx.conn.prepare_cached(&sql)?;
             statement.execute(params_from_iter(bound)).map_err(Error::from)
         })?;

@@ -141,11 +141,29 @@ impl Tx<'_> {
                 .cloned();
             self.load_table(entry, shape)?;
         }
+        self.prepare_notes()?;
         // Creating triggers moved the version itself.
         let after = super::schema_version(self.conn)?;
         self.cache.schema_version = Some(after);
         self.effects.schema_changed = true;
         Ok(true)
+    }
+
+    /// As [`Tx::refresh_schema`], for a transaction that writes nothing: what is new in the schema
+    /// is left out.
+    pub(super) fn look_at_schema(&mut self) -> Result<()> {
+        let survey = shape::survey(self.conn)?;
+        for entry in self.stored_tables()? {
+            let shape = survey
+                .iter()
+                .flatten()
+                .find(|shape| shape.name.eq_ignore_ascii_case(&entry.name))
+                .filter(|shape| entry.fits(shape))
+                .cloned();
+            let (columns, _) = self.known_columns(entry.num, shape.as_ref())?;
+            self.cache_table(entry, shape, columns, false)?;
+        }
+        Ok(())
     }
 
     /// A table by its number.
@@ -298,17 +316,8 @@ impl Tx<'_> {
 
     /// Puts one table into the cache, numbering its new columns and repairing its triggers.
     fn load_table(&mut self, entry: StoredTable, shape: Option<Shape>) -> Result<()> {
-        let shape = shape.filter(|shape| {
-            entry.tracked
-                && shape.key.len() == entry.key_columns
-                && (shape.form == KeyForm::Rowid) == entry.integer
-        });
+        let shape = shape.filter(|shape| entry.fits(shape));
         let columns = self.columns_of(entry.num, shape.as_ref())?;
-        let form = match (entry.integer, entry.key_columns) {
-            (true, _) => KeyForm::Rowid,
-            (false, 1) => KeyForm::Single,
-            (false, _) => KeyForm::Composite,
-        };
         let mut app_triggers = false;
         if let Some(shape) = &shape {
             self.repair_triggers(entry.num, shape, &columns)?;
@@ -321,6 +330,21 @@ impl Tx<'_> {
                 )?
                 .exists([&shape.name])?;
         }
+        self.cache_table(entry, shape, columns, app_triggers)
+    }
+
+    fn cache_table(
+        &mut self,
+        entry: StoredTable,
+        shape: Option<Shape>,
+        columns: Vec<Column>,
+        app_triggers: bool,
+    ) -> Result<()> {
+        let form = match (entry.integer, entry.key_columns) {
+            (true, _) => KeyForm::Rowid,
+            (false, 1) => KeyForm::Single,
+            (false, _) => KeyForm::Composite,
+        };
         let table = Table {
             num: entry.num,
             kind: if entry.integer { KeyKind::Integer } else { KeyKind::Natural },
@@ -339,7 +363,12 @@ impl Tx<'_> {
         Ok(())
     }
 
-    fn columns_of(&mut self, table: TableNum, shape: Option<&Shape>) -> Result<Vec<Column>> {
+    /// The numbered columns of a table, and those of its shape that have no number yet.
+    fn known_columns(
+        &self,
+        table: TableNum,
+        shape: Option<&Shape>,
+    ) -> Result<(Vec<Column>, Vec<ShapeColumn>)> {
         let mut statement = self.conn.prepare_cached(
             "SELECT num, name, since FROM __wavesync_column WHERE tbl = ?1 ORDER BY num",
         )?;
@@ -353,28 +382,30 @@ impl Tx<'_> {
                 })
             })?
             .collect::<rusqlite::Result<Vec<_>>>()?;
-        let Some(shape) = shape else { return Ok(columns) };
-        let end = self.log_end()?;
-        let first_time = columns.is_empty();
-        for local in &shape.columns {
-            let same = |column: &&mut Column| column.name.eq_ignore_ascii_case(&local.name);
-            match columns.iter_mut().find(same) {
+        let mut new = Vec::new();
+        for local in shape.iter().flat_map(|shape| &shape.columns) {
+            let mut known = columns.iter_mut();
+            match known.find(|column| column.name.eq_ignore_ascii_case(&local.name)) {
                 Some(column) => column.local = Some(local.clone()),
-                None => {
-                    let num = columns.len() as u16;
-                    let since = if first_time { Seq(0) } else { end };
-                    self.conn
-                        .prepare_cached(
-                            "INSERT INTO __wavesync_column(tbl, num, name, since)
-                             VALUES(?1, ?2, ?3, ?4)",
-                        )?
-                        .execute(params![table.0, num, local.name, since.0])?;
-                    let num = ColumnNum(num);
-                    let local = Some(local.clone());
-                    let name = local.as_ref().map(|l| l.name.clone()).unwrap_or_default();
-                    columns.push(Column { num, name, local, since });
-                }
+                None => new.push(local.clone()),
             }
+        }
+        Ok((columns, new))
+    }
+
+    fn columns_of(&mut self, table: TableNum, shape: Option<&Shape>) -> Result<Vec<Column>> {
+        let (mut columns, new) = self.known_columns(table, shape)?;
+        let since = if columns.is_empty() { Seq(0) } else { self.log_end()? };
+        for local in new {
+            let num = ColumnNum(u16::try_from(columns.len()).map_err(|_| {
+                Error::Database("a table has more columns than can be numbered".into())
+            })?);
+            self.conn
+                .prepare_cached(
+                    "INSERT INTO __wavesync_column(tbl, num, name, since) VALUES(?1, ?2, ?3, ?4)",
+                )?
+                .execute(params![table.0, num.0, local.name, since.0])?;
+            columns.push(Column { num, name: local.name.clone(), local: Some(local), since });
         }
         Ok(columns)
     }
@@ -424,6 +455,15 @@ struct StoredTable {
     tracked: bool,
     base_columns: u16,
     import: Option<crate::store::SiteNum>,
+}
+
+impl StoredTable {
+    /// Whether rows of a table of this shape are the rows that were numbered.
+    fn fits(&self, shape: &Shape) -> bool {
+        self.tracked
+            && shape.key.len() == self.key_columns
+            && (shape.form == KeyForm::Rowid) == self.integer
+    }
 }
 
 fn statements(num: TableNum, shape: Option<&Shape>, columns: &[Column]) -> Result<Statements> {

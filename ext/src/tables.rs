@@ -133,6 +133,10 @@ fn snapshot(context: &TableContext) -> Option<Snapshot> {
 
 fn status(context: &TableContext) -> Result<Rows, SqlError> {
     let Some(shown) = snapshot(context) else { return not_running(context) };
+    let (parked, conflicts) = {
+        let host = context.connection()?;
+        report::conflict_counts(&host)?
+    };
     let last_error = if shown.failure.is_empty() {
         shown.progress.last_error.clone()
     } else {
@@ -159,8 +163,8 @@ fn status(context: &TableContext) -> Result<Rows, SqlError> {
         Value::Integer(shown.progress.rows_behind),
         Value::Integer(shown.progress.done),
         Value::Integer(shown.progress.expected),
-        Value::Integer(shown.parked),
-        Value::Integer(shown.conflicts),
+        Value::Integer(parked),
+        Value::Integer(conflicts),
         text(last_error),
         text(hint),
     ]])

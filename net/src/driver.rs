@@ -260,7 +260,8 @@ impl Driver {
                 Turn::Command(Some(command)) => self.command(now, command).await,
                 // Whoever held the control is gone.
                 Turn::Command(None) => self.stop(now),
-                Turn::Time => self.feed(now, Input::Timer),
+                Turn::Time if self.machine.next_wake() <= now => self.feed(now, Input::Timer),
+                Turn::Time => {}
             }
             self.poll(now);
             self.dial(now);
@@ -479,7 +480,6 @@ impl Driver {
         self.published_at = now;
         let mut progress = self.machine.progress();
         progress.caught_up &= !self.dialer.is_trying();
-        let (parked, conflicts) = self.store.conflict_counts().unwrap_or_default();
         let listen = self.network.as_ref().map(Network::listen_addresses).unwrap_or_default();
         let peers = self.machine.peers();
         let token = self.token;
@@ -487,7 +487,6 @@ impl Driver {
             snapshot.progress = progress;
             snapshot.peers = peers;
             snapshot.listen = listen;
-            (snapshot.parked, snapshot.conflicts) = (parked, conflicts);
             snapshot.token = token;
         });
     }

@@ -40,7 +40,7 @@ pub const FRAME_PAYLOAD_MAX_BYTES: usize = 256 * 1024 + 64;
 /// A stream with this much received and not yet consumed is not read any further.
 pub const INBOUND_UNREAD_MAX_BYTES: usize = 1024 * 1024;
 /// A stream with more than this queued to send is aborted: its owner ignores `queued_bytes`.
-pub const OUTBOUND_QUEUE_MAX_BYTES: usize = 64 * 1024 * 1024;
+pub const OUTBOUND_QUEUE_MAX_BYTES: usize = 80 * 1024 * 1024;
 /// A stream whose queue was longer than this tells when it is short again.
 pub const OUTBOUND_QUEUE_HIGH_BYTES: usize = 1024 * 1024;
 /// What counts as short again.

@@ -13,6 +13,8 @@ use crate::{Error, Result, limits, wire};
 
 /// After a failed handshake the same peer is tried again after this long, in milliseconds.
 const REFUSED_RETRY_MS: u64 = 30_000;
+/// A control stream that ended is opened again after this long, in milliseconds.
+const CONTROL_RETRY_MS: u64 = 500;
 /// Number of the control stream in its session; catch-up streams count from 1.
 const CONTROL_STREAM: u64 = 0;
 
@@ -108,6 +110,8 @@ impl Machine {
                 peer.session = None;
                 peer.known = None;
                 peer.greeting = false;
+                let retry = self.seen_at.plus(CONTROL_RETRY_MS);
+                peer.retry_at = Some(peer.retry_at.map_or(retry, |at| at.max(retry)));
             }
             _ => {}
         }
@@ -147,17 +151,21 @@ impl Machine {
             self.send_plain(id, plain::REFUSAL, &Refusal { code: refusal.number() });
         }
         let level = if handshake { Level::Warning } else { Level::Error };
-        self.event(level, code, &error.to_string(), hint, Some(&peer));
-        let retry = Some(REFUSED_RETRY_MS);
-        self.mark_failed(&peer, &error.to_string(), hint, retry);
+        self.failed(&peer, (level, code, &error.to_string(), hint));
         self.close_stream(id);
     }
 
-    fn mark_failed(&mut self, id: &PeerId, message: &str, hint: &str, retry: Option<u64>) {
-        let base = self.clock();
+    /// Something went wrong with a peer: it is left alone for a while, and the user is told once.
+    fn failed(&mut self, id: &PeerId, what: (Level, &'static str, &str, &str)) {
+        let (level, code, message, hint) = what;
+        let retry = self.seen_at.plus(REFUSED_RETRY_MS);
         let Some(peer) = self.peers.get_mut(id) else { return };
-        peer.last_error = Some((message.into(), hint.into()));
-        peer.retry_at = retry.map(|millis| base.plus(millis));
+        let error = Some((message.to_owned(), hint.to_owned()));
+        let news = peer.last_error != error;
+        (peer.last_error, peer.retry_at) = (error, Some(retry));
+        if news {
+            self.event(level, code, message, hint, Some(id));
+        }
     }
 
     /// A frame arrived: handshake frames are answered here, sealed ones are opened and queued.
@@ -167,7 +175,6 @@ impl Machine {
         if let Some(peer) = self.peers.get_mut(&stream.peer) {
             peer.counters.bytes_in += bytes.len() as u64;
         }
-        let peer = stream.peer.clone();
         let outcome = self.frame_on(now, id, &mut stream, bytes);
         self.streams.insert(id, stream);
         match outcome {
@@ -176,10 +183,7 @@ impl Machine {
                 self.give_up_stream(id, &error);
             }
             Ok(()) => {}
-            Err(error) => {
-                self.give_up_stream(id, &error);
-                self.drop_if_silent(&peer);
-            }
+            Err(error) => self.give_up_stream(id, &error),
         }
     }
 
@@ -295,8 +299,7 @@ impl Machine {
             ),
             RefusalCode::Other => ("refused", "a peer refused us", "it is tried again"),
         };
-        self.event(Level::Warning, code, message, hint, Some(id));
-        self.mark_failed(id, message, hint, Some(REFUSED_RETRY_MS));
+        self.failed(id, (Level::Warning, code, message, hint));
         Ok(())
     }
 
@@ -313,15 +316,6 @@ impl Machine {
             if let Some(peer) = self.peers.get_mut(&stream.peer) {
                 peer.control = Some(id);
             }
-        }
-    }
-
-    /// A peer that is not proven and has no stream left is let go.
-    fn drop_if_silent(&mut self, id: &PeerId) {
-        let busy = self.streams.values().any(|stream| stream.peer == *id);
-        let proven = self.peers.get(id).is_some_and(|peer| peer.session.is_some());
-        if !busy && !proven {
-            self.outputs.push(Output::Disconnect { peer: id.clone() });
         }
     }
 
@@ -355,8 +349,7 @@ impl Machine {
         if hello.site == self.identity.site {
             let message = "another replica uses the identity of this one: one file is a copy";
             let hint = "call wavesync_leave() and wavesync_join() in the copy";
-            self.event(Level::Error, "same_identity", message, hint, Some(id));
-            self.mark_failed(id, message, hint, Some(REFUSED_RETRY_MS));
+            self.failed(id, (Level::Error, "same_identity", message, hint));
             self.outputs.push(Output::Disconnect { peer: id.clone() });
             return Ok(());
         }

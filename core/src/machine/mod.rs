@@ -238,10 +238,6 @@ impl Machine {
         }
     }
 
-    fn clock(&self) -> Millis {
-        self.seen_at
-    }
-
     /// Takes one input, and does all work that can be done now.
     pub fn handle(&mut self, now: Millis, input: Input, store: &mut Store) {
         match input {
@@ -306,6 +302,13 @@ impl Machine {
             }
             if self.own_dirty {
                 sooner(self.announced_at.plus(limits::ANNOUNCE_INTERVAL_MS));
+            }
+        }
+        for (id, peer) in &self.peers {
+            if let (true, None, false, Some(at)) =
+                (self.config.own_peer < *id, peer.control, peer.greeting, peer.retry_at)
+            {
+                sooner(at);
             }
         }
         for stream in self.streams.values() {

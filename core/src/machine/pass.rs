@@ -11,6 +11,8 @@ use crate::{Error, Result, limits, wire};
 
 /// Chunks that a responder may send before the requester has applied one.
 const CHUNKS_IN_FLIGHT: u32 = 2;
+/// After a chunk larger than this, none follows before it was applied.
+const LARGE_CHUNK_BYTES: usize = 4 * 1024 * 1024;
 
 impl Machine {
     pub(super) fn consider_all(&mut self, now: Millis, store: &mut Store) -> Result<()> {
@@ -200,7 +202,9 @@ impl Machine {
                 match serving {
                     Some(serving) if !chunk.last => {
                         serving.position = chunk.to;
-                        serving.credit -= 1;
+                        let large = chunk.rows.len() > LARGE_CHUNK_BYTES;
+                        // Two rows of the largest size must not wait in one queue.
+                        serving.credit = if large { 0 } else { serving.credit - 1 };
                     }
                     // The requester closes the stream once it has applied this.
                     _ => *serving = None,

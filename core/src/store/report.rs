@@ -5,7 +5,6 @@ use rusqlite::Connection;
 use crate::store::rows::Values;
 use crate::store::shape;
 use crate::store::tables::Table;
-use crate::store::{Store, meta};
 use crate::value::Value;
 use crate::{Result, store::sql::ident};
 
@@ -140,18 +139,16 @@ pub fn conflicts(conn: &Connection) -> Result<Vec<Conflict>> {
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-impl Store {
-    /// Parked rows and kept conflicts, for `wavesync_status`.
-    pub fn conflict_counts(&self) -> Result<(i64, i64)> {
-        if meta::<i64>(&self.conn, "format").unwrap_or_default().is_none() {
-            return Ok((0, 0));
-        }
-        let one = |sql: &str| self.conn.prepare_cached(sql)?.query_row([], |row| row.get(0));
-        Ok((
-            one("SELECT count(*) FROM __wavesync_parked")?,
-            one("SELECT count(*) FROM __wavesync_conflict")?,
-        ))
+/// Parked rows and kept conflicts, for `wavesync_status`.
+pub fn conflict_counts(conn: &Connection) -> Result<(i64, i64)> {
+    if !is_joined(conn)? {
+        return Ok((0, 0));
     }
+    let one = |sql: &str| conn.prepare(sql)?.query_row([], |row| row.get(0));
+    Ok((
+        one("SELECT count(*) FROM __wavesync_parked")?,
+        one("SELECT count(*) FROM __wavesync_conflict")?,
+    ))
 }
 
 /// Values of a row as a JSON object, blobs as `{"blob": hex}`.

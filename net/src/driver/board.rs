@@ -37,10 +37,6 @@ pub struct Snapshot {
     pub progress: Progress,
     /// Connected peers.
     pub peers: Vec<PeerReport>,
-    /// Parked rows.
-    pub parked: i64,
-    /// Kept conflicts.
-    pub conflicts: i64,
     /// Recent events, oldest first.
     pub events: VecDeque<LoggedEvent>,
     /// Newest token of [`super::Control::committed`] whose commits were taken in.

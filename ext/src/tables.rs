@@ -142,9 +142,17 @@ fn status(context: &TableContext) -> Result<Rows, SqlError> {
     } else {
         shown.failure.clone()
     };
+    let refused = shown.peers.iter().find(|peer| !peer.last_error.is_empty());
+    let last_error = match refused {
+        Some(peer) if last_error.is_empty() => peer.last_error.clone(),
+        _ => last_error,
+    };
     let hint = match shown.state.as_str() {
         "failed" => "call wavesync_join() again once the cause is gone",
         "waiting" => "another process syncs this file; this one records and takes over if it ends",
+        "running" if shown.progress.members == 0 && refused.is_some() => {
+            refused.map_or("", |peer| peer.hint.as_str())
+        }
         "running" if shown.progress.members == 0 => {
             "no member is connected; see wavesync_events, or call wavesync_dial(address)"
         }

@@ -90,6 +90,9 @@ fn is_private(address: &Multiaddr) -> bool {
 /// The whole story of a failed dial: libp2p's own text leaves the causes out.
 pub(super) fn dial_reason(error: &DialError) -> String {
     match error {
+        DialError::Transport(attempts) if attempts.len() == 1 => {
+            attempts.iter().map(|(_, error)| with_causes(error)).collect()
+        }
         DialError::Transport(attempts) => attempts
             .iter()
             .map(|(address, error)| format!("{address}: {}", with_causes(error)))
@@ -107,7 +110,9 @@ pub(super) fn with_causes(error: &dyn Error) -> String {
     let mut cause = error.source();
     while let Some(error) = cause {
         let said = error.to_string();
-        if !text.contains(&said) {
+        if text.trim_end_matches([':', ' ']).is_empty() {
+            text = said;
+        } else if !text.contains(&said) {
             text = format!("{text}: {said}");
         }
         cause = error.source();

@@ -13,8 +13,11 @@ use crate::{Error, Result, limits, wire};
 
 /// After a failed handshake the same peer is tried again after this long, in milliseconds.
 const REFUSED_RETRY_MS: u64 = 30_000;
-/// A control stream that ended is opened again after this long, in milliseconds.
-const CONTROL_RETRY_MS: u64 = 500;
+/// A control stream that ended is opened again after this long, in milliseconds; the time doubles
+/// with each one that did not last.
+const CONTROL_RETRY_MS: u64 = 250;
+/// A control stream that lived for this long, in milliseconds, lasted.
+const CONTROL_STEADY_MS: u64 = 60_000;
 /// Number of the control stream in its session; catch-up streams count from 1.
 const CONTROL_STREAM: u64 = 0;
 
@@ -35,6 +38,7 @@ impl Machine {
             counters: Counters::default(),
             last_error: None,
             attached: 0,
+            falls: 0,
             hello_due: false,
         });
         (peer.address, peer.relayed) = (address, relayed);
@@ -110,7 +114,9 @@ impl Machine {
                 peer.session = None;
                 peer.known = None;
                 peer.greeting = false;
-                let retry = self.seen_at.plus(CONTROL_RETRY_MS);
+                let lasted = self.seen_at.since(stream.since) >= CONTROL_STEADY_MS;
+                peer.falls = if lasted { 0 } else { (peer.falls + 1).min(6) };
+                let retry = self.seen_at.plus(CONTROL_RETRY_MS << peer.falls);
                 peer.retry_at = Some(peer.retry_at.map_or(retry, |at| at.max(retry)));
             }
             _ => {}
@@ -182,7 +188,12 @@ impl Machine {
                 let error = Error::protocol("messages arrive faster than SQLite can take them");
                 self.give_up_stream(id, &error);
             }
-            Ok(()) => {}
+            Ok(()) => {
+                let kind = self.streams.get(&id).map(|stream| &stream.kind);
+                if matches!(kind, Some(StreamKind::Refused)) {
+                    self.close_stream(id);
+                }
+            }
             Err(error) => self.give_up_stream(id, &error),
         }
     }
@@ -246,7 +257,7 @@ impl Machine {
             }
             (StreamKind::Fresh, plain::ATTACH) => {
                 let attach: Attach = wire::decode(body)?;
-                stream.kind = self.attach(&stream.peer, &attach)?;
+                stream.kind = self.attach(&stream.peer, &attach);
                 stream.since = now;
             }
             (StreamKind::Offering(offering), plain::ANSWER) => {
@@ -266,22 +277,23 @@ impl Machine {
         Ok(())
     }
 
-    /// A further stream of a proven session; its seals prove that it belongs there.
-    fn attach(&mut self, id: &PeerId, attach: &Attach) -> Result<StreamKind> {
-        let session = self.peers.get(id).and_then(|peer| peer.session.clone());
-        let session = session
-            .filter(|session| session.id == attach.session && attach.stream != CONTROL_STREAM)
-            .ok_or_else(|| Error::protocol("a stream of a session that does not exist"))?;
+    /// A further stream of a proven session; its seals prove that it belongs there. With two
+    /// connections one after the other, a stream may name a session that is over on this side:
+    /// that is nobody's fault, and the peer asks again in its next session.
+    fn attach(&mut self, id: &PeerId, attach: &Attach) -> StreamKind {
         let passes = self.streams.values().filter(|stream| {
             stream.peer == *id && matches!(stream.kind, StreamKind::Outgoing { .. })
         });
-        if passes.count() >= limits::PASSES_PER_PEER_MAX {
-            return Err(Error::protocol("too many catch-ups at once"));
+        let room = passes.count() < limits::PASSES_PER_PEER_MAX;
+        let fresh = |peer: &&mut Peer| peer.attached < attach.stream;
+        let Some(peer) = self.peers.get_mut(id).filter(fresh) else { return StreamKind::Refused };
+        match &peer.session {
+            Some(session) if room && session.id == attach.session => {
+                peer.attached = attach.stream;
+                StreamKind::Outgoing { channel: session.channel(attach.stream), serving: None }
+            }
+            _ => StreamKind::Refused,
         }
-        let peer = self.peers.get_mut(id).filter(|peer| peer.attached < attach.stream);
-        let peer = peer.ok_or_else(|| Error::protocol("a stream number was used twice"))?;
-        peer.attached = attach.stream;
-        Ok(StreamKind::Outgoing { channel: session.channel(attach.stream), serving: None })
     }
 
     /// The peer says that it does not accept us.

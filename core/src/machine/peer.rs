@@ -44,6 +44,8 @@ pub(super) struct Peer {
     pub last_error: Option<(String, String)>,
     /// Highest number of a stream that the peer attached to the session.
     pub attached: u64,
+    /// Control streams in a row that did not last.
+    pub falls: u32,
     /// The handshake is complete and our hello has not been sent.
     pub hello_due: bool,
 }
@@ -83,6 +85,8 @@ pub(super) struct Stream {
 pub(super) enum StreamKind {
     /// Opened by the peer; its first frame will tell.
     Fresh,
+    /// It named a session that is over, and is to be closed.
+    Refused,
     /// Our greeting is out.
     Offering(Offering),
     /// The peer's greeting was answered.
@@ -111,9 +115,10 @@ impl Stream {
     pub fn deadline(&self) -> Option<Millis> {
         match self.kind {
             StreamKind::Control { .. } => None,
-            StreamKind::Fresh | StreamKind::Offering(_) | StreamKind::Accepting(_) => {
-                Some(self.since.plus(limits::HANDSHAKE_MAX_MS))
-            }
+            StreamKind::Fresh
+            | StreamKind::Refused
+            | StreamKind::Offering(_)
+            | StreamKind::Accepting(_) => Some(self.since.plus(limits::HANDSHAKE_MAX_MS)),
             StreamKind::Incoming { .. } | StreamKind::Outgoing { .. } => {
                 Some(self.since.plus(limits::PASS_STALL_MS))
             }

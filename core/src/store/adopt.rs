@@ -26,7 +26,8 @@ impl Store {
     /// Returns the names of the tables that were created.
     ///
     /// # Errors
-    /// If a text is not what it must be ([`Error::Protocol`]) or SQLite fails; nothing is changed.
+    /// If SQLite fails; nothing is changed. A table whose text is not what it must be, or that
+    /// SQLite refuses, is left out and noted.
     pub fn adopt(&mut self, now: Millis, tables: &[TableSchema]) -> Result<Vec<String>> {
         if !self.adopts()? {
             return Ok(Vec::new());
@@ -36,20 +37,22 @@ impl Store {
             return Ok(missing);
         }
         self.write(now, |tx| {
+            let mut created = Vec::new();
             for table in tables.iter().filter(|table| missing.contains(&table.name)) {
-                tx.create_adopted(table)?;
+                if tx.try_create_adopted(table)? {
+                    created.push(table.name.clone());
+                }
             }
             tx.refresh_schema()?;
-            for name in &missing {
+            for name in &created {
                 if tx.table_named(name).is_none_or(|table| table.shape.is_none()) {
                     tx.track_table(name)?;
                 }
             }
             tx.retry_after_schema_change()?;
             tx.store_folded_end()?;
-            Ok(())
-        })?;
-        Ok(missing)
+            Ok(created)
+        })
     }
 
     /// Whether tables of the group are created here.
@@ -95,6 +98,26 @@ impl Store {
 }
 
 impl Tx<'_> {
+    /// Creates one table, or notes why it cannot be created here; the others do not suffer.
+    fn try_create_adopted(&mut self, table: &TableSchema) -> Result<bool> {
+        self.conn.execute_batch("SAVEPOINT wavesync_adopt")?;
+        let created = self.create_adopted(table);
+        if created.is_err() {
+            self.conn.execute_batch("ROLLBACK TO wavesync_adopt")?;
+        }
+        self.conn.execute_batch("RELEASE wavesync_adopt")?;
+        match created {
+            Ok(()) => Ok(true),
+            Err(error) if error.retryable() => Err(error),
+            Err(error) => {
+                let message = format!("table {} cannot be created here: {error}", table.name);
+                let hint = "create it by hand; its rows are kept meanwhile";
+                self.note("schema_refused", message, hint);
+                Ok(false)
+            }
+        }
+    }
+
     fn create_adopted(&mut self, table: &TableSchema) -> Result<()> {
         check_statement(&table.table, &["TABLE"])?;
         self.conn.execute_batch(&table.table)?;
@@ -171,10 +194,17 @@ fn tokens(sql: &str) -> Vec<String> {
             continue;
         }
         if let Some(close) = closing(c) {
-            while chars.get(at).is_some_and(|c| *c != close) {
+            while let Some(&inner) = chars.get(at) {
+                at += 1;
+                if inner != close {
+                    continue;
+                }
+                // A doubled quote is a quote inside the name or text.
+                if close == ']' || chars.get(at) != Some(&close) {
+                    break;
+                }
                 at += 1;
             }
-            at += 1;
         } else if is_word(c) {
             while chars.get(at).is_some_and(|c| is_word(*c)) {
                 at += 1;
@@ -185,8 +215,7 @@ fn tokens(sql: &str) -> Vec<String> {
     tokens
 }
 
-/// The character that ends a quoted part. A doubled quote reads as two quoted parts, which is
-/// harmless here.
+/// The character that ends a quoted part.
 fn closing(open: char) -> Option<char> {
     match open {
         '"' | '\'' | '`' => Some(open),
@@ -208,7 +237,9 @@ mod tests {
         let table = |sql| check_statement(sql, &["TABLE"]).is_ok();
         assert!(table("CREATE TABLE t(a PRIMARY KEY, b DEFAULT ';')"));
         assert!(table("CREATE TABLE [odd ; name] (a /* ; */ PRIMARY KEY) -- ; end"));
-        assert!(table("create table \"a\"\"b\" (x PRIMARY KEY) STRICT") || cfg!(test));
+        assert!(table("create table \"a\"\"b\" (x PRIMARY KEY) STRICT"));
+        assert!(table("CREATE TABLE 'it''s; ' (x PRIMARY KEY)"));
+        assert!(!table("CREATE TABLE \"a\"\" (x PRIMARY KEY)"), "a quote that does not end");
         assert!(!table("CREATE TABLE t AS SELECT load_extension('x')"));
         assert!(!table("CREATE TABLE t(a); DROP TABLE u"));
         assert!(!table("CREATE TEMP TABLE t(a)"));

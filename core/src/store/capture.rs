@@ -12,6 +12,10 @@ use crate::store::sql::ident;
 
 /// Mask of an insert: every column.
 pub const MASK_INSERT: i64 = -1;
+/// Letters that name the triggers of a table.
+pub const LETTERS: [char; 8] = ['i', 'u', 'k', 'd', 'p', 'q', 'r', 's'];
+/// Key columns that `__wavesync_gone` holds one by one.
+const GONE_KEYS: usize = 8;
 /// Columns from this number on share one bit of the mask.
 pub const SHARED_BIT: u16 = 62;
 
@@ -36,21 +40,102 @@ pub fn triggers(
     let key_changed = key_changed?.join(" OR ");
     let create = |letter: char, event: &str, when: &str, body: &str| {
         let name = format!("__wavesync_{letter}_{number}");
-        let text =
-            format!("CREATE TRIGGER \"{name}\" AFTER {event} ON {on}{when} BEGIN {body} END");
+        let text = format!("CREATE TRIGGER \"{name}\" {event} ON {on}{when} BEGIN {body} END");
         (name, text)
     };
-    Ok(vec![
-        create('i', "INSERT", "", &append(&new_key, &MASK_INSERT.to_string())),
-        create('u', "UPDATE", "", &append(&new_key, &mask(columns, shape.collates)?)),
+    let mut triggers = vec![
+        create('i', "AFTER INSERT", "", &append(&new_key, &MASK_INSERT.to_string())),
+        create('u', "AFTER UPDATE", "", &append(&new_key, &mask(columns, shape.collates)?)),
         create(
             'k',
-            "UPDATE",
+            "AFTER UPDATE",
             &format!(" WHEN {key_changed}"),
             &format!("{} {}", append(&old_key, "NULL"), append(&new_key, &MASK_INSERT.to_string())),
         ),
-        create('d', "DELETE", "", &append(&old_key, "NULL")),
-    ])
+        create('d', "AFTER DELETE", "", &append(&old_key, "NULL")),
+    ];
+    if !shape.uniques.is_empty() {
+        let note = note_rivals(table, shape)?;
+        let log = log_gone(table, shape)?;
+        let moved = format!(" WHEN {}", uniques_changed(shape)?);
+        triggers.extend([
+            create('p', "BEFORE INSERT", "", &note),
+            create('q', "AFTER INSERT", "", &log),
+            create('r', "BEFORE UPDATE", &moved, &note),
+            create('s', "AFTER UPDATE", &moved, &log),
+        ]);
+    }
+    Ok(triggers)
+}
+
+/// Notes the rows that a write collides with through a UNIQUE index. `OR REPLACE` removes them
+/// without firing a delete trigger unless `recursive_triggers` is on.
+fn note_rivals(table: TableNum, shape: &Shape) -> Result<String> {
+    let rivals: Result<Vec<String>> = shape
+        .uniques
+        .iter()
+        .map(|columns| {
+            let equal: Result<Vec<String>> = columns
+                .iter()
+                .map(|(column, collation)| {
+                    let (column, collation) = (ident(column)?, ident(collation)?);
+                    Ok(format!("t.{column} = NEW.{column} COLLATE {collation}"))
+                })
+                .collect();
+            Ok(format!("({})", equal?.join(" AND ")))
+        })
+        .collect();
+    let keys = shape.key.iter().take(GONE_KEYS);
+    let keys: Result<Vec<String>> =
+        keys.map(|column| Ok(format!("t.{}", ident(&column.name)?))).collect();
+    let places: Vec<String> =
+        (0..shape.key.len().min(GONE_KEYS)).map(|n| format!("k{n}")).collect();
+    Ok(format!(
+        "INSERT INTO __wavesync_gone(tbl,pk,{}) SELECT {},{},{} FROM {} AS t WHERE {};",
+        places.join(","),
+        table.0,
+        key::expression(shape.form, &shape.key, "t.")?,
+        keys?.join(","),
+        ident(&shape.name)?,
+        rivals?.join(" OR ")
+    ))
+}
+
+/// Logs those of the noted rows that are gone as deleted. One that was also logged by the delete
+/// trigger is deleted twice, which comes to the same.
+fn log_gone(table: TableNum, shape: &Shape) -> Result<String> {
+    let same: Result<Vec<String>> = shape
+        .key
+        .iter()
+        .take(GONE_KEYS)
+        .enumerate()
+        .map(|(at, column)| Ok(format!("t.{} = g.k{at}", ident(&column.name)?)))
+        .collect();
+    let mut same = same?;
+    if shape.key.len() > GONE_KEYS {
+        same.push(format!("{} = g.pk", key::expression(shape.form, &shape.key, "t.")?));
+    }
+    Ok(format!(
+        "INSERT INTO __wavesync_log(tbl,pk,cols,at) SELECT g.tbl,g.pk,NULL,{NOW} \
+         FROM __wavesync_gone AS g WHERE g.tbl={} AND NOT EXISTS \
+         (SELECT 1 FROM {} AS t WHERE {}); DELETE FROM __wavesync_gone;",
+        table.0,
+        ident(&shape.name)?,
+        same.join(" AND ")
+    ))
+}
+
+fn uniques_changed(shape: &Shape) -> Result<String> {
+    let columns: std::collections::BTreeSet<&str> =
+        shape.uniques.iter().flatten().map(|(column, _)| column.as_str()).collect();
+    let changed: Result<Vec<String>> = columns
+        .into_iter()
+        .map(|column| {
+            let column = ident(column)?;
+            Ok(format!("OLD.{column} COLLATE BINARY IS NOT NEW.{column}"))
+        })
+        .collect();
+    Ok(changed?.join(" OR "))
 }
 
 /// The bit of a column in the mask.

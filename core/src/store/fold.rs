@@ -112,10 +112,10 @@ impl Tx<'_> {
             current = self.imported_clock(&table)?;
         }
         let alive = current.as_ref().is_some_and(Clock::alive);
-        let clock = match (entry.mask, current) {
+        let (clock, written) = match (entry.mask, current) {
             (None, Some(clock)) if alive => {
                 let birth = hand.stamp(entry.at);
-                Clock { length: clock.length + 1, birth, cells: BTreeMap::new() }
+                (Clock { length: clock.length + 1, birth, cells: BTreeMap::new() }, Vec::new())
             }
             (None, _) => return Ok(()),
             (Some(mask), Some(mut clock)) if alive => {
@@ -124,18 +124,19 @@ impl Tx<'_> {
                     return Ok(());
                 }
                 let dot = hand.stamp(entry.at);
-                clock.cells.extend(columns.into_iter().map(|column| (column, dot)));
-                clock
+                clock.cells.extend(columns.iter().map(|column| (*column, dot)));
+                (clock, columns)
             }
             (Some(_), known) => {
                 let birth = hand.stamp(entry.at);
                 let length = known.map_or(0, |clock| clock.length) + 1;
-                let cells = table.local_columns().map(|column| (column.num, birth)).collect();
-                Clock { length, birth, cells }
+                let columns: Vec<_> = table.local_columns().map(|column| column.num).collect();
+                let cells = columns.iter().map(|column| (*column, birth)).collect();
+                (Clock { length, birth, cells }, columns)
             }
         };
         if table.shape.is_some() {
-            self.unpark_written(&table, &key, &clock)?;
+            self.unpark_written(&table, &key, &clock, &written)?;
         }
         self.set_clock(&table, &key, &ClockRow { clock, seq: entry.seq })
     }
@@ -164,7 +165,9 @@ impl Tx<'_> {
             .collect();
         let newer: Vec<ColumnNum> = table
             .local_columns()
-            .filter(|column| column.since >= seq && !columns.contains(&column.num))
+            .filter(|column| {
+                column.since.is_some_and(|since| since >= seq) && !columns.contains(&column.num)
+            })
             .map(|column| column.num)
             .collect();
         if newer.is_empty() {
@@ -187,16 +190,20 @@ impl Tx<'_> {
         Ok(columns)
     }
 
-    /// A local write of a parked row takes its place: only columns unknown here stay parked.
-    fn unpark_written(&mut self, table: &Table, key: &Value, clock: &Clock) -> Result<()> {
+    /// A local write of a parked row takes its place: what it did not write stays parked, also a
+    /// column that came since then (it is shown once the schema change is looked at).
+    fn unpark_written(
+        &mut self,
+        table: &Table,
+        key: &Value,
+        clock: &Clock,
+        written: &[ColumnNum],
+    ) -> Result<()> {
         let Some(mut parked) = self.parked(table, key)? else { return Ok(()) };
         if !clock.alive() {
             return self.set_parked(table, key, None);
         }
-        parked.values.retain(|num, _| {
-            clock.cells.contains_key(num)
-                && table.column(*num).is_some_and(|column| column.local.is_none())
-        });
+        parked.values.retain(|num, _| clock.cells.contains_key(num) && !written.contains(num));
         parked.kind = Kind::UnknownColumn;
         parked.reason = "the table here has no such column".into();
         self.set_parked(table, key, Some(&parked))

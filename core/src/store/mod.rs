@@ -441,6 +441,7 @@ pub(crate) fn set_meta(conn: &Connection, key: &str, value: impl ToSql) -> Resul
 const SCHEMA: &str = "
 CREATE TABLE __wavesync_meta(key TEXT PRIMARY KEY NOT NULL, value) WITHOUT ROWID;
 CREATE TABLE __wavesync_log(seq INTEGER PRIMARY KEY, tbl, pk, cols, at);
+CREATE TABLE __wavesync_gone(tbl, pk, k0, k1, k2, k3, k4, k5, k6, k7);
 CREATE TABLE __wavesync_site(num INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE);
 CREATE TABLE __wavesync_vector(site INTEGER PRIMARY KEY, stamp INTEGER NOT NULL, boot INTEGER NOT NULL);
 CREATE TABLE __wavesync_cap(site INTEGER PRIMARY KEY, stamp INTEGER NOT NULL);

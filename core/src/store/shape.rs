@@ -44,6 +44,9 @@ pub struct Shape {
     pub collates: bool,
     /// The text that created it.
     pub sql: String,
+    /// Columns and collations of each UNIQUE index beside the key. Indexes on expressions are left
+    /// out.
+    pub uniques: Vec<Vec<(String, String)>>,
 }
 
 impl Shape {
@@ -218,7 +221,30 @@ fn shape(
         .map(|info| info.column)
         .collect();
     let collates = sql.to_ascii_lowercase().contains("collate");
-    Ok(Ok(Shape { name: name.into(), form, key, columns, collates, sql }))
+    let uniques = uniques(conn, name)?;
+    Ok(Ok(Shape { name: name.into(), form, key, columns, collates, sql, uniques }))
+}
+
+fn uniques(conn: &Connection, table: &str) -> Result<Vec<Vec<(String, String)>>> {
+    let mut indexes = conn.prepare_cached(
+        "SELECT name FROM pragma_index_list(?1, 'main') WHERE \"unique\" AND origin <> 'pk'
+         ORDER BY name",
+    )?;
+    let names =
+        indexes.query_map([table], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
+    let mut uniques = Vec::new();
+    for name in names {
+        let mut columns = conn.prepare_cached(
+            "SELECT name, coll FROM pragma_index_xinfo(?1, 'main') WHERE key ORDER BY seqno",
+        )?;
+        let columns = columns
+            .query_map([name], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<rusqlite::Result<Vec<(Option<String>, String)>>>()?;
+        let named: Option<Vec<(String, String)>> =
+            columns.into_iter().map(|(name, collation)| Some((name?, collation))).collect();
+        uniques.extend(named);
+    }
+    Ok(uniques)
 }
 
 /// Only columns without affinity keep 1 and 1.0 apart (<https://www.sqlite.org/datatype3.html>).

@@ -26,8 +26,8 @@ pub struct Column {
     pub name: String,
     /// What SQLite says of it; `None` if only peers have it.
     pub local: Option<ShapeColumn>,
-    /// The log's end when the capture trigger learned of it.
-    pub since: Seq,
+    /// The log's end when the capture trigger learned of it; `None` while only peers have it.
+    pub since: Option<Seq>,
 }
 
 /// A numbered table.
@@ -378,7 +378,7 @@ impl Tx<'_> {
                     num: ColumnNum(row.get(0)?),
                     name: row.get(1)?,
                     local: None,
-                    since: Seq(row.get::<_, Option<i64>>(2)?.unwrap_or(0)),
+                    since: row.get::<_, Option<i64>>(2)?.map(Seq),
                 })
             })?
             .collect::<rusqlite::Result<Vec<_>>>()?;
@@ -395,7 +395,16 @@ impl Tx<'_> {
 
     fn columns_of(&mut self, table: TableNum, shape: Option<&Shape>) -> Result<Vec<Column>> {
         let (mut columns, new) = self.known_columns(table, shape)?;
-        let since = if columns.is_empty() { Seq(0) } else { self.log_end()? };
+        let since = self.log_end()?;
+        // Only peers had these; a trigger that wrote the log until now said nothing about them.
+        for column in columns.iter_mut().filter(|c| c.local.is_some() && c.since.is_none()) {
+            self.conn
+                .prepare_cached(
+                    "UPDATE __wavesync_column SET since = ?3 WHERE tbl = ?1 AND num = ?2",
+                )?
+                .execute(params![table.0, column.num.0, since.0])?;
+            column.since = Some(since);
+        }
         for local in new {
             let num = ColumnNum(u16::try_from(columns.len()).map_err(|_| {
                 Error::Database("a table has more columns than can be numbered".into())
@@ -405,7 +414,12 @@ impl Tx<'_> {
                     "INSERT INTO __wavesync_column(tbl, num, name, since) VALUES(?1, ?2, ?3, ?4)",
                 )?
                 .execute(params![table.0, num.0, local.name, since.0])?;
-            columns.push(Column { num, name: local.name.clone(), local: Some(local), since });
+            columns.push(Column {
+                num,
+                name: local.name.clone(),
+                local: Some(local),
+                since: Some(since),
+            });
         }
         Ok(columns)
     }
@@ -413,7 +427,14 @@ impl Tx<'_> {
     fn repair_triggers(&mut self, num: TableNum, shape: &Shape, columns: &[Column]) -> Result<()> {
         let local: Vec<(ColumnNum, ShapeColumn)> =
             columns.iter().filter_map(|column| Some((column.num, column.local.clone()?))).collect();
-        for (name, text) in capture::triggers(num, shape, &local)? {
+        let wanted = capture::triggers(num, shape, &local)?;
+        for letter in capture::LETTERS {
+            let name = format!("__wavesync_{letter}_{}", num.0);
+            if !wanted.iter().any(|(wanted, _)| *wanted == name) {
+                self.conn.execute_batch(&format!("DROP TRIGGER IF EXISTS {}", ident(&name)?))?;
+            }
+        }
+        for (name, text) in wanted {
             let stored: Option<String> = self
                 .conn
                 .prepare_cached(
@@ -431,7 +452,7 @@ impl Tx<'_> {
     }
 
     pub(super) fn drop_triggers(&mut self, num: TableNum) -> Result<()> {
-        for letter in ['i', 'u', 'k', 'd'] {
+        for letter in capture::LETTERS {
             let name = format!("__wavesync_{letter}_{}", num.0);
             self.conn.execute_batch(&format!("DROP TRIGGER IF EXISTS {}", ident(&name)?))?;
         }

@@ -1,0 +1,273 @@
+//! What a replica's file holds, read by plain SQL and decoded independently of the store: `L`, the
+//! row states with their clocks, and `T`, the application's tables.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rusqlite::Connection;
+use rusqlite::types::Value as Sql;
+use wavesync_core::ids::{Dot, SiteId, Stamp};
+use wavesync_core::store::clock::read_varint;
+use wavesync_core::store::key;
+use wavesync_core::value::Value;
+use wavesync_core::wire::rows::Reader;
+
+/// One row of `L`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub length: i64,
+    pub birth: Dot,
+    pub cells: BTreeMap<String, Dot>,
+    /// Why it is parked, and with what values.
+    pub parked: Option<(String, bool, BTreeMap<String, Value>)>,
+}
+
+impl Row {
+    pub fn alive(&self) -> bool {
+        self.length % 2 == 1
+    }
+
+    /// In `L` and to be seen in `T`.
+    pub fn shown(&self) -> bool {
+        self.alive() && self.parked.as_ref().is_none_or(|(_, in_table, _)| *in_table)
+    }
+
+    pub fn dots(&self) -> impl Iterator<Item = (Option<&String>, Dot)> {
+        let cells = self.cells.iter().map(|(column, dot)| (Some(column), *dot));
+        std::iter::once((None, self.birth)).chain(cells)
+    }
+}
+
+/// The columns of a row outside its key.
+pub type Columns = BTreeMap<String, Value>;
+
+/// One table.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    pub integer_key: bool,
+    /// It exists in this database and is tracked.
+    pub local: bool,
+    pub importing: bool,
+    pub rows: BTreeMap<Value, Row>,
+    pub shown: BTreeMap<Value, Columns>,
+    /// Keys with log rows that are not folded yet: their `T` is ahead of their `L`.
+    pub unfolded: BTreeSet<Value>,
+}
+
+impl Table {
+    /// Every value of an alive row, wherever it is kept.
+    pub fn values(&self, key: &Value, row: &Row) -> Columns {
+        let mut values = Columns::new();
+        if row.shown() {
+            values.extend(self.shown.get(key).cloned().unwrap_or_default());
+        }
+        if let Some((_, _, parked)) = &row.parked {
+            values.extend(parked.clone());
+        }
+        values
+    }
+}
+
+/// A whole replica.
+#[derive(Clone, Debug, Default)]
+pub struct Image {
+    pub tables: BTreeMap<String, Table>,
+    pub vector: BTreeMap<SiteId, Stamp>,
+    pub folded: i64,
+    pub hlc: i64,
+}
+
+impl Image {
+    pub fn covers(&self, dot: Dot) -> bool {
+        self.vector.get(&dot.site).is_some_and(|stamp| *stamp >= dot.stamp)
+    }
+
+    pub fn read(conn: &Connection) -> Self {
+        let meta = |name: &str| -> i64 {
+            conn.prepare_cached("SELECT value FROM __wavesync_meta WHERE key = ?1")
+                .and_then(|mut s| s.query_row([name], |row| row.get(0)))
+                .unwrap_or(0)
+        };
+        let sites = sites(conn);
+        let mut image = Self { folded: meta("folded"), hlc: meta("hlc"), ..Self::default() };
+        each(conn, "SELECT site, stamp FROM __wavesync_vector", |row| {
+            image.vector.insert(sites[&integer(&row[0])], Stamp(integer(&row[1])));
+        });
+        let mut numbers = Vec::new();
+        each(
+            conn,
+            "SELECT num, name, integer_key, tracked, base_columns, import FROM __wavesync_table",
+            |row| {
+                let name = text(&row[1]).to_ascii_lowercase();
+                let base = integer(&row[4]) as usize;
+                numbers.push((integer(&row[0]), name.clone(), base));
+                let table = Table {
+                    integer_key: integer(&row[2]) == 1,
+                    local: integer(&row[3]) == 1,
+                    importing: row[5] != Sql::Null,
+                    ..Table::default()
+                };
+                image.tables.insert(name, table);
+            },
+        );
+        for (number, name, base) in numbers {
+            let table = image.tables.get_mut(&name).unwrap();
+            let columns = column_names(conn, number);
+            read_clocks(conn, number, base, &columns, &sites, table);
+            read_parked(conn, number, &columns, table);
+            read_unfolded(conn, number, image.folded, table);
+            read_table(conn, &name, table);
+        }
+        image
+    }
+}
+
+fn sites(conn: &Connection) -> BTreeMap<i64, SiteId> {
+    let mut sites = BTreeMap::new();
+    each(conn, "SELECT num, id FROM __wavesync_site", |row| {
+        let Sql::Blob(id) = &row[1] else { panic!("a site id is a blob") };
+        sites.insert(integer(&row[0]), SiteId::from_slice(id).unwrap());
+    });
+    sites
+}
+
+fn column_names(conn: &Connection, table: i64) -> Vec<String> {
+    let mut names = Vec::new();
+    let sql = format!("SELECT name FROM __wavesync_column WHERE tbl = {table} ORDER BY num");
+    each(conn, &sql, |row| names.push(text(&row[0]).to_ascii_lowercase()));
+    names
+}
+
+fn read_clocks(
+    conn: &Connection,
+    number: i64,
+    base: usize,
+    columns: &[String],
+    sites: &BTreeMap<i64, SiteId>,
+    table: &mut Table,
+) {
+    let sql = format!("SELECT k, cl, stamp, site, cells FROM __wavesync_clock_{number}");
+    each(conn, &sql, |row| {
+        let birth = Dot { stamp: Stamp(integer(&row[2])), site: sites[&integer(&row[3])] };
+        let length = integer(&row[1]);
+        let mut cells = BTreeMap::new();
+        if length % 2 == 1 {
+            let stored = match &row[4] {
+                Sql::Blob(bytes) => Some(&bytes[..]),
+                _ => None,
+            };
+            cells = decode_cells(stored, base, birth, columns, sites);
+        }
+        table.rows.insert(value(&row[0]), Row { length, birth, cells, parked: None });
+    });
+}
+
+/// The layout of `cells` as `docs/STORAGE.md` gives it.
+fn decode_cells(
+    stored: Option<&[u8]>,
+    base: usize,
+    birth: Dot,
+    columns: &[String],
+    sites: &BTreeMap<i64, SiteId>,
+) -> BTreeMap<String, Dot> {
+    let born = |n: usize| (columns[n].clone(), birth);
+    let Some(mut bytes) = stored else { return (0..base).map(born).collect() };
+    let mut cells: BTreeMap<String, Dot> = match read_varint(&mut bytes).unwrap() {
+        0 => (0..base).map(born).collect(),
+        length => {
+            let (mask, rest) = bytes.split_at(length as usize - 1);
+            bytes = rest;
+            (0..mask.len() * 8).filter(|n| mask[n / 8] & (1 << (n % 8)) != 0).map(born).collect()
+        }
+    };
+    while !bytes.is_empty() {
+        let column = read_varint(&mut bytes).unwrap() as usize;
+        let (stamp, rest) = bytes.split_first_chunk::<8>().unwrap();
+        bytes = rest;
+        let site = read_varint(&mut bytes).unwrap() as i64;
+        let dot = Dot { stamp: Stamp(i64::from_be_bytes(*stamp)), site: sites[&site] };
+        cells.insert(columns[column].clone(), dot);
+    }
+    cells
+}
+
+fn read_parked(conn: &Connection, number: i64, columns: &[String], table: &mut Table) {
+    let sql = format!("SELECT k, kind, in_table, vals FROM __wavesync_parked WHERE tbl = {number}");
+    each(conn, &sql, |row| {
+        let Sql::Blob(bytes) = &row[3] else { panic!("parked values are a blob") };
+        let mut bytes = &bytes[..];
+        let mut values = Columns::new();
+        while !bytes.is_empty() {
+            let column = read_varint(&mut bytes).unwrap() as usize;
+            let value = Reader { bytes: &mut bytes }.value().unwrap();
+            values.insert(columns[column].clone(), value);
+        }
+        let state = table.rows.get_mut(&value(&row[0])).expect("a parked row has a clock");
+        state.parked = Some((text(&row[1]), integer(&row[2]) == 1, values));
+    });
+}
+
+fn read_unfolded(conn: &Connection, number: i64, folded: i64, table: &mut Table) {
+    let sql = format!("SELECT pk FROM __wavesync_log WHERE tbl = {number} AND seq > {folded}");
+    each(conn, &sql, |row| {
+        table.unfolded.insert(value(&row[0]));
+    });
+}
+
+fn read_table(conn: &Connection, name: &str, table: &mut Table) {
+    let mut columns: Vec<(String, i64)> = Vec::new();
+    let sql = format!("SELECT name, pk FROM pragma_table_xinfo('{name}') ORDER BY cid");
+    each(conn, &sql, |row| columns.push((text(&row[0]).to_ascii_lowercase(), integer(&row[1]))));
+    table.local &= !columns.is_empty();
+    if columns.is_empty() {
+        return;
+    }
+    each(conn, &format!("SELECT * FROM \"{name}\""), |row| {
+        let mut parts: Vec<(i64, Value)> = Vec::new();
+        let mut values = Columns::new();
+        for ((column, part), stored) in columns.iter().zip(row) {
+            if *part > 0 {
+                parts.push((*part, value(stored)));
+            } else {
+                values.insert(column.clone(), value(stored));
+            }
+        }
+        parts.sort();
+        let parts: Vec<Value> = parts.into_iter().map(|(_, value)| value).collect();
+        table.shown.insert(key::pack(&parts), values);
+    });
+}
+
+fn each(conn: &Connection, sql: &str, mut with: impl FnMut(&[Sql])) {
+    let mut statement = conn.prepare_cached(sql).unwrap();
+    let mut rows = statement.query([]).unwrap();
+    while let Some(row) = rows.next().unwrap() {
+        // Counted only now: `*` may have grown since the statement was prepared.
+        let count = row.as_ref().column_count();
+        let values: Vec<Sql> = (0..count).map(|at| row.get(at).unwrap()).collect();
+        with(&values);
+    }
+}
+
+fn integer(value: &Sql) -> i64 {
+    match value {
+        Sql::Integer(integer) => *integer,
+        other => panic!("{other:?} is not an integer"),
+    }
+}
+
+fn text(value: &Sql) -> String {
+    match value {
+        Sql::Text(text) => text.clone(),
+        other => panic!("{other:?} is not text"),
+    }
+}
+
+fn value(value: &Sql) -> Value {
+    match value {
+        Sql::Null => Value::Null,
+        Sql::Integer(integer) => Value::Integer(*integer),
+        Sql::Real(real) => Value::Real(*real),
+        Sql::Text(text) => Value::text(text),
+        Sql::Blob(bytes) => Value::Blob(bytes.clone()),
+    }
+}

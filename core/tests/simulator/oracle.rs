@@ -1,0 +1,345 @@
+//! What must hold, one function per property. Each names the rule that it watches.
+
+use std::collections::BTreeMap;
+
+use wavesync_core::ids::Dot;
+use wavesync_core::machine::{Input, PeerReport};
+use wavesync_core::value::Value;
+
+use crate::image::{Image, Row, Table};
+use crate::network::Event;
+use crate::world::{Topology, World};
+
+/// What did not hold.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub oracle: &'static str,
+    pub message: String,
+}
+
+impl Failure {
+    pub fn new(oracle: &'static str, message: String) -> Self {
+        Self { oracle, message }
+    }
+}
+
+type Check = Result<(), Failure>;
+type CellEvent = (String, Value, String, Dot);
+
+/// What oracles remember of earlier states.
+pub struct Memory {
+    counters: Vec<(i64, i64)>,
+    values: BTreeMap<CellEvent, Value>,
+}
+
+impl Memory {
+    pub fn new(replicas: usize) -> Self {
+        Self { counters: vec![(0, 0); replicas], values: BTreeMap::new() }
+    }
+}
+
+fn fail(oracle: &'static str, message: String) -> Check {
+    Err(Failure::new(oracle, message))
+}
+
+/// Everything that holds at any time.
+pub fn during(world: &mut World) -> Check {
+    let images: Vec<Image> = (0..world.replicas.len()).map(|at| world.image(at)).collect();
+    monotone(world, &images)?;
+    vector_is_sound(&images)?;
+    table_follows_rows(&images)?;
+    one_event_one_value(world, &images)
+}
+
+/// `db_version` and the hybrid logical clock never go back, restarts included (P3, I3).
+fn monotone(world: &mut World, images: &[Image]) -> Check {
+    for (at, image) in images.iter().enumerate() {
+        let (folded, hlc) = world.memory.counters[at];
+        if image.folded < folded || image.hlc < hlc {
+            let text = format!(
+                "replica {at}: folded end {folded} -> {}, clock {hlc} -> {}",
+                image.folded, image.hlc
+            );
+            return fail("monotone", text);
+        }
+        world.memory.counters[at] = (image.folded, image.hlc);
+    }
+    Ok(())
+}
+
+/// P6: whatever a vector covers is dominated by the row states behind it.
+fn vector_is_sound(images: &[Image]) -> Check {
+    for (reader, image) in images.iter().enumerate() {
+        for (writer, other) in images.iter().enumerate().filter(|(at, _)| *at != reader) {
+            for (name, table) in &other.tables {
+                for (key, row) in &table.rows {
+                    for (column, dot) in row.dots().filter(|(_, dot)| image.covers(*dot)) {
+                        let own = image.tables.get(name).and_then(|table| table.rows.get(key));
+                        if !own
+                            .is_some_and(|own| dominates(own, row, column, dot, table.integer_key))
+                        {
+                            let text = format!(
+                                "the vector of {reader} covers {dot:?} of {name} {key:?} {column:?} \
+                                 that {writer} holds as {row:?}, but it holds {own:?}"
+                            );
+                            return fail("vector soundness", text);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn dominates(own: &Row, other: &Row, column: Option<&String>, dot: Dot, integer: bool) -> bool {
+    if own.length != other.length {
+        return own.length > other.length;
+    }
+    if !own.alive() {
+        return own.birth >= dot;
+    }
+    let both_base = own.birth.stamp.is_base() && other.birth.stamp.is_base();
+    if integer && own.birth != other.birth && !both_base {
+        return own.birth.precedes(&other.birth);
+    }
+    match column {
+        None => own.birth == dot || own.birth.precedes(&dot),
+        Some(column) => own.cells.get(column).is_some_and(|ours| *ours >= dot),
+    }
+}
+
+/// P1, `T = f(L)`: what is alive and not parked is in the table, and nothing else is.
+fn table_follows_rows(images: &[Image]) -> Check {
+    for (at, image) in images.iter().enumerate() {
+        for (name, table) in image.tables.iter().filter(|(_, table)| table.local) {
+            let settled = |key: &&Value| !table.unfolded.contains(*key);
+            for key in table.rows.keys().filter(settled) {
+                let row = &table.rows[key];
+                if row.shown() != table.shown.contains_key(key) {
+                    let text = format!(
+                        "replica {at}, {name} {key:?}: {row:?} and in the table: {:?}",
+                        table.shown.get(key)
+                    );
+                    return fail("T = f(L)", text);
+                }
+            }
+            if table.importing {
+                continue;
+            }
+            let strange =
+                table.shown.keys().filter(settled).find(|key| !table.rows.contains_key(key));
+            if let Some(key) = strange {
+                let text = format!("replica {at}, {name} {key:?} is in the table and has no clock");
+                return fail("T = f(L)", text);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Trap 6: one write event has one value, wherever it is kept.
+fn one_event_one_value(world: &mut World, images: &[Image]) -> Check {
+    for (at, image) in images.iter().enumerate() {
+        for (name, table) in &image.tables {
+            for (key, row) in table.rows.iter().filter(|(key, _)| !table.unfolded.contains(*key)) {
+                let values = table.values(key, row);
+                for (column, dot) in &row.cells {
+                    let Some(value) = values.get(column) else { continue };
+                    let event = (name.clone(), key.clone(), column.clone(), *dot);
+                    let known = world.memory.values.entry(event).or_insert_with(|| value.clone());
+                    if known != value {
+                        let text = format!(
+                            "{name} {key:?} {column} as written by {dot:?} is {value:?} at {at} \
+                             and was {known:?}"
+                        );
+                        return fail("one event, one value", text);
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// After quiescence everybody holds the same (I4).
+pub fn converged(world: &World) -> Check {
+    let images: Vec<Image> = (0..world.replicas.len()).map(|at| world.image(at)).collect();
+    let first = &images[0];
+    for (at, image) in images.iter().enumerate().skip(1) {
+        if image.vector != first.vector {
+            let text = format!("vectors of 0 and {at}: {:?} and {:?}", first.vector, image.vector);
+            return fail("convergence", text);
+        }
+        let names = image.tables.keys().chain(first.tables.keys());
+        for name in names {
+            let empty = Table::default();
+            let one = first.tables.get(name).unwrap_or(&empty);
+            let two = image.tables.get(name).unwrap_or(&empty);
+            same_rows(name, at, one, two)?;
+        }
+    }
+    for (at, image) in images.iter().enumerate() {
+        for (name, table) in &image.tables {
+            for (key, row) in &table.rows {
+                let Some((kind, _, values)) = &row.parked else { continue };
+                let waits = match kind.as_str() {
+                    "unknown_table" => !table.local,
+                    "unknown_column" => !values
+                        .keys()
+                        .any(|c| table.shown.get(key).is_some_and(|shown| shown.contains_key(c))),
+                    _ => false,
+                };
+                if !waits {
+                    let text =
+                        format!("replica {at}, {name} {key:?} is parked for nothing: {row:?}");
+                    return fail("convergence", text);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn same_rows(name: &str, at: usize, one: &Table, two: &Table) -> Check {
+    for key in one.rows.keys().chain(two.rows.keys()) {
+        let state = |table: &Table| {
+            table.rows.get(key).map(|row| (row.length, row.birth, row.cells.clone()))
+        };
+        if state(one) != state(two) {
+            let text = format!(
+                "{name} {key:?} at 0 and {at}:\n  {:?}\n  {:?}",
+                one.rows.get(key),
+                two.rows.get(key)
+            );
+            return fail("convergence", text);
+        }
+        let row = &one.rows[key];
+        let (mine, theirs) = (one.values(key, row), two.values(key, &two.rows[key]));
+        for (column, value) in &mine {
+            if theirs.get(column).is_some_and(|other| other != value) {
+                let text = format!("{name} {key:?} values at 0 and {at}: {mine:?} {theirs:?}");
+                return fail("convergence", text);
+            }
+        }
+        let written = |values: &BTreeMap<String, Value>| {
+            row.cells.keys().all(|column| values.contains_key(column))
+        };
+        if row.alive() && !(written(&mine) && written(&theirs)) {
+            let text = format!(
+                "{name} {key:?}: a written value is missing at 0 or {at}: {mine:?} {theirs:?} {row:?}"
+            );
+            return fail("convergence", text);
+        }
+    }
+    Ok(())
+}
+
+/// With equal clocks and without deletes, everybody shows the last write of each cell.
+pub fn nothing_lost(world: &World) -> Check {
+    if !world.plan.clocks_equal {
+        return Ok(());
+    }
+    for at in 0..world.replicas.len() {
+        let image = world.image(at);
+        for ((key, column), (time, value)) in &world.accepted {
+            let shown = image
+                .tables
+                .get("safe")
+                .and_then(|table| table.shown.get(&Value::text(key)))
+                .and_then(|columns| columns.get(column));
+            if shown != Some(value) {
+                let text = format!(
+                    "safe {key} {column}: {value:?}, written at {time}, is {shown:?} at {at}"
+                );
+                return fail("no accepted write is lost", text);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// SQLite's own opinion of every file.
+pub fn integrity(world: &World) -> Check {
+    for (at, replica) in world.replicas.iter().enumerate() {
+        let verdict: String = replica
+            .conn()
+            .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+            .unwrap_or_else(|error| error.to_string());
+        if verdict != "ok" {
+            return fail("integrity", format!("replica {at}: {verdict}"));
+        }
+    }
+    Ok(())
+}
+
+/// I7: after convergence, connecting again transfers no rows, also after restarts.
+pub fn no_echo(world: &mut World) -> Check {
+    for link in 0..world.network.links.len() {
+        world.cut(link, None)?;
+    }
+    for at in 0..world.replicas.len() {
+        world.restart(at)?;
+    }
+    world.settle(45_000, 400_000)?;
+    for (at, replica) in world.replicas.iter().enumerate() {
+        let reports: Vec<PeerReport> = replica.machine.peers();
+        if let Some(peer) = reports.iter().find(|peer| peer.rows_in + peer.rows_out > 0) {
+            let text = format!("replica {at} after reconnecting: {peer:?}");
+            return fail("echo", text);
+        }
+        let links = world.network.links.iter();
+        let expected = links.filter(|link| link.replicas.contains(&at)).count();
+        let synced = reports.iter().filter(|peer| peer.state == "synced").count();
+        if synced != expected || !replica.machine.progress().caught_up {
+            let text = format!(
+                "replica {at} is not caught up: {:?} {reports:?}",
+                replica.machine.progress()
+            );
+            return fail("caught up", text);
+        }
+    }
+    converged(world)
+}
+
+/// One write in a converged mesh: everybody gets it once from its author, passes it on at most
+/// once to each other, and tells its new vector once or twice; nothing is asked for.
+pub fn budget(world: &mut World) -> Check {
+    if world.plan.topology != Topology::Mesh || !world.plan.schemas_meet {
+        return Ok(());
+    }
+    let (frames, bytes) = (world.network.frames, world.network.bytes);
+    let requests = |world: &World| -> u64 {
+        let all = world.replicas.iter().flat_map(|replica| replica.machine.peers());
+        all.map(|peer| peer.requests_out).sum()
+    };
+    let before = requests(world);
+    let author = world.dice.index(world.replicas.len());
+    world.application(author, |conn, _| {
+        let sql = "INSERT INTO safe(k, a, b) VALUES('budget', 'one', 'two')";
+        conn.execute(sql, []).unwrap();
+    });
+    world.network.schedule(world.now, Event::Committed { replica: author });
+    world.settle(45_000, 400_000)?;
+    let n = world.replicas.len() as u64;
+    let pushes = (n - 1) + (n - 1) * (n - 2);
+    let states = 2 * n * (n - 1);
+    let (frames, bytes) = (world.network.frames - frames, world.network.bytes - bytes);
+    let sites = world.image(0).vector.len() as u64;
+    let most = (pushes + states) * (250 + 40 * sites);
+    if frames > pushes + states || bytes > most || requests(world) > before {
+        let text = format!(
+            "one write among {n}: {frames} frames of at most {}, {bytes} bytes of at most {most}, \
+             {} requests",
+            pushes + states,
+            requests(world) - before
+        );
+        return fail("budget", text);
+    }
+    converged(world)
+}
+
+/// Lets everything that was recorded be noticed.
+pub fn tell_all(world: &mut World) -> Check {
+    (0..world.replicas.len()).try_for_each(|at| world.feed(at, Input::Committed))
+}

@@ -36,9 +36,10 @@ setup: ## install what is missing (Debian, as root or with sudo); says what and 
 
 ext: | setup ## build the extension: ./wavesync.so
 	$(CARGO) build --locked --profile $(PROFILE) -p wavesync
-	@# Moved into place: a process that has the old one loaded keeps it.
+	@# Without debug information (it stays in $(BUILT)), and moved into place: a process that has
+	@# the old one loaded keeps it.
 	@for name in wavesync.so libwavesync.so; do \
-	  cp $(BUILT)/libwavesync.so .$$name.new; mv -f .$$name.new $$name; done
+	  strip --strip-debug -o .$$name.new $(BUILT)/libwavesync.so; mv -f .$$name.new $$name; done
 	@echo "built ./wavesync.so ($$(du -h wavesync.so | cut -f1)): in sqlite3, .load ./wavesync"
 
 wasm: | setup ## build the browser module

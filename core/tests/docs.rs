@@ -14,11 +14,11 @@ use wavesync_core::store::group::Join;
 use wavesync_core::store::identity::FileIdentity;
 use wavesync_core::store::vector::Vector;
 use wavesync_core::value::Value;
+use wavesync_core::wire;
 use wavesync_core::wire::message::{
     Attach, Chunk, PushMessage, Refusal, Request, State, VectorList, plain, sealed,
 };
 use wavesync_core::wire::rows::{Batch, Row, TableRows};
-use wavesync_core::wire::{self};
 
 const PROTOCOL: &str = include_str!("../../docs/PROTOCOL.md");
 const STORAGE: &str = include_str!("../../docs/STORAGE.md");
@@ -124,7 +124,7 @@ fn every_kind_of_message_stands_in_the_protocol_with_its_number() {
 #[test]
 fn the_bytes_of_the_examples_are_those_of_the_code() {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let site = SiteId([0x11; 16]);
+    let site = SiteId(std::array::from_fn(|at| at as u8));
     let mut vector = Vector::default();
     vector.0.insert(site, (Stamp(65_536), Boot(7)));
     let vector = VectorList::from(&vector);
@@ -208,7 +208,8 @@ fn the_columns_of_the_internal_tables_stand_in_the_storage_format() {
     assert_eq!(described, tables);
     for table in tables {
         let text = section(STORAGE, &format!("### `{table}`"));
-        let first = text.split("\n\n").find(|part| part.starts_with("| column")).unwrap();
+        let first =
+            text.split("\n\n").find(|part| part.trim_start().starts_with("| column")).unwrap();
         let columns: Vec<String> = rows(first).into_iter().map(|row| row[0].clone()).collect();
         let code = one("SELECT name FROM pragma_table_info(?1) ORDER BY cid", &table);
         assert_eq!(columns, code, "{table}");

@@ -9,6 +9,7 @@ use crate::Result;
 use crate::ids::{Dot, Seq, TableNum};
 use crate::limits;
 use crate::merge::Clock;
+use crate::mutants::{self, Mutant};
 use crate::store::rows::Kind;
 use crate::store::tables::Table;
 use crate::store::vector::Vector;
@@ -70,6 +71,9 @@ impl BatchBuilder {
 impl Tx<'_> {
     /// The folded end: the log position that may be served and announced (rule P5).
     pub fn folded_end(&self) -> Result<Seq> {
+        if mutants::on(Mutant::NoFoldBeforeServe) {
+            return self.log_end();
+        }
         Ok(Seq(self.meta("folded")?.unwrap_or(0)))
     }
 

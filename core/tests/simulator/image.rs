@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::Connection;
-use rusqlite::types::Value as Sql;
 use wavesync_core::ids::{Dot, SiteId, Stamp};
 use wavesync_core::store::clock::read_varint;
 use wavesync_core::store::key;
@@ -103,7 +102,7 @@ impl Image {
                 let table = Table {
                     integer_key: integer(&row[2]) == 1,
                     local: integer(&row[3]) == 1,
-                    importing: row[5] != Sql::Null,
+                    importing: row[5] != Value::Null,
                     ..Table::default()
                 };
                 image.tables.insert(name, table);
@@ -124,7 +123,7 @@ impl Image {
 fn sites(conn: &Connection) -> BTreeMap<i64, SiteId> {
     let mut sites = BTreeMap::new();
     each(conn, "SELECT num, id FROM __wavesync_site", |row| {
-        let Sql::Blob(id) = &row[1] else { panic!("a site id is a blob") };
+        let Value::Blob(id) = &row[1] else { panic!("a site id is a blob") };
         sites.insert(integer(&row[0]), SiteId::from_slice(id).unwrap());
     });
     sites
@@ -152,12 +151,12 @@ fn read_clocks(
         let mut cells = BTreeMap::new();
         if length % 2 == 1 {
             let stored = match &row[4] {
-                Sql::Blob(bytes) => Some(&bytes[..]),
+                Value::Blob(bytes) => Some(&bytes[..]),
                 _ => None,
             };
             cells = decode_cells(stored, base, birth, columns, sites);
         }
-        table.rows.insert(value(&row[0]), Row { length, birth, cells, parked: None });
+        table.rows.insert(row[0].clone(), Row { length, birth, cells, parked: None });
     });
 }
 
@@ -193,7 +192,7 @@ fn decode_cells(
 fn read_parked(conn: &Connection, number: i64, columns: &[String], table: &mut Table) {
     let sql = format!("SELECT k, kind, in_table, vals FROM __wavesync_parked WHERE tbl = {number}");
     each(conn, &sql, |row| {
-        let Sql::Blob(bytes) = &row[3] else { panic!("parked values are a blob") };
+        let Value::Blob(bytes) = &row[3] else { panic!("parked values are a blob") };
         let mut bytes = &bytes[..];
         let mut values = Columns::new();
         while !bytes.is_empty() {
@@ -201,7 +200,7 @@ fn read_parked(conn: &Connection, number: i64, columns: &[String], table: &mut T
             let value = Reader { bytes: &mut bytes }.value().unwrap();
             values.insert(columns[column].clone(), value);
         }
-        let state = table.rows.get_mut(&value(&row[0])).expect("a parked row has a clock");
+        let state = table.rows.get_mut(&row[0]).expect("a parked row has a clock");
         state.parked = Some((text(&row[1]), integer(&row[2]) == 1, values));
     });
 }
@@ -209,7 +208,7 @@ fn read_parked(conn: &Connection, number: i64, columns: &[String], table: &mut T
 fn read_unfolded(conn: &Connection, number: i64, folded: i64, table: &mut Table) {
     let sql = format!("SELECT pk FROM __wavesync_log WHERE tbl = {number} AND seq > {folded}");
     each(conn, &sql, |row| {
-        table.unfolded.insert(value(&row[0]));
+        table.unfolded.insert(row[0].clone());
     });
 }
 
@@ -226,9 +225,9 @@ fn read_table(conn: &Connection, name: &str, table: &mut Table) {
         let mut values = Columns::new();
         for ((column, part), stored) in columns.iter().zip(row) {
             if *part > 0 {
-                parts.push((*part, value(stored)));
+                parts.push((*part, stored.clone()));
             } else {
-                values.insert(column.clone(), value(stored));
+                values.insert(column.clone(), stored.clone());
             }
         }
         parts.sort();
@@ -237,37 +236,28 @@ fn read_table(conn: &Connection, name: &str, table: &mut Table) {
     });
 }
 
-fn each(conn: &Connection, sql: &str, mut with: impl FnMut(&[Sql])) {
+fn each(conn: &Connection, sql: &str, mut with: impl FnMut(&[Value])) {
     let mut statement = conn.prepare_cached(sql).unwrap();
     let mut rows = statement.query([]).unwrap();
     while let Some(row) = rows.next().unwrap() {
         // Counted only now: `*` may have grown since the statement was prepared.
         let count = row.as_ref().column_count();
-        let values: Vec<Sql> = (0..count).map(|at| row.get(at).unwrap()).collect();
+        let value = |at| Value::from_ref(row.get_ref(at).unwrap());
+        let values: Vec<Value> = (0..count).map(value).collect();
         with(&values);
     }
 }
 
-fn integer(value: &Sql) -> i64 {
+fn integer(value: &Value) -> i64 {
     match value {
-        Sql::Integer(integer) => *integer,
+        Value::Integer(integer) => *integer,
         other => panic!("{other:?} is not an integer"),
     }
 }
 
-fn text(value: &Sql) -> String {
+fn text(value: &Value) -> String {
     match value {
-        Sql::Text(text) => text.clone(),
+        Value::Text(text) => String::from_utf8(text.clone()).unwrap(),
         other => panic!("{other:?} is not text"),
-    }
-}
-
-fn value(value: &Sql) -> Value {
-    match value {
-        Sql::Null => Value::Null,
-        Sql::Integer(integer) => Value::Integer(*integer),
-        Sql::Real(real) => Value::Real(*real),
-        Sql::Text(text) => Value::text(text),
-        Sql::Blob(bytes) => Value::Blob(bytes.clone()),
     }
 }

@@ -7,6 +7,8 @@ MAKEFLAGS += --no-print-directory
 
 # The profile of the extension that is built: release (what is shipped) or dev (quicker to rebuild).
 PROFILE ?= release
+# How many seeds the simulator runs.
+SEEDS ?= 10000
 # A database for `make demo`; the bundled garden club when empty.
 DB ?=
 
@@ -20,7 +22,7 @@ PACKAGES := wavesync-core wavesync-transport wavesync-net wavesync-relay wavesyn
 
 # In the order written, also under -j: cargo uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup ext wasm relay demo fmt clippy deny unit ext-test sql check test clean
+.PHONY: help setup ext wasm relay demo fmt clippy deny unit sim ext-test sql check test clean
 
 help: ## this list
 	@echo "wavesync: any SQLite database, synced peer to peer"
@@ -28,7 +30,7 @@ help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
 	@echo
 	@echo "  make demo DB=path.db shows the same with a copy of your own database"
-	@echo "  make ext PROFILE=dev builds faster"
+	@echo "  make ext PROFILE=dev builds faster; make sim SEEDS=100 runs fewer seeds"
 	@echo "  make sql ONLY='keys burst' runs the scenarios whose names contain these words"
 
 setup: ## install what is missing (Debian, as root or with sudo); says what and why
@@ -58,6 +60,7 @@ clippy: | setup ## lints, warnings are errors
 	@for package in $(PACKAGES); do \
 	  echo "clippy $$package"; \
 	  $(CARGO) clippy --locked -q -p $$package --all-targets -- -D warnings; done
+	@$(CARGO) clippy --locked -q -p wavesync-core --all-targets --features mutants -- -D warnings
 	@echo "clippy wavesync"
 	@$(CARGO) clippy --locked -q -p wavesync --all-targets -- -D warnings
 	@echo "clippy wavesync-wasm"
@@ -72,6 +75,9 @@ unit: | setup ## unit, property and network tests of core, transport, net and re
 	$(CARGO) test --locked -p wavesync-net
 	$(CARGO) test --locked -p wavesync-relay
 
+sim: | setup ## the simulator: many seeds, every property, and the planted mutants
+	SEEDS=$(SEEDS) $(CARGO) test --locked --profile simulator -p wavesync-core --features mutants --test simulator
+
 ext-test: | setup ## load the extension into real hosts (shell, Python, apsw, old SQLite)
 	ext/tests/load.sh
 
@@ -81,7 +87,7 @@ sql: ext ## scenarios in real sqlite3 shells, and what the documents show
 check: fmt clippy ## the quick part, before every commit
 	$(CARGO) test --locked -p wavesync-core --lib
 
-test: fmt clippy deny unit ext-test sql demo wasm relay ## everything, in this order
+test: fmt clippy deny unit sim ext-test sql demo wasm relay ## everything, in this order
 	@echo "make test: all of it passed"
 
 clean: ## remove what was built

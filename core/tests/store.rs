@@ -11,10 +11,11 @@ use image::Image;
 use rusqlite::{Connection, params};
 use wavesync_core::ids::{Boot, Cursor, Dot, Millis, Seq, SiteId, Stamp};
 use wavesync_core::limits;
+use wavesync_core::store::apply::PushVerdict;
 use wavesync_core::store::group::Join;
 use wavesync_core::store::identity::FileIdentity;
 use wavesync_core::store::vector::Vector;
-use wavesync_core::store::{Push, Store};
+use wavesync_core::store::{Push, Store, Tx};
 use wavesync_core::value::Value;
 use wavesync_core::wire::rows::{Batch, Row, TableRows};
 
@@ -522,4 +523,54 @@ fn values_travel_byte_for_byte() {
             assert_eq!(from.fold(NOW).len(), usize::from(one != two), "{one:?} {two:?}");
         }
     }
+}
+
+/// T and R insert the same INTEGER key, R later; S has T's row and changes a cell of it. Returns
+/// the three, S's push, and what R came to.
+fn patch_of_a_row_that_lost() -> ([Site; 3], PushVerdict) {
+    let sql = "CREATE TABLE one(id INTEGER PRIMARY KEY, v)";
+    let [mut t, mut s, mut r] = [1, 2, 3].map(|number| Site::new(number, sql));
+    t.run("INSERT INTO one VALUES(1, 'first')");
+    t.fold(NOW.plus(1));
+    let own = t.own_site();
+    for piece in t.pieces(9) {
+        s.apply(own, &piece).unwrap();
+    }
+    r.run("INSERT INTO one VALUES(1, 'second')");
+    r.fold(NOW.plus(2));
+    s.run("UPDATE one SET v = 'changed'");
+    let push = s.fold(NOW.plus(3)).remove(0);
+    let range = (push.prev, push.upto);
+    let rows = push.rows.as_ref().unwrap();
+    let apply = |tx: &mut Tx<'_>| tx.apply_push(push.site, push.boot, range, rows);
+    let verdict = r.store.write_applying(NOW.plus(4), apply).unwrap();
+    ([t, s, r], verdict)
+}
+
+#[test]
+fn p10c_a_patch_of_an_incarnation_that_is_not_here_is_a_gap() {
+    let ([_, mut s, mut r], verdict) = patch_of_a_row_that_lost();
+    assert_eq!(verdict, PushVerdict::Gap);
+    let shown = |site: &Site| site.image().tables["one"].shown[&Value::Integer(1)]["v"].clone();
+    assert_eq!(shown(&r), Value::text("second"), "a row is complete or not there");
+    let own = s.own_site();
+    for piece in s.pieces(9) {
+        r.apply(own, &piece).unwrap();
+    }
+    assert_eq!(shown(&r), Value::text("changed"));
+}
+
+#[test]
+fn p1_an_incomplete_row_is_shown_once_the_whole_of_it_is_here() {
+    let ([_, mut s, mut r], _) = patch_of_a_row_that_lost();
+    let own = s.own_site();
+    let whole = s.pieces(9).remove(0);
+    // As from a peer that breaks P10: the only cell of the row comes as a patch first.
+    let mut patch = whole.clone();
+    patch.tables[0].rows[0].whole = false;
+    r.apply(own, &patch).unwrap();
+    assert!(!r.image().tables["one"].rows[&Value::Integer(1)].shown());
+    r.apply(own, &whole).unwrap();
+    assert!(r.image().tables["one"].rows[&Value::Integer(1)].shown());
+    assert_eq!(content(&r.image()), content(&s.image()));
 }

@@ -387,6 +387,7 @@ impl Machine {
             self.send_own_push(now, push)?;
         }
         let effects = store.take_effects();
+        self.openness_pending |= effects.openness_left;
         for note in effects.notes {
             self.event(Level::Warning, note.code, &note.message, &note.hint, None);
         }

@@ -240,7 +240,6 @@ impl Machine {
             store.write_applying(now, |tx| tx.apply_piece(site, &rows, cursor, vector.as_ref()))?;
         // From here on memory follows what is committed.
         self.own_dirty = true;
-        self.openness_pending |= chunk.last;
         if let Some(entry) = self.streams.get_mut(&stream) {
             entry.since = now;
             if let StreamKind::Incoming { position, .. } = &mut entry.kind {

@@ -82,7 +82,7 @@ impl Tx<'_> {
         self.set_cursor(from, cursor)?;
         if let Some(vector) = last {
             self.raise_all(vector)?;
-            self.test_openness()?;
+            self.effects.openness_left |= self.test_openness()?;
         }
         Ok(applied)
     }
@@ -105,7 +105,7 @@ impl Tx<'_> {
         }
         let applied = self.apply(rows)?;
         self.raise(site, upto, boot)?;
-        self.test_openness()?;
+        self.effects.openness_left |= self.test_openness()?;
         Ok(PushVerdict::Applied(applied))
     }
 
@@ -118,8 +118,8 @@ impl Tx<'_> {
                     continue;
                 }
                 let Some(table) = self.table_named(&part.name) else { return Ok(false) };
-                let clock = self.clock(&table, &key::pack(&row.key))?;
-                if clock.is_none_or(|known| known.clock.length < row.length) {
+                let clock = self.clock(&table, &key::pack(&row.key))?.map(|row| row.clock);
+                if !clock.is_some_and(|known| joins(table.kind, &known, row)) {
                     return Ok(false);
                 }
             }
@@ -194,7 +194,7 @@ impl Tx<'_> {
             Ok::<_, Error>(value.unwrap_or(Value::Null))
         })?;
         match verdict {
-            Verdict::Keep => Ok(Outcome::Same),
+            Verdict::Keep => self.complete(table, &key, current, &incoming),
             Verdict::Collision => {
                 self.keep_loser(table, &key, &incoming)?;
                 Ok(Outcome::Same)
@@ -210,6 +210,29 @@ impl Tx<'_> {
                 None => Err(Error::Database("a merge without a current state".into())),
             },
         }
+    }
+
+    /// Nothing in a row is new, but an incomplete row of that incarnation may wait for just that:
+    /// to be whole.
+    fn complete(
+        &mut self,
+        table: &Rc<Table>,
+        key: &Value,
+        current: Option<Clock>,
+        incoming: &Incoming,
+    ) -> Result<Outcome> {
+        let same = |clock: &Clock| one_incarnation(table.kind, clock.birth, incoming.birth);
+        let Some(current) = current.filter(|clock| incoming.whole && same(clock)) else {
+            return Ok(Outcome::Same);
+        };
+        let parked = self.parked(table, key)?;
+        if current.length != incoming.length
+            || parked.is_none_or(|parked| parked.kind != Kind::Incomplete)
+        {
+            return Ok(Outcome::Same);
+        }
+        let birth = current.birth;
+        self.merge(table, key, current, incoming, birth, &[])
     }
 
     fn replace(
@@ -494,6 +517,19 @@ impl Tx<'_> {
             ])?;
         Ok(())
     }
+}
+
+/// Whether a patch of a row finds the incarnation that it patches, or one that wins over it.
+fn joins(kind: KeyKind, known: &Clock, patch: &Row) -> bool {
+    if known.length != patch.length {
+        return known.length > patch.length;
+    }
+    one_incarnation(kind, known.birth, patch.birth) || known.birth.precedes(&patch.birth)
+}
+
+/// Whether two births of one key and causal length belong to rows that merge.
+fn one_incarnation(kind: KeyKind, one: Dot, two: Dot) -> bool {
+    kind == KeyKind::Natural || one == two || (one.stamp.is_base() && two.stamp.is_base())
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -80,7 +80,7 @@ impl Tx<'_> {
         self.store_folded_end()?;
         if keys.len() < self.bounds.backfill_rows {
             self.raise(birth.site, birth.stamp, Boot(0))?;
-            self.test_openness()?;
+            self.effects.openness_left |= self.test_openness()?;
             self.conn.execute(
                 "UPDATE __wavesync_table SET import = NULL, import_after = NULL WHERE num = ?1",
                 [table.num.0],

@@ -67,6 +67,8 @@ pub struct Effects {
     pub folded: u64,
     /// The tracked tables or their columns changed.
     pub schema_changed: bool,
+    /// Rows are left to be tested for openness: [`Store::test_openness`] goes on.
+    pub openness_left: bool,
     /// Things worth telling the user.
     pub notes: Vec<Note>,
 }

@@ -471,6 +471,10 @@ impl World {
         }
         let (at, other) = (pair.replicas[end], pair.replicas[1 - end]);
         let stream = Network::stream(number, end);
+        if let (true, Item::Frame(bytes)) = (self.verbose, &item) {
+            let time = self.now - START;
+            eprintln!("{time:>8}   {other} -> {at}: kind {} of {} bytes", bytes[0], bytes.len());
+        }
         let input = match item {
             Item::Opened => {
                 let peer = self.replicas[other].peer.clone();

@@ -61,7 +61,7 @@ impl Run<'_> {
             let (line, done) = match part {
                 Part::Open { line, file } => (line, self.open(terminal, file)),
                 Part::Command { line, command } => (line, self.command(command)),
-                Part::Python { line, program } => (line, self.program("python3", program)),
+                Part::Python { line, program } => (line, self.program(python(), program)),
                 Part::Exchange { line, sql, expected } => {
                     (line, self.exchange(terminal, sql, expected.as_deref(), block.eventually))
                 }
@@ -177,6 +177,13 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
+
+/// The system's Python where there is one: Pythons that were built otherwise often cannot load
+/// extensions, whichever comes first on PATH.
+fn python() -> &'static str {
+    let system = "/usr/bin/python3";
+    if Path::new(system).exists() { system } else { "python3" }
 }
 
 /// The targets that a target of a Makefile reaches, itself included.

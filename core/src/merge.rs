@@ -26,6 +26,9 @@ pub struct Clock {
     pub birth: Dot,
     /// The last write of each column that was ever written in this incarnation.
     pub cells: BTreeMap<ColumnNum, Dot>,
+    /// The value of the cell [`ColumnNum::CLAIM`], which is no column of the table: the birth of
+    /// the oldest row that this one took a unique value over from.
+    pub claim: Option<Dot>,
 }
 
 impl Clock {

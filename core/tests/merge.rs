@@ -14,7 +14,7 @@ type State = Option<Incoming>;
 
 fn clock(state: &Incoming) -> Clock {
     let cells = state.cells.iter().map(|(column, (dot, _))| (*column, *dot)).collect();
-    Clock { length: state.length, birth: state.birth, cells }
+    Clock { length: state.length, birth: state.birth, cells, claim: None }
 }
 
 /// What a replica in state `own` holds after `other` arrived.

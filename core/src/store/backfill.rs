@@ -73,7 +73,7 @@ impl Tx<'_> {
         for key in &keys {
             if self.clock(table, key)?.is_none() {
                 let seq = self.append_log(table.num, key)?;
-                let clock = Clock { length: 1, birth, cells: cells.clone() };
+                let clock = Clock { length: 1, birth, cells: cells.clone(), claim: None };
                 self.set_clock(table, key, &ClockRow { clock, seq })?;
             }
         }

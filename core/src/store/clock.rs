@@ -37,12 +37,12 @@ impl Tx<'_> {
             .optional()?;
         let Some((length, seq, stamp, site, cells)) = raw else { return Ok(None) };
         let birth = Dot { stamp: Stamp(stamp), site: self.site(SiteNum(site))? };
-        let cells = if i64::rem_euclid(length, 2) == 1 {
+        let (cells, claim) = if i64::rem_euclid(length, 2) == 1 {
             self.decode_cells(table, birth, cells.as_deref())?
         } else {
-            BTreeMap::new()
+            (BTreeMap::new(), None)
         };
-        Ok(Some(ClockRow { clock: Clock { length, birth, cells }, seq: Seq(seq) }))
+        Ok(Some(ClockRow { clock: Clock { length, birth, cells, claim }, seq: Seq(seq) }))
     }
 
     /// Stores the clock of a row.
@@ -64,8 +64,10 @@ impl Tx<'_> {
         if !clock.alive() {
             return Ok(None);
         }
-        let born =
-            |column: ColumnNum| clock.cells.get(&column).is_some_and(|dot| *dot == clock.birth);
+        let born = |column: ColumnNum| {
+            column != ColumnNum::CLAIM
+                && clock.cells.get(&column).is_some_and(|dot| *dot == clock.birth)
+        };
         let base = table.base_columns;
         let base_holds = (0..base).all(|n| clock.cells.contains_key(&ColumnNum(n)));
         let outside_base = clock.cells.keys().any(|column| column.0 >= base && born(*column));
@@ -90,6 +92,12 @@ impl Tx<'_> {
             bytes.extend_from_slice(&dot.stamp.0.to_be_bytes());
             let site = self.site_num(dot.site)?;
             write_varint(&mut bytes, site.0.unsigned_abs());
+            if *column == ColumnNum::CLAIM {
+                let claim = clock.claim.unwrap_or(clock.birth);
+                bytes.extend_from_slice(&claim.stamp.0.to_be_bytes());
+                let site = self.site_num(claim.site)?;
+                write_varint(&mut bytes, site.0.unsigned_abs());
+            }
         }
         Ok((bytes != [0]).then_some(bytes))
     }
@@ -99,9 +107,10 @@ impl Tx<'_> {
         table: &Table,
         birth: Dot,
         stored: Option<&[u8]>,
-    ) -> Result<BTreeMap<ColumnNum, Dot>> {
+    ) -> Result<(BTreeMap<ColumnNum, Dot>, Option<Dot>)> {
         let base = || (0..table.base_columns).map(|n| (ColumnNum(n), birth)).collect();
-        let Some(mut bytes) = stored else { return Ok(base()) };
+        let Some(mut bytes) = stored else { return Ok((base(), None)) };
+        let mut claim = None;
         let damaged = || Error::Database("a clock row is damaged".into());
         let mask = read_varint(&mut bytes).ok_or_else(damaged)?;
         let mut cells: BTreeMap<ColumnNum, Dot> = match mask {
@@ -116,13 +125,23 @@ impl Tx<'_> {
         while !bytes.is_empty() {
             let column = read_varint(&mut bytes).ok_or_else(damaged)?;
             let column = ColumnNum(u16::try_from(column).map_err(|_| damaged())?);
-            let (stamp, rest) = bytes.split_first_chunk::<8>().ok_or_else(damaged)?;
-            bytes = rest;
-            let site = read_varint(&mut bytes).ok_or_else(damaged)?;
-            let site = self.site(SiteNum(i64::try_from(site).map_err(|_| damaged())?))?;
-            cells.insert(column, Dot { stamp: Stamp(i64::from_be_bytes(*stamp)), site });
+            let dot = self.decode_dot(&mut bytes)?.ok_or_else(damaged)?;
+            cells.insert(column, dot);
+            if column == ColumnNum::CLAIM {
+                claim = Some(self.decode_dot(&mut bytes)?.ok_or_else(damaged)?);
+            }
         }
-        Ok(cells)
+        Ok((cells, claim))
+    }
+
+    /// A stamp and a site number; `None` if they are cut off.
+    fn decode_dot(&mut self, bytes: &mut &[u8]) -> Result<Option<Dot>> {
+        let Some((stamp, rest)) = bytes.split_first_chunk::<8>() else { return Ok(None) };
+        *bytes = rest;
+        let site = read_varint(bytes).and_then(|site| i64::try_from(site).ok());
+        let Some(site) = site else { return Ok(None) };
+        let site = self.site(SiteNum(site))?;
+        Ok(Some(Dot { stamp: Stamp(i64::from_be_bytes(*stamp)), site }))
     }
 }
 

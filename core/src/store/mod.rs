@@ -4,20 +4,28 @@
 //! changes and folds the log first (rules P4 and P5); reads that are served, announced or compared
 //! go through [`Store::folded`]. Memory is changed only after the commit succeeded.
 
+pub mod admit;
 pub mod adopt;
 pub mod apply;
 pub mod backfill;
 pub mod capture;
 pub mod changes;
+pub mod claim;
 pub mod clock;
+pub mod contend;
+pub mod coupling;
 pub mod export;
 pub mod fold;
+pub mod foreign;
 pub mod group;
 pub mod identity;
 pub mod key;
+pub mod probe;
 pub mod report;
+pub mod restore;
 pub mod rows;
 pub mod serve;
+pub mod settle;
 pub mod shape;
 pub mod sql;
 pub mod state;
@@ -25,7 +33,7 @@ pub mod tables;
 pub mod triggers;
 pub mod vector;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use rusqlite::types::{FromSql, ToSql};
@@ -92,6 +100,9 @@ struct Cache {
     sites: BTreeMap<SiteNum, SiteId>,
     numbers: BTreeMap<SiteId, SiteNum>,
     parked: Option<i64>,
+    plan: Rc<foreign::Plan>,
+    /// The TEMP objects of [`probe`] exist.
+    probing: bool,
     data_version: Option<i64>,
     folded: Option<Seq>,
 }
@@ -112,6 +123,8 @@ pub struct Tx<'a> {
     cache: &'a mut Cache,
     effects: &'a mut Effects,
     pushes: Vec<Push>,
+    /// Rows that could not simply be written: [`settle`] decides on them.
+    hot: BTreeSet<contend::RowId>,
     now: Millis,
     boot: crate::ids::Boot,
     bounds: Bounds,
@@ -211,6 +224,7 @@ impl Store {
             cache: &mut self.cache,
             effects: &mut effects,
             pushes: Vec::new(),
+            hot: BTreeSet::new(),
             now,
             boot: self.boot,
             bounds: self.bounds,
@@ -254,6 +268,7 @@ impl Store {
             cache: &mut self.cache,
             effects: &mut effects,
             pushes: Vec::new(),
+            hot: BTreeSet::new(),
             now,
             boot: self.boot,
             bounds: self.bounds,
@@ -283,6 +298,7 @@ impl Store {
             cache: &mut self.cache,
             effects: &mut effects,
             pushes: Vec::new(),
+            hot: BTreeSet::new(),
             now,
             boot: self.boot,
             bounds: self.bounds,
@@ -365,8 +381,8 @@ impl Tx<'_> {
         if fold {
             self.fold()?;
         }
-        if changed && self.retry_after_schema_change()? > 0 {
-            self.store_folded_end()?;
+        if changed {
+            self.review(false)?;
         }
         Ok(())
     }
@@ -457,7 +473,7 @@ CREATE TABLE __wavesync_table(num INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE
 CREATE TABLE __wavesync_column(tbl INTEGER NOT NULL, num INTEGER NOT NULL, name TEXT NOT NULL,
   since INTEGER, PRIMARY KEY(tbl, num)) WITHOUT ROWID;
 CREATE TABLE __wavesync_parked(tbl INTEGER NOT NULL, k NOT NULL, in_table INTEGER NOT NULL,
-  kind TEXT NOT NULL, reason TEXT NOT NULL, vals BLOB NOT NULL, at INTEGER NOT NULL,
+  kind TEXT NOT NULL, reason TEXT NOT NULL, vals BLOB NOT NULL, blocker, at INTEGER NOT NULL,
   PRIMARY KEY(tbl, k)) WITHOUT ROWID;
 CREATE TABLE __wavesync_conflict(id INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, k NOT NULL,
   kind TEXT NOT NULL, reason TEXT NOT NULL, ours TEXT, theirs TEXT, site INTEGER, at INTEGER NOT NULL);

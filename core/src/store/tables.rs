@@ -142,6 +142,8 @@ impl Tx<'_> {
             self.load_table(entry, shape)?;
         }
         self.prepare_notes()?;
+        self.plan_constraints()?;
+        self.cache.probing = false;
         // Creating triggers moved the version itself.
         let after = super::schema_version(self.conn)?;
         self.cache.schema_version = Some(after);

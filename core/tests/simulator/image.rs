@@ -16,6 +16,8 @@ pub struct Row {
     pub length: i64,
     pub birth: Dot,
     pub cells: BTreeMap<String, Dot>,
+    /// When a rank was taken over, and which.
+    pub claim: Option<(Dot, Dot)>,
     /// Why it is parked, and with what values.
     pub parked: Option<(String, bool, BTreeMap<String, Value>)>,
 }
@@ -32,7 +34,8 @@ impl Row {
 
     pub fn dots(&self) -> impl Iterator<Item = (Option<&String>, Dot)> {
         let cells = self.cells.iter().map(|(column, dot)| (Some(column), *dot));
-        std::iter::once((None, self.birth)).chain(cells)
+        let claim = self.claim.iter().map(|(written, _)| (None, *written));
+        std::iter::once((None, self.birth)).chain(cells).chain(claim)
     }
 }
 
@@ -148,7 +151,7 @@ fn read_clocks(
     each(conn, &sql, |row| {
         let birth = Dot { stamp: Stamp(integer(&row[2])), site: sites[&integer(&row[3])] };
         let length = integer(&row[1]);
-        let mut cells = BTreeMap::new();
+        let mut cells = (BTreeMap::new(), None);
         if length % 2 == 1 {
             let stored = match &row[4] {
                 Value::Blob(bytes) => Some(&bytes[..]),
@@ -156,7 +159,8 @@ fn read_clocks(
             };
             cells = decode_cells(stored, base, birth, columns, sites);
         }
-        table.rows.insert(row[0].clone(), Row { length, birth, cells, parked: None });
+        let (cells, claim) = cells;
+        table.rows.insert(row[0].clone(), Row { length, birth, cells, claim, parked: None });
     });
 }
 
@@ -167,9 +171,10 @@ fn decode_cells(
     birth: Dot,
     columns: &[String],
     sites: &BTreeMap<i64, SiteId>,
-) -> BTreeMap<String, Dot> {
+) -> (BTreeMap<String, Dot>, Option<(Dot, Dot)>) {
     let born = |n: usize| (columns[n].clone(), birth);
-    let Some(mut bytes) = stored else { return (0..base).map(born).collect() };
+    let Some(mut bytes) = stored else { return ((0..base).map(born).collect(), None) };
+    let mut claim = None;
     let mut cells: BTreeMap<String, Dot> = match read_varint(&mut bytes).unwrap() {
         0 => (0..base).map(born).collect(),
         length => {
@@ -178,15 +183,22 @@ fn decode_cells(
             (0..mask.len() * 8).filter(|n| mask[n / 8] & (1 << (n % 8)) != 0).map(born).collect()
         }
     };
+    let dot = |bytes: &mut &[u8]| {
+        let (stamp, rest) = bytes.split_first_chunk::<8>().unwrap();
+        *bytes = rest;
+        let site = read_varint(bytes).unwrap() as i64;
+        Dot { stamp: Stamp(i64::from_be_bytes(*stamp)), site: sites[&site] }
+    };
     while !bytes.is_empty() {
         let column = read_varint(&mut bytes).unwrap() as usize;
-        let (stamp, rest) = bytes.split_first_chunk::<8>().unwrap();
-        bytes = rest;
-        let site = read_varint(&mut bytes).unwrap() as i64;
-        let dot = Dot { stamp: Stamp(i64::from_be_bytes(*stamp)), site: sites[&site] };
-        cells.insert(columns[column].clone(), dot);
+        let written = dot(&mut bytes);
+        if column == usize::from(u16::MAX) {
+            claim = Some((written, dot(&mut bytes)));
+        } else {
+            cells.insert(columns[column].clone(), written);
+        }
     }
-    cells
+    (cells, claim)
 }
 
 fn read_parked(conn: &Connection, number: i64, columns: &[String], table: &mut Table) {

@@ -18,7 +18,7 @@ const REFUSED_RETRY_MS: u64 = 30_000;
 const CONTROL_RETRY_MS: u64 = 250;
 /// A control stream that lived for this long, in milliseconds, lasted.
 const CONTROL_STEADY_MS: u64 = 60_000;
-/// Number of the control stream in its session; catch-up streams count from 1.
+/// Number of the control stream in its session.
 const CONTROL_STREAM: u64 = 0;
 
 impl Machine {

@@ -525,6 +525,37 @@ fn values_travel_byte_for_byte() {
     }
 }
 
+#[test]
+fn p1_a_table_that_comes_later_shows_what_was_parked_for_it() {
+    let mut site = Site::new(1, "CREATE TABLE num(id INTEGER PRIMARY KEY, a)");
+    let mut gone = row("gone");
+    (gone.length, gone.cells) = (2, Vec::new());
+    site.apply(SiteId([7; 16]), &batch(vec![row("theirs"), row("both"), gone])).unwrap();
+    assert!(site.image().tables["txt"].rows[&Value::text("theirs")].parked.is_some());
+    // Written before any trigger is there.
+    site.run(
+        "CREATE TABLE txt(k TEXT PRIMARY KEY NOT NULL, a, b, c);
+         INSERT INTO txt VALUES('both', 'mine', 'mine', 'mine'), ('own', 1, 1, 1), ('gone', 1, 1, 1)",
+    );
+    site.fold(NOW);
+    while site.store.backfill_block(NOW).unwrap() {}
+    site.run("UPDATE txt SET b = 'now' WHERE k = 'theirs'");
+    assert_eq!(site.fold(NOW).len(), 1, "it is captured");
+    let image = site.image();
+    let table = &image.tables["txt"];
+    assert!(table.local && table.rows.values().all(|row| row.parked.is_none()));
+    let shown: Vec<&Value> = table.shown.keys().collect();
+    let [both, own, theirs] = ["both", "own", "theirs"].map(Value::text);
+    assert_eq!(shown, [&both, &own, &theirs], "what was deleted elsewhere stays deleted");
+    // An old copy overwrites nothing, and adds what nobody else wrote.
+    assert_eq!(table.shown[&both]["a"], Value::Integer(1));
+    assert_eq!(table.shown[&both]["c"], Value::text("mine"));
+    assert!(table.rows[&own].birth.stamp.is_base());
+    let kept = "SELECT ours FROM __wavesync_conflict WHERE kind = 'overwritten'";
+    let kept: String = site.app.query_row(kept, [], |row| row.get(0)).unwrap();
+    assert!(kept.contains('1'), "and is kept for the user: {kept}");
+}
+
 /// T and R insert the same INTEGER key, R later; S has T's row and changes a cell of it. Returns
 /// the three, S's push, and what R came to.
 fn patch_of_a_row_that_lost() -> ([Site; 3], PushVerdict) {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! frame = kind u8 | flags u8 | body | mac 16 bytes
-//! mac   = first 16 bytes of HMAC-SHA256(key of stream and direction, counter u64 | kind | flags | body)
+//! mac   = first 16 bytes of HMAC-SHA256(key of stream and direction,
+//!         8 u64 | counter u64 | length u64 | kind | flags | body)
 //! ```
 //!
 //! A message longer than a frame is cut into frames of which all but the last have the flag

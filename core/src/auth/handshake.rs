@@ -150,7 +150,20 @@ impl Accepting {
 }
 
 impl Session {
-    /// The channel of one stream of this session; every stream has a number of its own.
+    /// The number of the `count`-th further stream that this side opens. The sides count apart, so
+    /// that no two streams of a session ever share keys; 0 is the control stream.
+    #[must_use]
+    pub fn stream_number(&self, count: u64) -> u64 {
+        count.saturating_mul(2).saturating_add(if self.opener { 1 } else { 2 })
+    }
+
+    /// Whether the other side may open a stream of this number.
+    #[must_use]
+    pub fn is_peers_number(&self, stream: u64) -> bool {
+        stream != 0 && (stream % 2 == 1) != self.opener
+    }
+
+    /// The channel of the stream of a number; see [`Session::stream_number`].
     #[must_use]
     pub fn channel(&self, stream: u64) -> Channel {
         let key = |direction: &[u8]| -> [u8; 32] {
@@ -184,6 +197,10 @@ mod tests {
         let (session, own) = offering.finish(opener, (b"alice", b"bob"), &answer, &proof)?;
         let other = accepting.finish(acceptor, &own)?;
         assert_eq!(session.id, other.id);
+        let numbers = [session.stream_number(0), session.stream_number(1), other.stream_number(0)];
+        assert!(numbers.iter().all(|number| *number != 0) && numbers[0] != numbers[2]);
+        assert!(other.is_peers_number(numbers[0]) && !session.is_peers_number(numbers[1]));
+        assert!(session.is_peers_number(numbers[2]) && !session.is_peers_number(0));
         let (mut a, mut b) = (session.channel(7), other.channel(7));
         let frames = a.seal(5, b"words").unwrap();
         let opened = b.open(&frames[0], 100).unwrap().unwrap();

@@ -80,7 +80,7 @@ impl Machine {
             self.outputs.push(super::Output::Close { stream });
             return;
         };
-        let number = self.next_number;
+        let number = session.stream_number(self.next_number);
         self.next_number += 1;
         let kind = StreamKind::Incoming { channel: session.channel(number), position: None };
         self.streams.insert(stream, Stream { peer: id, kind, since: now });

@@ -1,7 +1,7 @@
 //! Applying rows of others: join, the one statement on the table, clocks and log, all in the
 //! transaction of the caller (invariants I4 to I6).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use rusqlite::params;
@@ -199,14 +199,22 @@ impl Tx<'_> {
             whole: row.whole,
             cells: cells.collect(),
         };
-        let mut current = self.clock(table, &key)?.map(|row| row.clock);
-        if current.is_none() && table.import.is_some() {
-            current = self.take_in(table, &key)?;
-        }
+        let current = self.take_in(table, &key)?;
+        self.join(table, &key, current, &incoming)
+    }
+
+    /// Joins an incoming state of a row into the current one, in `L` and in `T`.
+    pub(super) fn join(
+        &mut self,
+        table: &Rc<Table>,
+        key: &Value,
+        current: Option<Clock>,
+        incoming: &Incoming,
+    ) -> Result<Outcome> {
         let mut held: Option<Values> = None;
-        let verdict = judge(table.kind, current.as_ref(), &incoming, |num| {
+        let verdict = judge(table.kind, current.as_ref(), incoming, |num| {
             if held.is_none() {
-                held = Some(self.all_values(table, &key)?);
+                held = Some(self.all_values(table, key)?);
             }
             if num == ColumnNum::CLAIM {
                 let claim = current.as_ref().and_then(|clock| clock.claim);
@@ -216,19 +224,19 @@ impl Tx<'_> {
             Ok::<_, Error>(value.unwrap_or(Value::Null))
         })?;
         match verdict {
-            Verdict::Keep => self.complete(table, &key, current, &incoming),
+            Verdict::Keep => self.complete(table, key, current, incoming),
             Verdict::Collision => {
-                self.keep_loser(table, &key, &incoming)?;
+                self.keep_loser(table, key, incoming)?;
                 Ok(Outcome::Same)
             }
             Verdict::Replace { collision } => {
                 if let Some(current) = current.as_ref().filter(|clock| clock.alive()) {
-                    self.keep_overwritten(table, &key, current, &incoming, collision)?;
+                    self.keep_overwritten(table, key, current, incoming, collision)?;
                 }
-                self.replace(table, &key, current.as_ref(), &incoming)
+                self.replace(table, key, current.as_ref(), incoming)
             }
             Verdict::Merge { birth, wins } => match current {
-                Some(current) => self.merge(table, &key, current, &incoming, birth, &wins),
+                Some(current) => self.merge(table, key, current, incoming, birth, &wins),
                 None => Err(Error::Database("a merge without a current state".into())),
             },
         }
@@ -393,25 +401,11 @@ impl Tx<'_> {
         self.set_clock(table, key, &ClockRow { clock, seq })
     }
 
-    /// A row of the table that the back-fill has not reached yet gets its base clock now.
-    pub(super) fn take_in(&mut self, table: &Rc<Table>, key: &Value) -> Result<Option<Clock>> {
-        let Some(import) = table.import else { return Ok(None) };
-        if self.table_values(table, key)?.is_none() {
-            return Ok(None);
-        }
-        let birth = self.import_dot(table.num, import)?;
-        let cells: BTreeMap<ColumnNum, Dot> =
-            table.local_columns().map(|column| (column.num, birth)).collect();
-        let clock = Clock { length: 1, birth, cells, claim: None };
-        let seq: Seq = self.append_log(table.num, key)?;
-        self.set_clock(table, key, &ClockRow { clock: clock.clone(), seq })?;
-        Ok(Some(clock))
-    }
-
     /// Inserts a row that was parked for want of its table. Returns whether it stands now.
     pub(super) fn retry_new(&mut self, table: &Rc<Table>, key: &Value) -> Result<bool> {
+        self.take_in(table, key)?;
         let Some(parked) = self.parked(table, key)? else { return Ok(true) };
-        if parked.kind != Kind::UnknownTable {
+        if parked.kind != Kind::UnknownTable || table.shape.is_none() {
             return Ok(false);
         }
         let outcome = self.place(table, key, parked.values, true, None)?;
@@ -427,7 +421,8 @@ impl Tx<'_> {
         }
         let outcome = self.place(table, key, parked.values, true, Some(Standing::Same))?;
         // `place` keeps what stood there for unknown columns; drop those that are shown now.
-        if let Some(mut rest) = self.parked(table, key)?.filter(|rest| rest.kind.in_table()) {
+        let rest = self.parked(table, key)?;
+        if let Some(mut rest) = rest.filter(|rest| rest.kind == Kind::UnknownColumn) {
             rest.values.retain(|num, _| !known.contains(num));
             self.set_parked(table, key, Some(&rest))?;
         }
@@ -467,7 +462,7 @@ impl Tx<'_> {
     }
 
     #[allow(clippy::too_many_arguments, reason = "one column of the conflict row each")]
-    fn add_conflict(
+    pub(super) fn add_conflict(
         &mut self,
         table: &Rc<Table>,
         key: &Value,
@@ -515,7 +510,7 @@ fn one_incarnation(kind: KeyKind, one: Dot, two: Dot) -> bool {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Outcome {
+pub(super) enum Outcome {
     Same,
     Changed,
     Parked,

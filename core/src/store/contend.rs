@@ -72,6 +72,10 @@ impl Tx<'_> {
         };
         let Some(clock) = clock else { return Ok(None) };
         let parked = self.parked(&table, &id.1)?;
+        if table.import.is_some() && shown.is_some() && !clock.alive() {
+            // The back-fill will join it with what peers know of the key.
+            return Ok(None);
+        }
         let mut values = match &parked {
             Some(parked) if !parked.kind.in_table() => parked.values.clone(),
             parked => {

@@ -181,6 +181,9 @@ pub fn converged(world: &World) -> Check {
     }
     for (at, image) in images.iter().enumerate() {
         for (name, table) in &image.tables {
+            if table.exists && !table.local {
+                return fail("convergence", format!("replica {at} does not track {name}"));
+            }
             for (key, row) in &table.rows {
                 let Some((kind, _, values)) = &row.parked else { continue };
                 let waits = match kind.as_str() {

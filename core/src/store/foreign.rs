@@ -83,6 +83,8 @@ pub struct ForeignKey {
 /// Foreign keys that are enforced, and the strata of tables: parents before children.
 #[derive(Debug, Default)]
 pub struct Plan {
+    /// The setting that it was made under.
+    pub enforced: bool,
     /// The enforced keys.
     pub keys: Vec<ForeignKey>,
     /// The stratum of each table; tables that refer to each other share one.
@@ -147,10 +149,15 @@ pub fn declared(conn: &Connection, table: &str) -> Result<Vec<Declared>> {
 }
 
 impl Tx<'_> {
+    /// Whether the connection that joined last enforces foreign keys.
+    pub(super) fn enforces_keys(&self) -> Result<bool> {
+        Ok(self.meta::<i64>("foreign_keys")?.unwrap_or(0) == 1)
+    }
+
     /// Works out which foreign keys are enforced and the order of tables.
     pub(super) fn plan_constraints(&mut self) -> Result<()> {
-        let enforced = self.meta::<i64>("foreign_keys")?.unwrap_or(0) == 1;
-        let mut plan = Plan::default();
+        let enforced = self.enforces_keys()?;
+        let mut plan = Plan { enforced, ..Plan::default() };
         let tables = self.tables();
         if enforced {
             for child in &tables {

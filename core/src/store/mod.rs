@@ -378,6 +378,9 @@ impl Store {
 impl Tx<'_> {
     fn prepare_to_write(&mut self, fold: bool) -> Result<()> {
         let changed = self.refresh_schema()?;
+        if self.enforces_keys()? != self.cache.plan.enforced {
+            self.plan_constraints()?;
+        }
         if fold {
             self.fold()?;
         }

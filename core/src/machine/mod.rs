@@ -128,6 +128,9 @@ pub enum Output {
     },
     /// Tell the user.
     Event(Event),
+    /// This replica goes on under another identity: end the network, start the store again and
+    /// make a new machine from what it returns. This one does nothing any more.
+    Restart,
 }
 
 /// A row of `wavesync_events`.
@@ -203,6 +206,8 @@ pub struct Machine {
     congested: BTreeSet<StreamId>,
     /// The time of the input that is being handled.
     seen_at: Millis,
+    /// The identity changed; see [`Output::Restart`].
+    over: bool,
 }
 
 impl Machine {
@@ -235,6 +240,7 @@ impl Machine {
             asking: Vec::new(),
             congested: BTreeSet::new(),
             seen_at: Millis(0),
+            over: false,
         }
     }
 
@@ -273,7 +279,9 @@ impl Machine {
             Input::Committed => self.fold_waiting = true,
             Input::Timer => {}
         }
-        self.work(now, store);
+        if !self.over {
+            self.work(now, store);
+        }
     }
 
     /// The queue of a stream is long: nothing but answers goes there until it has drained. What is
@@ -346,6 +354,9 @@ impl Machine {
                 Err(error) => self.give_up_stream(stream, &error),
             }
             self.after_store(now, store)?;
+            if self.over {
+                return Ok(());
+            }
         }
         self.fold(now, store)?;
         if self.importing {
@@ -358,6 +369,9 @@ impl Machine {
             self.own_dirty |= !self.openness_pending;
         }
         self.after_store(now, store)?;
+        if self.over {
+            return Ok(());
+        }
         self.announce(now, store)?;
         self.compare(now, store)?;
         self.ask(now, store)?;
@@ -390,6 +404,11 @@ impl Machine {
         self.openness_pending |= effects.openness_left;
         for note in effects.notes {
             self.event(Level::Warning, note.code, &note.message, &note.hint, None);
+        }
+        if effects.new_site {
+            self.over = true;
+            self.outputs.push(Output::Restart);
+            return Ok(());
         }
         if effects.schema_changed {
             self.own_dirty = true;

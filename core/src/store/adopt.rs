@@ -166,9 +166,9 @@ fn check_statement(sql: &str, kinds: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Splits SQL into words, quoted parts and single characters, as far as [`check_statement`] needs:
+/// Splits SQL into words, quoted parts and single characters, as far as its callers need:
 /// comments are dropped, quoted parts stay whole.
-fn tokens(sql: &str) -> Vec<String> {
+pub(super) fn tokens(sql: &str) -> Vec<String> {
     let chars: Vec<char> = sql.chars().collect();
     let mut tokens = Vec::new();
     let mut at = 0;

@@ -3,6 +3,7 @@
 //! The database file holds no passphrase and no group key.
 
 use rusqlite::params;
+use sha2::{Digest, Sha256};
 
 use crate::ids::{Boot, Millis, SiteId};
 use crate::mutants::{self, Mutant};
@@ -114,6 +115,27 @@ fn damaged() -> Error {
 }
 
 impl Tx<'_> {
+    /// Something that the vector covers is not here any more. From now on this replica claims
+    /// nothing, so that everything is sent to it again, and writes under another site id, because
+    /// what the old one has written must be fetched as well.
+    pub(super) fn start_over(&mut self) -> Result<()> {
+        let Some(secret) = self.meta::<Vec<u8>>("secret")? else { return Ok(()) };
+        let mut hash = Sha256::new();
+        hash.update(b"wavesync site");
+        hash.update(&secret);
+        hash.update(self.own_site()?.0);
+        hash.update(self.log_end()?.0.to_be_bytes());
+        hash.update(self.now.0.to_be_bytes());
+        let site = SiteId::from_slice(&hash.finalize()[..16]).ok_or_else(damaged)?;
+        let number = self.site_num(site)?;
+        self.set_meta("self", number.0)?;
+        self.conn.execute("DELETE FROM __wavesync_vector", [])?;
+        self.conn.execute("UPDATE __wavesync_cursor SET seq = 0", [])?;
+        self.set_meta("open_from", 1)?;
+        self.effects.new_site = true;
+        Ok(())
+    }
+
     /// Remembers a member of the group.
     pub fn remember_member(&mut self, site: SiteId, peer: &[u8], name: &str) -> Result<()> {
         let number = self.site_num(site)?;

@@ -5,6 +5,7 @@
 //! go through [`Store::folded`]. Memory is changed only after the commit succeeded.
 
 pub mod adopt;
+pub mod alter;
 pub mod apply;
 pub mod backfill;
 pub mod capture;
@@ -17,6 +18,7 @@ pub mod identity;
 pub mod key;
 pub mod report;
 pub mod rows;
+pub mod schema;
 pub mod serve;
 pub mod shape;
 pub mod sql;
@@ -67,6 +69,8 @@ pub struct Effects {
     pub folded: u64,
     /// The tracked tables or their columns changed.
     pub schema_changed: bool,
+    /// This replica goes on under another site id: its engine must start again.
+    pub new_site: bool,
     /// Rows are left to be tested for openness: [`Store::test_openness`] goes on.
     pub openness_left: bool,
     /// Things worth telling the user.
@@ -94,6 +98,8 @@ struct Cache {
     parked: Option<i64>,
     data_version: Option<i64>,
     folded: Option<Seq>,
+    met: schema::Met,
+    watch: schema::Watch,
 }
 
 /// A database with a replica in it.
@@ -311,7 +317,7 @@ impl Store {
             // A rollback can only fail if SQLite already rolled back by itself.
             let _ = self.conn.execute_batch("ROLLBACK");
         }
-        self.cache = Cache::default();
+        self.cache = Cache { watch: self.cache.watch, ..Cache::default() };
     }
 
     /// Whether any connection committed to the file since the last call. Costs microseconds.
@@ -365,11 +371,7 @@ impl Tx<'_> {
         if fold {
             self.fold()?;
         }
-        if changed {
-            self.retry_after_schema_change()?;
-            self.store_folded_end()?;
-        }
-        Ok(())
+        if changed { self.finish_schema_change() } else { Ok(()) }
     }
 
     /// The time given with this transaction.
@@ -452,9 +454,12 @@ CREATE TABLE __wavesync_cursor(site INTEGER PRIMARY KEY, boot INTEGER NOT NULL,
   seq INTEGER NOT NULL, high INTEGER NOT NULL);
 CREATE TABLE __wavesync_boot(ord INTEGER PRIMARY KEY, nonce INTEGER NOT NULL,
   seq INTEGER NOT NULL, stamp INTEGER NOT NULL);
-CREATE TABLE __wavesync_table(num INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE COLLATE NOCASE,
+CREATE TABLE __wavesync_table(num INTEGER PRIMARY KEY, name TEXT NOT NULL COLLATE NOCASE,
   integer_key INTEGER NOT NULL, key_columns INTEGER NOT NULL, tracked INTEGER NOT NULL,
-  base_columns INTEGER NOT NULL, import INTEGER, import_after);
+  base_columns INTEGER NOT NULL, import INTEGER, import_after, here INTEGER NOT NULL DEFAULT 0,
+  UNIQUE(name, integer_key, key_columns));
+CREATE TABLE __wavesync_former(tbl INTEGER NOT NULL, col INTEGER NOT NULL,
+  name TEXT NOT NULL COLLATE NOCASE, PRIMARY KEY(tbl, col, name)) WITHOUT ROWID;
 CREATE TABLE __wavesync_column(tbl INTEGER NOT NULL, num INTEGER NOT NULL, name TEXT NOT NULL,
   since INTEGER, PRIMARY KEY(tbl, num)) WITHOUT ROWID;
 CREATE TABLE __wavesync_parked(tbl INTEGER NOT NULL, k NOT NULL, in_table INTEGER NOT NULL,

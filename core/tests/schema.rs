@@ -113,16 +113,12 @@ impl Site {
         self.look();
         from.look();
         let other = from.own();
-        let (mut cursor, vector) = self
-            .store
-            .folded(Millis(now), |tx| Ok((tx.cursor(other)?, tx.vector()?)))
-            .unwrap();
+        let (mut cursor, vector) =
+            self.store.folded(Millis(now), |tx| Ok((tx.cursor(other)?, tx.vector()?))).unwrap();
         let mut rows = 0;
         loop {
-            let piece = from
-                .store
-                .folded(Millis(now), |tx| tx.read_piece(cursor.seq, &vector))
-                .unwrap();
+            let piece =
+                from.store.folded(Millis(now), |tx| tx.read_piece(cursor.seq, &vector)).unwrap();
             rows += piece.rows.row_count();
             let batch = Batch::decode(&piece.rows.encode()).unwrap();
             cursor = Cursor { boot: wavesync_core::ids::Boot(1), seq: piece.to, high: piece.high };
@@ -259,7 +255,8 @@ fn a_renamed_table_keeps_its_history_and_meets_the_others() {
 
 #[test]
 fn tables_that_swap_their_names_keep_their_rows() {
-    let sql = "CREATE TABLE p(id INTEGER PRIMARY KEY, v); CREATE TABLE q(id INTEGER PRIMARY KEY, v)";
+    let sql =
+        "CREATE TABLE p(id INTEGER PRIMARY KEY, v); CREATE TABLE q(id INTEGER PRIMARY KEY, v)";
     let (mut a, mut b) = pair(sql, "INSERT INTO p VALUES(1, 'p'); INSERT INTO q VALUES(1, 'q')");
     let swap = "ALTER TABLE p RENAME TO r; ALTER TABLE q RENAME TO p; ALTER TABLE r RENAME TO q";
     a.run(swap);
@@ -297,10 +294,7 @@ fn a_table_of_another_kind_of_key_is_another_table() {
          ALTER TABLE n2 RENAME TO note",
     );
     sync(&mut a, &mut b);
-    assert_eq!(
-        same(&a, &b, "SELECT id, title FROM note ORDER BY id"),
-        "k1|a k2|b k3|c k9|nine"
-    );
+    assert_eq!(same(&a, &b, "SELECT id, title FROM note ORDER BY id"), "k1|a k2|b k3|c k9|nine");
 }
 
 #[test]
@@ -431,7 +425,8 @@ fn adding_a_column_to_a_large_table_makes_no_change_rows() {
     assert_eq!(same(&a, &b, rows), "1|t1|none|5 2|T|none|6 3|U|none|- 30000|x|z|7");
 }
 
-const REBUILD: &str = "CREATE TABLE new_note(id INTEGER PRIMARY KEY, title TEXT NOT NULL, body TEXT);
+const REBUILD: &str =
+    "CREATE TABLE new_note(id INTEGER PRIMARY KEY, title TEXT NOT NULL, body TEXT);
      INSERT INTO new_note SELECT id, title, body FROM note; DROP TABLE note;
      ALTER TABLE new_note RENAME TO note";
 

@@ -80,7 +80,11 @@ fn unquoted(token: &str) -> String {
     };
     let inner = chars.as_str();
     let inner = inner.strip_suffix(close).unwrap_or(inner);
-    if close == ']' { inner.into() } else { inner.replace(&format!("{close}{close}"), &close.to_string()) }
+    if close == ']' {
+        inner.into()
+    } else {
+        inner.replace(&format!("{close}{close}"), &close.to_string())
+    }
 }
 
 #[cfg(test)]
@@ -92,7 +96,10 @@ mod tests {
         let read = |sql| Alter::parse(sql).ok().map(|alter| (alter.table, alter.drops));
         let some = |table: &str, drops: Option<&str>| Some((table.into(), drops.map(Into::into)));
         assert_eq!(read("ALTER TABLE t DROP COLUMN c"), some("t", Some("c")));
-        assert_eq!(read(" alter table main.[a b] drop \"x\"\"y\" ; -- end"), some("a b", Some("x\"y")));
+        assert_eq!(
+            read(" alter table main.[a b] drop \"x\"\"y\" ; -- end"),
+            some("a b", Some("x\"y"))
+        );
         assert_eq!(read("ALTER TABLE `t` DROP COLUMN"), some("t", Some("COLUMN")));
         assert_eq!(read("ALTER TABLE t ADD COLUMN d DEFAULT ';'"), some("t", None));
         assert_eq!(read("ALTER TABLE t RENAME TO \"drop\""), some("t", None));

@@ -13,6 +13,7 @@ use rusqlite::{OptionalExtension, params};
 use crate::ids::{ColumnNum, Millis, TableNum};
 use crate::limits;
 use crate::merge::Incoming;
+use crate::store::adopt::TableSchema;
 use crate::store::clock::ClockRow;
 use crate::store::rows::Kind;
 use crate::store::sql::ident;
@@ -39,6 +40,9 @@ pub(super) struct Met {
     tables: Vec<(TableNum, TableNum)>,
     columns: Vec<(TableNum, ColumnNum, ColumnNum)>,
 }
+
+/// Former names of a table; a column's name now and one of its former names.
+type FormerNames = (Vec<String>, Vec<(String, String)>);
 
 /// What a store remembers of the schema beyond a transaction that failed.
 #[derive(Clone, Copy, Default)]
@@ -175,9 +179,8 @@ impl Tx<'_> {
                 if old.eq_ignore_ascii_case(new) {
                     continue;
                 }
-                let holder = columns
-                    .iter()
-                    .find(|(_, name, here)| !here && name.eq_ignore_ascii_case(new));
+                let holder =
+                    columns.iter().find(|(_, name, here)| !here && name.eq_ignore_ascii_case(new));
                 if let Some((holder, ..)) = holder {
                     self.rename_column(*num, *holder, old)?;
                     self.cache.met.columns.push((*num, *holder, *column));
@@ -264,7 +267,8 @@ impl Tx<'_> {
         let mut columns = Vec::with_capacity(names.len());
         for (name, here) in names.iter().zip(&taken) {
             let former = self.column_formerly(&table, name)?;
-            let former = former.filter(|num| !taken.contains(&Some(*num)) && !columns.contains(num));
+            let former =
+                former.filter(|num| !taken.contains(&Some(*num)) && !columns.contains(num));
             let num = match here.or(former).or_else(|| exact(&table, name, false)) {
                 Some(num) => num,
                 None => {
@@ -304,6 +308,65 @@ impl Tx<'_> {
         self.store_folded_end()
     }
 
+    /// Former names of a table, and of its columns beside their names now.
+    pub(super) fn former_names(&self, table: &Table) -> Result<FormerNames> {
+        let mut statement = self.conn.prepare_cached(
+            "SELECT col, name FROM __wavesync_former WHERE tbl = ?1 ORDER BY 1, 2",
+        )?;
+        let rows = statement
+            .query_map([table.num.0], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<rusqlite::Result<Vec<(i64, String)>>>()?;
+        let (mut tables, mut columns) = (Vec::new(), Vec::new());
+        for (column, name) in rows {
+            match u16::try_from(column) {
+                Err(_) => tables.push(name),
+                Ok(num) => {
+                    let now = table.column(ColumnNum(num)).filter(|c| c.local.is_some());
+                    columns.extend(now.map(|now| (now.name.clone(), name)));
+                }
+            }
+        }
+        Ok((tables, columns))
+    }
+
+    /// Another member renamed tables or columns that still have their former names here: what it
+    /// sends under the new ones belongs to them.
+    pub(super) fn take_in_names(&mut self, schemas: &[TableSchema]) -> Result<()> {
+        for schema in schemas {
+            let here =
+                |tx: &Self, name: &String| tx.table_named(name).filter(|t| t.shape.is_some());
+            let former = schema.former.iter().find_map(|name| here(self, name));
+            let table = match (here(self, &schema.name), former) {
+                (Some(table), _) => table,
+                (None, Some(table)) => {
+                    self.remember_former(table.num, TABLE_ITSELF, &schema.name, &table.name)?;
+                    let waiting = self.cache.tables.values().find(|other| {
+                        other.name.eq_ignore_ascii_case(&schema.name)
+                            && (other.kind, other.key_columns) == (table.kind, table.key_columns)
+                    });
+                    let met = waiting.map(|waiting| (waiting.num, table.num));
+                    self.cache.met.tables.extend(met);
+                    table
+                }
+                (None, None) => continue,
+            };
+            for (name, former) in &schema.former_columns {
+                let find = |name: &str, local: bool| {
+                    let mut columns = table.columns.iter();
+                    columns
+                        .find(|c| c.local.is_some() == local && c.name.eq_ignore_ascii_case(name))
+                };
+                let Some(column) = find(former, true).filter(|_| find(name, true).is_none()) else {
+                    continue;
+                };
+                self.remember_former(table.num, i64::from(column.num.0), name, former)?;
+                let met = find(name, false).map(|waiting| (table.num, waiting.num, column.num));
+                self.cache.met.columns.extend(met);
+            }
+        }
+        self.finish_schema_change()
+    }
+
     /// What was parked under a table's new name joins the table.
     fn join_met_tables(&mut self, met: &[(TableNum, TableNum)]) -> Result<()> {
         for (from, into) in met {
@@ -341,9 +404,10 @@ impl Tx<'_> {
         let parked = self.parked(from, key)?;
         let whole = parked.as_ref().is_none_or(|parked| parked.kind != Kind::Incomplete);
         let mut values = parked.map(|parked| parked.values).unwrap_or_default();
-        let cells = clock.cells.iter().filter_map(|(num, dot)| {
-            Some((*numbers.get(num)?, (*dot, values.remove(num)?)))
-        });
+        let cells = clock
+            .cells
+            .iter()
+            .filter_map(|(num, dot)| Some((*numbers.get(num)?, (*dot, values.remove(num)?))));
         let incoming =
             Incoming { length: clock.length, birth: clock.birth, whole, cells: cells.collect() };
         self.set_parked(from, key, None)?;
@@ -481,7 +545,11 @@ impl Tx<'_> {
         let mut deleted = BTreeSet::new();
         for (stored, gone) in entries {
             let key = key::canonical(table.form, table.key_columns, stored)?;
-            if gone { deleted.insert(key) } else { deleted.remove(&key) };
+            if gone {
+                deleted.insert(key)
+            } else {
+                deleted.remove(&key)
+            };
         }
         Ok(deleted)
     }
@@ -563,12 +631,7 @@ impl Tx<'_> {
                     .prepare_cached(
                         "INSERT INTO __wavesync_log(tbl, pk, cols, at) VALUES(?1, ?2, ?3, ?4)",
                     )?
-                    .execute(params![
-                        table.num.0,
-                        key,
-                        capture::MASK_INSERT,
-                        self.now.0 as i64
-                    ])?;
+                    .execute(params![table.num.0, key, capture::MASK_INSERT, self.now.0 as i64])?;
             }
         }
         Ok(lost)
@@ -614,7 +677,12 @@ impl Tx<'_> {
     }
 
     /// Runs one checked `ALTER TABLE` (see [`crate::store::Store::alter`]).
-    pub(super) fn alter_table(&mut self, sql: &str, table: &str, drops: Option<&str>) -> Result<()> {
+    pub(super) fn alter_table(
+        &mut self,
+        sql: &str,
+        table: &str,
+        drops: Option<&str>,
+    ) -> Result<()> {
         let tracked = self.table_named(table).filter(|table| table.shape.is_some());
         if let (Some(table), Some(column)) = (&tracked, drops) {
             let column = table

@@ -80,8 +80,7 @@ fn name_used_columns(mut table: TableRows) -> TableRows {
     for (at, _, _) in table.rows.iter_mut().flat_map(|row| &mut row.cells) {
         *at = places[at];
     }
-    table.columns =
-        used.into_iter().filter_map(|at| table.columns.get(at).cloned()).collect();
+    table.columns = used.into_iter().filter_map(|at| table.columns.get(at).cloned()).collect();
     table
 }
 

@@ -161,11 +161,8 @@ impl Tx<'_> {
     pub(super) fn look_at_schema(&mut self) -> Result<()> {
         let survey = shape::survey(self.conn)?;
         for entry in self.stored_tables()? {
-            let shape = survey
-                .iter()
-                .flatten()
-                .find(|shape| entry.tracked && entry.is(shape))
-                .cloned();
+            let shape =
+                survey.iter().flatten().find(|shape| entry.tracked && entry.is(shape)).cloned();
             let (columns, _) = self.known_columns(entry.num, shape.as_ref())?;
             self.cache_table(entry, shape, columns, false)?;
         }
@@ -430,7 +427,12 @@ impl Tx<'_> {
         Ok(columns)
     }
 
-    pub(super) fn repair_triggers(&mut self, num: TableNum, shape: &Shape, columns: &[Column]) -> Result<()> {
+    pub(super) fn repair_triggers(
+        &mut self,
+        num: TableNum,
+        shape: &Shape,
+        columns: &[Column],
+    ) -> Result<()> {
         let local: Vec<(ColumnNum, ShapeColumn)> =
             columns.iter().filter_map(|column| Some((column.num, column.local.clone()?))).collect();
         let wanted = capture::triggers(num, shape, &local)?;

@@ -137,6 +137,7 @@ fn the_bytes_of_the_examples_are_those_of_the_code() {
         applied: applied.clone(),
         closed: true,
         cursor,
+        caps: Vec::new(),
     };
     let (prev, upto) = (Stamp(65_536), Stamp(65_537));
     let push = PushMessage { site, boot, prev, upto, rows: vec![1, 0] };

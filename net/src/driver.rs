@@ -202,6 +202,11 @@ pub fn run(parts: Parts) -> Result<Option<Again>, NetError> {
     let site = identity.site;
     let machine = Machine::new(config, identity.clone(), Box::new(random));
     let dialer = Dialer::new(&settings.peers, now());
+    let file = store.connection().path().map(std::path::PathBuf::from);
+    let file = file.and_then(|path| {
+        let identity = file_identity(&path).ok()?;
+        Some((path, identity))
+    });
     let board_token = board.snapshot().token;
     board.update(|snapshot| {
         snapshot.topic.clone_from(&settings.topic);
@@ -224,6 +229,7 @@ pub fn run(parts: Parts) -> Result<Option<Again>, NetError> {
         token: board_token,
         stopping: None,
         restarting: false,
+        file,
     };
     if let Some(reason) = lan_error {
         driver.warn("lan", &format!("members in the local network are not found: {reason}"));
@@ -256,6 +262,8 @@ struct Driver {
     stopping: Option<Millis>,
     /// The machine asked to be made anew.
     restarting: bool,
+    /// Where the file lies, and which one it was when the engine started.
+    file: Option<(std::path::PathBuf, FileIdentity)>,
 }
 
 enum Turn {
@@ -480,6 +488,13 @@ impl Driver {
     /// Asks the file whether anybody committed.
     fn poll(&mut self, now: Millis) {
         if self.poll_at > now {
+            return;
+        }
+        // Another file was moved to this one's place.
+        if let Some((path, known)) = &self.file
+            && file_identity(path).is_ok_and(|file| file != *known)
+        {
+            self.restarting = true;
             return;
         }
         if self.store.committed_elsewhere().unwrap_or(false) {

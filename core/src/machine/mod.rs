@@ -334,8 +334,16 @@ impl Machine {
             return;
         }
         self.retry_at = None;
-        if let Err(error) = self.store_work(now, store) {
-            if !error.retryable() {
+        let mut done = self.store_work(now, store);
+        if matches!(done, Err(Error::Replaced)) {
+            let random = self.fresh();
+            done = store
+                .renew_after_replacement(self.identity.site, &random)
+                .and_then(|()| self.after_store(now, store));
+        }
+        if let Err(error) = done {
+            // One that stays is told once.
+            if !error.retryable() && self.last_error.as_ref() != Some(&error.to_string()) {
                 self.event(Level::Error, "store", &error.to_string(), "see the message", None);
             }
             self.last_error = Some(error.to_string());
@@ -460,6 +468,12 @@ impl Machine {
             hint: hint.into(),
             peer: peer.cloned(),
         }));
+    }
+
+    fn fresh(&mut self) -> [u8; 64] {
+        let mut random = [0; 64];
+        (self.random)(&mut random);
+        random
     }
 
     fn nonce(&mut self) -> [u8; 32] {

@@ -99,7 +99,8 @@ impl Tx<'_> {
         if site == self.own_site()? || seen >= upto {
             return Ok(PushVerdict::Known);
         }
-        let gap = seen < prev && !mutants::on(Mutant::PushAcrossGap);
+        let capped = self.caps()?.get(&site).is_some_and(|cap| *cap < upto);
+        let gap = capped || (seen < prev && !mutants::on(Mutant::PushAcrossGap));
         if gap || !self.patches_are_known(site, prev, rows)? {
             return Ok(PushVerdict::Gap);
         }

@@ -109,6 +109,8 @@ pub struct Store {
     pushes: VecDeque<Push>,
     effects: Effects,
     boot: crate::ids::Boot,
+    /// The folded end as this store last left or saw it.
+    reached: Seq,
     bounds: Bounds,
 }
 
@@ -143,6 +145,7 @@ impl Store {
             pushes: VecDeque::new(),
             effects: Effects::default(),
             boot: crate::ids::Boot(0),
+            reached: Seq(0),
             bounds: Bounds::default(),
         };
         if store.initialised()? {
@@ -211,6 +214,10 @@ impl Store {
         body: impl FnOnce(&mut Tx<'_>) -> Result<T>,
     ) -> Result<T> {
         self.conn.execute_batch("BEGIN IMMEDIATE")?;
+        if let Err(error) = self.check_continuity() {
+            self.roll_back();
+            return Err(error);
+        }
         let mut effects = std::mem::take(&mut self.effects);
         let mut tx = Tx {
             conn: &self.conn,
@@ -230,6 +237,7 @@ impl Store {
         if done.is_ok() {
             self.effects = effects;
             self.pushes.extend(pushes);
+            self.reached = Seq(meta(&self.conn, "folded")?.unwrap_or(0));
         } else {
             self.roll_back();
         }
@@ -248,7 +256,7 @@ impl Store {
         }
         self.conn.execute_batch("BEGIN")?;
         // A commit may have come in between; then the write path folds it.
-        let current = self.is_folded();
+        let current = self.check_continuity().and_then(|()| self.is_folded());
         if !matches!(current, Ok(true)) {
             self.roll_back();
             current?;
@@ -271,6 +279,21 @@ impl Store {
             Err(_) => self.roll_back(),
         }
         done
+    }
+
+    /// Runs `body` in the transaction that is open, or in none, and folds nothing.
+    fn raw<T>(&mut self, body: impl FnOnce(&mut Tx<'_>) -> Result<T>) -> Result<T> {
+        let mut effects = Effects::default();
+        let mut tx = Tx {
+            conn: &self.conn,
+            cache: &mut self.cache,
+            effects: &mut effects,
+            pushes: Vec::new(),
+            now: Millis(0),
+            boot: self.boot,
+            bounds: self.bounds,
+        };
+        body(&mut tx)
     }
 
     /// Runs `body` in a read transaction and writes nothing: what is not folded yet is not seen.

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::ids::Millis;
 use crate::ids::{Boot, ColumnNum, Dot, Seq, SiteId, Stamp, TableNum};
-use crate::merge::Clock;
+use crate::merge::{Clock, Ended};
 use crate::store::clock::ClockRow;
 use crate::store::sql::{ident, ident_list, parameters};
 use crate::store::tables::Table;
@@ -73,7 +73,7 @@ impl Tx<'_> {
         for key in &keys {
             if self.clock(table, key)?.is_none() {
                 let seq = self.append_log(table.num, key)?;
-                let clock = Clock { length: 1, birth, cells: cells.clone() };
+                let clock = Clock { length: 1, birth, cells: cells.clone(), ended: Ended::new() };
                 self.set_clock(table, key, &ClockRow { clock, seq })?;
             }
         }

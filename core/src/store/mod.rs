@@ -15,6 +15,7 @@ pub mod fold;
 pub mod group;
 pub mod identity;
 pub mod key;
+mod moves;
 pub mod report;
 pub mod rows;
 pub mod serve;
@@ -112,6 +113,8 @@ pub struct Tx<'a> {
     cache: &'a mut Cache,
     effects: &'a mut Effects,
     pushes: Vec<Push>,
+    /// Rows that moved to another key in this transaction.
+    moved: Vec<moves::Moved>,
     now: Millis,
     boot: crate::ids::Boot,
     bounds: Bounds,
@@ -211,6 +214,7 @@ impl Store {
             cache: &mut self.cache,
             effects: &mut effects,
             pushes: Vec::new(),
+            moved: Vec::new(),
             now,
             boot: self.boot,
             bounds: self.bounds,
@@ -254,6 +258,7 @@ impl Store {
             cache: &mut self.cache,
             effects: &mut effects,
             pushes: Vec::new(),
+            moved: Vec::new(),
             now,
             boot: self.boot,
             bounds: self.bounds,
@@ -283,6 +288,7 @@ impl Store {
             cache: &mut self.cache,
             effects: &mut effects,
             pushes: Vec::new(),
+            moved: Vec::new(),
             now,
             boot: self.boot,
             bounds: self.bounds,

@@ -135,13 +135,13 @@ impl World {
     fn sync(&mut self, from: usize, to: usize, mix: u64) {
         let mut rows: Vec<(i64, Incoming)> =
             self.spaces[from].iter().map(|(key, state)| (*key, state.clone())).collect();
-        if mix % 2 == 1 {
+        if !mix.is_multiple_of(2) {
             rows.reverse();
         }
         if !rows.is_empty() {
             let turn = (mix / 2) as usize % rows.len();
             rows.rotate_left(turn);
-            if mix % 5 == 0 {
+            if mix.is_multiple_of(5) {
                 rows.truncate(1 + turn);
             }
         }

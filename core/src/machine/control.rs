@@ -475,17 +475,18 @@ impl Machine {
         }
         let changed = self.announced.as_ref() != Some(&own);
         if changed && !crate::mutants::on(crate::mutants::Mutant::NoAnnounce) {
-            let known: Vec<PeerId> = self
+            // Everybody who got our hello: whoever has not sent his yet would never be told.
+            let told: Vec<PeerId> = self
                 .peers
                 .iter()
                 .filter(|(id, peer)| {
                     let congested =
                         peer.control.is_some_and(|stream| self.congested.contains(&stream));
-                    peer.known.is_some() && !greetings.contains(id) && !congested
+                    peer.control.is_some() && !greetings.contains(id) && !congested
                 })
                 .map(|(id, _)| id.clone())
                 .collect();
-            for id in known {
+            for id in told {
                 let state = self.state_for(now, &id, &own, store)?;
                 self.send_control(&id, sealed::STATE, &state)?;
             }

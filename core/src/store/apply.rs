@@ -1,7 +1,7 @@
 //! Applying rows of others: join, the one statement on the table, clocks and log, all in the
 //! transaction of the caller (invariants I4 to I6).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use rusqlite::params;
@@ -208,17 +208,25 @@ impl Tx<'_> {
         }
     }
 
-    /// Joins a row state into what is here, at the key where it belongs.
+    /// Joins an incoming state of a row into what is here under a key.
     pub(super) fn join_row(
         &mut self,
         table: &Rc<Table>,
         key: &Value,
         incoming: Incoming,
     ) -> Result<Outcome> {
-        let mut current = self.clock(table, key)?.map(|row| row.clock);
-        if current.is_none() && table.import.is_some() {
-            current = self.take_in(table, key)?;
-        }
+        let current = self.take_in(table, key)?;
+        self.join(table, key, current, incoming)
+    }
+
+    /// Joins an incoming state of a row into the current one, in `L` and in `T`.
+    pub(super) fn join(
+        &mut self,
+        table: &Rc<Table>,
+        key: &Value,
+        current: Option<Clock>,
+        incoming: Incoming,
+    ) -> Result<Outcome> {
         let mut held: Option<Values> = None;
         let verdict = judge(table.kind, current.as_ref(), &incoming, |num| {
             if held.is_none() {
@@ -443,21 +451,6 @@ impl Tx<'_> {
         self.set_clock(table, key, &ClockRow { clock, seq })
     }
 
-    /// A row of the table that the back-fill has not reached yet gets its base clock now.
-    fn take_in(&mut self, table: &Rc<Table>, key: &Value) -> Result<Option<Clock>> {
-        let Some(import) = table.import else { return Ok(None) };
-        if self.table_values(table, key)?.is_none() {
-            return Ok(None);
-        }
-        let birth = self.import_dot(table.num, import)?;
-        let cells: BTreeMap<ColumnNum, Dot> =
-            table.local_columns().map(|column| (column.num, birth)).collect();
-        let clock = Clock { length: 1, birth, cells, ended: Ended::new() };
-        let seq: Seq = self.append_log(table.num, key)?;
-        self.set_clock(table, key, &ClockRow { clock: clock.clone(), seq })?;
-        Ok(Some(clock))
-    }
-
     /// Tries parked rows again: what they waited for may have come with this transaction.
     pub(super) fn retry_parked(&mut self) -> Result<u64> {
         if self.parked_rows()? == 0 {
@@ -479,8 +472,9 @@ impl Tx<'_> {
         Ok(back)
     }
 
-    fn retry_row(&mut self, num: TableNum, key: &Value) -> Result<bool> {
+    pub(super) fn retry_row(&mut self, num: TableNum, key: &Value) -> Result<bool> {
         let table = self.table(num)?;
+        self.take_in(&table, key)?;
         let Some(parked) = self.parked(&table, key)? else { return Ok(false) };
         if parked.kind.in_table() || parked.kind == Kind::Incomplete || table.shape.is_none() {
             return Ok(false);

@@ -5,14 +5,16 @@
 //! vector exactly when all of them have been seen, however late the table was tracked.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use rusqlite::params;
 use sha2::{Digest, Sha256};
 
 use crate::ids::Millis;
 use crate::ids::{Boot, ColumnNum, Dot, Seq, SiteId, Stamp, TableNum};
-use crate::merge::{Clock, Ended};
+use crate::merge::{Clock, Ended, Incoming};
 use crate::store::clock::ClockRow;
+use crate::store::rows::{Kind, Values};
 use crate::store::sql::{ident, ident_list, parameters};
 use crate::store::tables::Table;
 use crate::store::{Store, Tx, key};
@@ -62,20 +64,12 @@ impl Tx<'_> {
         Ok(())
     }
 
-    fn import_block(&mut self, table: &Table) -> Result<()> {
+    fn import_block(&mut self, table: &Rc<Table>) -> Result<()> {
         let Some(import) = table.import else { return Ok(()) };
         let birth = self.import_dot(table.num, import)?;
         let keys = self.keys_to_import(table)?;
-        let start = self.log_end()?;
-        self.mark_open(Seq(start.0 + 1))?;
-        let cells: BTreeMap<ColumnNum, Dot> =
-            table.local_columns().map(|column| (column.num, birth)).collect();
         for key in &keys {
-            if self.clock(table, key)?.is_none() {
-                let seq = self.append_log(table.num, key)?;
-                let clock = Clock { length: 1, birth, cells: cells.clone(), ended: Ended::new() };
-                self.set_clock(table, key, &ClockRow { clock, seq })?;
-            }
+            self.take_in(table, key)?;
         }
         self.store_folded_end()?;
         if keys.len() < self.bounds.backfill_rows {
@@ -98,6 +92,44 @@ impl Tx<'_> {
         // The cached table still says that its import runs.
         self.cache.schema_version = None;
         self.refresh_schema().map(|_| ())
+    }
+
+    /// The clock of a row, after a row of the table that was not captured got its base state: one
+    /// that the back-fill has not reached yet. Where peers knew the key before the table came here,
+    /// the two are joined, and an old copy overwrites nothing.
+    pub(super) fn take_in(&mut self, table: &Rc<Table>, key: &Value) -> Result<Option<Clock>> {
+        let current = self.clock(table, key)?.map(|row| row.clock);
+        let Some(import) = table.import else { return Ok(current) };
+        if current.as_ref().is_some_and(Clock::alive) {
+            let parked = self.parked(table, key)?;
+            if parked.is_none_or(|parked| parked.kind != Kind::UnknownTable) {
+                return Ok(current);
+            }
+        }
+        let Some(values) = self.table_values(table, key)? else { return Ok(current) };
+        let birth = self.import_dot(table.num, import)?;
+        // The vector covers this birth only once the whole table is in (rule P12).
+        self.mark_open(Seq(self.log_end()?.0 + 1))?;
+        let Some(known) = current else {
+            let cells: BTreeMap<ColumnNum, Dot> =
+                table.local_columns().map(|column| (column.num, birth)).collect();
+            let clock = Clock { length: 1, birth, cells, ended: Ended::new() };
+            let seq = self.append_log(table.num, key)?;
+            self.set_clock(table, key, &ClockRow { clock: clock.clone(), seq })?;
+            return Ok(Some(clock));
+        };
+        if !known.alive() {
+            let reason = "another replica deleted the row before this table came here";
+            let site = known.birth.site;
+            let none = Values::new();
+            self.add_conflict(table, key, ("overwritten", reason), &values, &none, site)?;
+        }
+        let cells = values.into_iter().map(|(num, value)| (num, (birth, value))).collect();
+        let old = Incoming { length: 1, birth, whole: true, cells, ended: Ended::new() };
+        self.delete_row(table, key)?;
+        self.join(table, key, Some(known), old)?;
+        self.retry_row(table.num, key)?;
+        Ok(self.clock(table, key)?.map(|row| row.clock))
     }
 
     fn keys_to_import(&mut self, table: &Table) -> Result<Vec<Value>> {

@@ -371,7 +371,8 @@ impl Tx<'_> {
         if fold {
             self.fold()?;
         }
-        if changed && self.retry_after_schema_change()? > 0 {
+        if changed {
+            self.retry_after_schema_change()?;
             self.store_folded_end()?;
         }
         Ok(())

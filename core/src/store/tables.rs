@@ -127,11 +127,25 @@ impl Tx<'_> {
         let mut known = self.stored_tables()?;
         if self.meta::<i64>("track_all")?.unwrap_or(0) == 1 {
             for shape in survey.iter().flatten() {
-                if !known.iter().any(|entry| entry.name.eq_ignore_ascii_case(&shape.name)) {
-                    self.number_table(shape)?;
-                    known = self.stored_tables()?;
+                let entry = known.iter().find(|e| e.name.eq_ignore_ascii_case(&shape.name));
+                match entry {
+                    Some(entry) if entry.tracked => continue,
+                    // Rows of such a table came from peers before it was created here.
+                    Some(entry) if !entry.has_key_of(shape) => {
+                        self.note(
+                            "another_key",
+                            format!(
+                                "table {} is not synced: its PRIMARY KEY is of another kind than \
+                                 that of the group's table of this name",
+                                shape.name
+                            ),
+                            "give it the same PRIMARY KEY, or another name",
+                        );
+                    }
+                    _ => self.number_table(shape)?,
                 }
             }
+            known = self.stored_tables()?;
         }
         for entry in known {
             let shape = survey
@@ -280,7 +294,8 @@ impl Tx<'_> {
                 )));
             }
             self.conn.execute("UPDATE __wavesync_table SET tracked = 1 WHERE num = ?1", [num])?;
-            return Ok(());
+            // What the table holds already was not captured.
+            return self.start_import(TableNum(num));
         }
         if self.stored_tables()?.len() >= limits::TABLES_MAX {
             return Err(Error::Database("too many tables to sync".into()));
@@ -481,9 +496,11 @@ struct StoredTable {
 impl StoredTable {
     /// Whether rows of a table of this shape are the rows that were numbered.
     fn fits(&self, shape: &Shape) -> bool {
-        self.tracked
-            && shape.key.len() == self.key_columns
-            && (shape.form == KeyForm::Rowid) == self.integer
+        self.tracked && self.has_key_of(shape)
+    }
+
+    fn has_key_of(&self, shape: &Shape) -> bool {
+        shape.key.len() == self.key_columns && (shape.form == KeyForm::Rowid) == self.integer
     }
 }
 

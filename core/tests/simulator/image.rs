@@ -46,6 +46,7 @@ pub type Columns = BTreeMap<String, Value>;
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     pub integer_key: bool,
+    pub exists: bool,
     /// It exists in this database and is tracked.
     pub local: bool,
     pub importing: bool,
@@ -230,7 +231,8 @@ fn read_table(conn: &Connection, name: &str, table: &mut Table) {
     let mut columns: Vec<(String, i64)> = Vec::new();
     let sql = format!("SELECT name, pk FROM pragma_table_xinfo('{name}') ORDER BY cid");
     each(conn, &sql, |row| columns.push((text(&row[0]).to_ascii_lowercase(), integer(&row[1]))));
-    table.local &= !columns.is_empty();
+    table.exists = !columns.is_empty();
+    table.local &= table.exists;
     if columns.is_empty() {
         return;
     }

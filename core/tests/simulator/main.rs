@@ -18,7 +18,7 @@ use oracle::Failure;
 use world::{Plan, World};
 
 /// Seeds that are run when nothing else is asked for.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 150;
 /// Threads that share them.
 const THREADS: u64 = 2;
 

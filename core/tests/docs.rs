@@ -153,10 +153,24 @@ fn the_bytes_of_the_examples_are_those_of_the_code() {
     };
     let birth = Dot { stamp: Stamp(65_536), site };
     let cells = vec![(0, birth, Value::text("two")), (1, birth, Value::Null)];
-    let row = Row { key: vec![Value::Integer(2)], length: 1, birth, whole: true, cells };
+    let row = Row {
+        key: vec![Value::Integer(2)],
+        length: 1,
+        birth,
+        whole: true,
+        cells,
+        ended: Default::default(),
+    };
     let edit = Dot { stamp: Stamp(65_540), site };
     let cells = vec![(1, edit, Value::Integer(-1))];
-    let patch = Row { key: vec![Value::Integer(1)], length: 1, birth, whole: false, cells };
+    let patch = Row {
+        key: vec![Value::Integer(1)],
+        length: 1,
+        birth,
+        whole: false,
+        cells,
+        ended: Default::default(),
+    };
     let columns = vec!["a".to_string(), "b".into()];
     let rows = vec![row, patch];
     let table = TableRows { name: "t".into(), integer_key: true, key_columns: 1, columns, rows };

@@ -8,7 +8,7 @@ use rusqlite::params;
 
 use crate::ids::{ColumnNum, Dot, Seq, SiteId, Stamp, TableNum};
 use crate::limits;
-use crate::merge::Clock;
+use crate::merge::{Clock, Ended, KeyKind, join_ended};
 use crate::mutants::{self, Mutant};
 use crate::store::clock::ClockRow;
 use crate::store::rows::Kind;
@@ -116,8 +116,13 @@ impl Tx<'_> {
         let alive = current.as_ref().is_some_and(Clock::alive);
         let (clock, written) = match (entry.mask, current) {
             (None, Some(clock)) if alive => {
-                let birth = hand.stamp(entry.at);
-                (Clock { length: clock.length + 1, birth, cells: BTreeMap::new() }, Vec::new())
+                let death = hand.stamp(entry.at);
+                let mut ended = clock.ended;
+                if table.kind == KeyKind::Integer {
+                    ended = join_ended(&ended, &Ended::from([(clock.birth, death)]));
+                }
+                let length = clock.length + 1;
+                (Clock { length, birth: death, cells: BTreeMap::new(), ended }, Vec::new())
             }
             (None, _) => return Ok(()),
             (Some(mask), Some(mut clock)) if alive => {
@@ -131,10 +136,11 @@ impl Tx<'_> {
             }
             (Some(_), known) => {
                 let birth = hand.stamp(entry.at);
-                let length = known.map_or(0, |clock| clock.length) + 1;
+                let (length, ended) =
+                    known.map_or((0, Ended::new()), |clock| (clock.length, clock.ended));
                 let columns: Vec<_> = table.local_columns().map(|column| column.num).collect();
                 let cells = columns.iter().map(|column| (*column, birth)).collect();
-                (Clock { length, birth, cells }, columns)
+                (Clock { length: length + 1, birth, cells, ended }, columns)
             }
         };
         if table.shape.is_some() {
@@ -148,7 +154,7 @@ impl Tx<'_> {
         let Some(import) = table.import else { return Ok(None) };
         let birth = self.import_dot(table.num, import)?;
         let cells = table.local_columns().map(|column| (column.num, birth)).collect();
-        Ok(Some(Clock { length: 1, birth, cells }))
+        Ok(Some(Clock { length: 1, birth, cells, ended: Ended::new() }))
     }
 
     /// Columns that an entry wrote. A trigger that was generated before a column existed says

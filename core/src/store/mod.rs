@@ -16,6 +16,7 @@ pub mod fold;
 pub mod group;
 pub mod identity;
 pub mod key;
+mod moves;
 pub mod report;
 pub mod rows;
 pub mod schema;
@@ -120,6 +121,8 @@ pub struct Tx<'a> {
     cache: &'a mut Cache,
     effects: &'a mut Effects,
     pushes: Vec<Push>,
+    /// Rows that moved to another key in this transaction.
+    moved: Vec<moves::Moved>,
     now: Millis,
     boot: crate::ids::Boot,
     bounds: Bounds,
@@ -224,6 +227,7 @@ impl Store {
             cache: &mut self.cache,
             effects: &mut effects,
             pushes: Vec::new(),
+            moved: Vec::new(),
             now,
             boot: self.boot,
             bounds: self.bounds,
@@ -268,6 +272,7 @@ impl Store {
             cache: &mut self.cache,
             effects: &mut effects,
             pushes: Vec::new(),
+            moved: Vec::new(),
             now,
             boot: self.boot,
             bounds: self.bounds,
@@ -312,6 +317,7 @@ impl Store {
             cache: &mut self.cache,
             effects: &mut effects,
             pushes: Vec::new(),
+            moved: Vec::new(),
             now,
             boot: self.boot,
             bounds: self.bounds,

@@ -54,7 +54,7 @@ impl BatchBuilder {
     }
 
     fn push(&mut self, table: &Table, row: Row) {
-        self.bytes += 24 + row.key.iter().map(Value::weight).sum::<usize>();
+        self.bytes += 24 + 40 * row.ended.len() + row.key.iter().map(Value::weight).sum::<usize>();
         self.bytes += row.cells.iter().map(|(_, _, value)| 2 + value.weight()).sum::<usize>();
         self.rows += 1;
         let rows = self.tables.entry(table.num).or_insert_with(|| TableRows {
@@ -170,7 +170,9 @@ impl Tx<'_> {
             return Ok(());
         }
         let key = table.key_values(key)?;
-        builder.push(table, Row { key, length: clock.length, birth: clock.birth, whole, cells });
+        let ended = clock.ended.clone();
+        let (length, birth) = (clock.length, clock.birth);
+        builder.push(table, Row { key, length, birth, whole, cells, ended });
         Ok(())
     }
 }

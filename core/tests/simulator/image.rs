@@ -16,6 +16,8 @@ pub struct Row {
     pub length: i64,
     pub birth: Dot,
     pub cells: BTreeMap<String, Dot>,
+    /// Births of earlier incarnations and the deletes that ended them.
+    pub ended: BTreeMap<Dot, Dot>,
     /// Why it is parked, and with what values.
     pub parked: Option<(String, bool, BTreeMap<String, Value>)>,
 }
@@ -32,7 +34,8 @@ impl Row {
 
     pub fn dots(&self) -> impl Iterator<Item = (Option<&String>, Dot)> {
         let cells = self.cells.iter().map(|(column, dot)| (Some(column), *dot));
-        std::iter::once((None, self.birth)).chain(cells)
+        let ended = self.ended.values().map(|death| (None, *death));
+        std::iter::once((None, self.birth)).chain(cells).chain(ended)
     }
 }
 
@@ -149,15 +152,22 @@ fn read_clocks(
     each(conn, &sql, |row| {
         let birth = Dot { stamp: Stamp(integer(&row[2])), site: sites[&integer(&row[3])] };
         let length = integer(&row[1]);
+        let mut stored = match &row[4] {
+            Value::Blob(bytes) => Some(&bytes[..]),
+            _ => None,
+        };
+        let mut ended = BTreeMap::new();
+        if let (true, Some(bytes)) = (table.integer_key, &mut stored) {
+            for _ in 0..read_varint(bytes).unwrap() {
+                let birth = decode_dot(bytes, sites);
+                ended.insert(birth, decode_dot(bytes, sites));
+            }
+        }
         let mut cells = BTreeMap::new();
         if length % 2 == 1 {
-            let stored = match &row[4] {
-                Value::Blob(bytes) => Some(&bytes[..]),
-                _ => None,
-            };
             cells = decode_cells(stored, base, birth, columns, sites);
         }
-        table.rows.insert(row[0].clone(), Row { length, birth, cells, parked: None });
+        table.rows.insert(row[0].clone(), Row { length, birth, cells, ended, parked: None });
     });
 }
 
@@ -181,13 +191,17 @@ fn decode_cells(
     };
     while !bytes.is_empty() {
         let column = read_varint(&mut bytes).unwrap() as usize;
-        let (stamp, rest) = bytes.split_first_chunk::<8>().unwrap();
-        bytes = rest;
-        let site = read_varint(&mut bytes).unwrap() as i64;
-        let dot = Dot { stamp: Stamp(i64::from_be_bytes(*stamp)), site: sites[&site] };
+        let dot = decode_dot(&mut bytes, sites);
         cells.insert(columns[column].clone(), dot);
     }
     cells
+}
+
+fn decode_dot(bytes: &mut &[u8], sites: &BTreeMap<i64, SiteId>) -> Dot {
+    let (stamp, rest) = bytes.split_first_chunk::<8>().unwrap();
+    *bytes = rest;
+    let site = read_varint(bytes).unwrap() as i64;
+    Dot { stamp: Stamp(i64::from_be_bytes(*stamp)), site: sites[&site] }
 }
 
 fn read_parked(conn: &Connection, number: i64, columns: &[String], table: &mut Table) {

@@ -294,6 +294,7 @@ impl Store {
             cache: &mut self.cache,
             effects: &mut effects,
             pushes: Vec::new(),
+            moved: Vec::new(),
             now: Millis(0),
             boot: self.boot,
             bounds: self.bounds,

@@ -305,7 +305,12 @@ impl Tx<'_> {
         self.join_met_tables(&met.tables)?;
         self.join_met_columns(&met.columns)?;
         self.retry_after_schema_change()?;
-        self.store_folded_end()
+        self.store_folded_end()?;
+        if !self.moved.is_empty() && self.follow_moves()? {
+            // Links that were re-pointed are ordinary local writes of this replica.
+            self.fold()?;
+        }
+        Ok(())
     }
 
     /// Former names of a table, and of its columns beside their names now.
@@ -408,12 +413,19 @@ impl Tx<'_> {
             .cells
             .iter()
             .filter_map(|(num, dot)| Some((*numbers.get(num)?, (*dot, values.remove(num)?))));
-        let incoming =
-            Incoming { length: clock.length, birth: clock.birth, whole, cells: cells.collect() };
+        let incoming = Incoming {
+            length: clock.length,
+            birth: clock.birth,
+            whole,
+            cells: cells.collect(),
+            ended: clock.ended,
+        };
         self.set_parked(from, key, None)?;
         self.delete_clock(from, key)?;
-        let current = self.take_in(into, key)?;
-        self.join(into, key, current, &incoming)?;
+        match self.place_of(into, key, &incoming)? {
+            Some(to) => self.join_row(into, &to, Incoming { length: 1, ..incoming })?,
+            None => self.join_row(into, key, incoming)?,
+        };
         Ok(())
     }
 
@@ -434,8 +446,9 @@ impl Tx<'_> {
                     birth: row.clock.birth,
                     whole: false,
                     cells: BTreeMap::from([(*into, (dot, value))]),
+                    ended: row.clock.ended.clone(),
                 };
-                self.join(&table, &key, Some(row.clock), &incoming)?;
+                self.join(&table, &key, Some(row.clock), incoming)?;
             }
         }
         Ok(())

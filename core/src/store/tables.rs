@@ -132,11 +132,10 @@ impl Tx<'_> {
         for shape in survey.iter().flatten() {
             match known.iter().find(|entry| entry.is(shape)) {
                 // Created again after it was dropped.
-                Some(entry) if entry.tracked => {
-                    if !entry.here && entry.import.is_none() {
-                        self.start_import(entry.num)?;
-                    }
+                Some(entry) if entry.tracked && !entry.here && entry.import.is_none() => {
+                    self.start_import(entry.num)?;
                 }
+                Some(entry) if entry.tracked => {}
                 _ if track_all => self.number_table(shape)?,
                 _ => {}
             }

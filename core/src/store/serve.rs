@@ -153,6 +153,11 @@ impl Tx<'_> {
         let mut cells = Vec::new();
         if clock.alive() {
             let mut values = self.all_values(table, key)?;
+            if values.is_empty() && !clock.cells.is_empty() {
+                // The table was dropped, renamed or is no longer tracked: what is not here cannot
+                // be passed on, and a row without its values would be an invented one.
+                return Ok(());
+            }
             for (num, dot) in clock.cells.iter().filter(|(_, dot)| whole || fresh(**dot)) {
                 if let Some(value) = values.remove(num) {
                     cells.push((usize::from(num.0), *dot, value));

@@ -107,7 +107,8 @@ impl Tx<'_> {
         if site == self.own_site()? || seen >= upto {
             return Ok(PushVerdict::Known);
         }
-        let gap = seen < prev && !mutants::on(Mutant::PushAcrossGap);
+        let capped = self.caps()?.get(&site).is_some_and(|cap| *cap < upto);
+        let gap = capped || (seen < prev && !mutants::on(Mutant::PushAcrossGap));
         if gap || !self.patches_are_known(site, prev, rows)? {
             return Ok(PushVerdict::Gap);
         }
@@ -125,7 +126,8 @@ impl Tx<'_> {
                 if own {
                     continue;
                 }
-                let Some(table) = self.table_named(&part.name) else { return Ok(false) };
+                let table = self.table_on_wire(&part.name, part.integer_key, part.key_columns)?;
+                let Some(table) = table else { return Ok(false) };
                 let clock = self.clock(&table, &key::pack(&row.key))?.map(|row| row.clock);
                 let here = clock.is_some_and(|known| joins(table.kind, &known, row));
                 if !here && !self.has_moved(&table, row)? {
@@ -149,37 +151,12 @@ impl Tx<'_> {
 
     /// The local table and columns for the names in a batch; what is unknown gets numbers.
     fn resolve(&mut self, part: &TableRows) -> Result<(Rc<Table>, Vec<ColumnNum>)> {
-        let mut table = match self.table_named(&part.name) {
+        let known = self.table_on_wire(&part.name, part.integer_key, part.key_columns)?;
+        let table = match known {
             Some(table) => table,
             None => self.number_foreign_table(&part.name, part.integer_key, part.key_columns)?,
         };
-        let integer = table.kind == KeyKind::Integer;
-        if integer != part.integer_key || table.key_columns != part.key_columns {
-            return Err(Error::protocol(format!(
-                "table {} has another kind of key at the sender",
-                part.name
-            )));
-        }
-        let mut columns = Vec::with_capacity(part.columns.len());
-        for name in &part.columns {
-            let find = |table: &Table| {
-                let mut all = table.columns.iter();
-                all.find(|column| column.name.eq_ignore_ascii_case(name)).map(|column| column.num)
-            };
-            let num = match find(&table) {
-                Some(num) => num,
-                None => {
-                    table = self.number_foreign_column(&table, name)?;
-                    find(&table)
-                        .ok_or_else(|| Error::Database("a column lost its number".into()))?
-                }
-            };
-            if columns.contains(&num) {
-                return Err(Error::protocol("a batch names a column twice"));
-            }
-            columns.push(num);
-        }
-        Ok((table, columns))
+        self.columns_on_wire(table, &part.columns)
     }
 
     fn apply_row(

@@ -103,7 +103,9 @@ impl Tx<'_> {
     fn fold_entry(&mut self, entry: &Entry, hand: &mut Hand) -> Result<()> {
         // A key that is NULL names no row that others could know; the table stays local there.
         let Ok(table) = self.table(entry.table) else { return Ok(()) };
-        if entry.key == Value::Null {
+        // Without the table there are no values, only deletes that happened before it went.
+        let gone = table.shape.is_none() && entry.mask.is_some();
+        if entry.key == Value::Null || gone {
             return Ok(());
         }
         let key = key::canonical(table.form, table.key_columns, entry.key.clone())?;

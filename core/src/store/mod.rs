@@ -5,6 +5,7 @@
 //! go through [`Store::folded`]. Memory is changed only after the commit succeeded.
 
 pub mod adopt;
+pub mod alter;
 pub mod apply;
 pub mod backfill;
 pub mod capture;
@@ -18,6 +19,7 @@ pub mod key;
 mod moves;
 pub mod report;
 pub mod rows;
+pub mod schema;
 pub mod serve;
 pub mod shape;
 pub mod sql;
@@ -68,6 +70,8 @@ pub struct Effects {
     pub folded: u64,
     /// The tracked tables or their columns changed.
     pub schema_changed: bool,
+    /// This replica goes on under another site id: its engine must start again.
+    pub new_site: bool,
     /// Rows are left to be tested for openness: [`Store::test_openness`] goes on.
     pub openness_left: bool,
     /// Things worth telling the user.
@@ -95,6 +99,8 @@ struct Cache {
     parked: Option<i64>,
     data_version: Option<i64>,
     folded: Option<Seq>,
+    met: schema::Met,
+    watch: schema::Watch,
 }
 
 /// A database with a replica in it.
@@ -104,6 +110,8 @@ pub struct Store {
     pushes: VecDeque<Push>,
     effects: Effects,
     boot: crate::ids::Boot,
+    /// The folded end as this store last left or saw it.
+    reached: Seq,
     bounds: Bounds,
 }
 
@@ -140,6 +148,7 @@ impl Store {
             pushes: VecDeque::new(),
             effects: Effects::default(),
             boot: crate::ids::Boot(0),
+            reached: Seq(0),
             bounds: Bounds::default(),
         };
         if store.initialised()? {
@@ -208,6 +217,10 @@ impl Store {
         body: impl FnOnce(&mut Tx<'_>) -> Result<T>,
     ) -> Result<T> {
         self.conn.execute_batch("BEGIN IMMEDIATE")?;
+        if let Err(error) = self.check_continuity() {
+            self.roll_back();
+            return Err(error);
+        }
         let mut effects = std::mem::take(&mut self.effects);
         let mut tx = Tx {
             conn: &self.conn,
@@ -228,6 +241,7 @@ impl Store {
         if done.is_ok() {
             self.effects = effects;
             self.pushes.extend(pushes);
+            self.reached = Seq(meta(&self.conn, "folded")?.unwrap_or(0));
         } else {
             self.roll_back();
         }
@@ -246,7 +260,7 @@ impl Store {
         }
         self.conn.execute_batch("BEGIN")?;
         // A commit may have come in between; then the write path folds it.
-        let current = self.is_folded();
+        let current = self.check_continuity().and_then(|()| self.is_folded());
         if !matches!(current, Ok(true)) {
             self.roll_back();
             current?;
@@ -270,6 +284,22 @@ impl Store {
             Err(_) => self.roll_back(),
         }
         done
+    }
+
+    /// Runs `body` in the transaction that is open, or in none, and folds nothing.
+    fn raw<T>(&mut self, body: impl FnOnce(&mut Tx<'_>) -> Result<T>) -> Result<T> {
+        let mut effects = Effects::default();
+        let mut tx = Tx {
+            conn: &self.conn,
+            cache: &mut self.cache,
+            effects: &mut effects,
+            pushes: Vec::new(),
+            moved: Vec::new(),
+            now: Millis(0),
+            boot: self.boot,
+            bounds: self.bounds,
+        };
+        body(&mut tx)
     }
 
     /// Runs `body` in a read transaction and writes nothing: what is not folded yet is not seen.
@@ -317,7 +347,7 @@ impl Store {
             // A rollback can only fail if SQLite already rolled back by itself.
             let _ = self.conn.execute_batch("ROLLBACK");
         }
-        self.cache = Cache::default();
+        self.cache = Cache { watch: self.cache.watch, ..Cache::default() };
     }
 
     /// Whether any connection committed to the file since the last call. Costs microseconds.
@@ -371,11 +401,7 @@ impl Tx<'_> {
         if fold {
             self.fold()?;
         }
-        if changed {
-            self.retry_after_schema_change()?;
-            self.store_folded_end()?;
-        }
-        Ok(())
+        if changed { self.finish_schema_change() } else { Ok(()) }
     }
 
     /// The time given with this transaction.
@@ -458,9 +484,12 @@ CREATE TABLE __wavesync_cursor(site INTEGER PRIMARY KEY, boot INTEGER NOT NULL,
   seq INTEGER NOT NULL, high INTEGER NOT NULL);
 CREATE TABLE __wavesync_boot(ord INTEGER PRIMARY KEY, nonce INTEGER NOT NULL,
   seq INTEGER NOT NULL, stamp INTEGER NOT NULL);
-CREATE TABLE __wavesync_table(num INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE COLLATE NOCASE,
+CREATE TABLE __wavesync_table(num INTEGER PRIMARY KEY, name TEXT NOT NULL COLLATE NOCASE,
   integer_key INTEGER NOT NULL, key_columns INTEGER NOT NULL, tracked INTEGER NOT NULL,
-  base_columns INTEGER NOT NULL, import INTEGER, import_after);
+  base_columns INTEGER NOT NULL, import INTEGER, import_after, here INTEGER NOT NULL DEFAULT 0,
+  UNIQUE(name, integer_key, key_columns));
+CREATE TABLE __wavesync_former(tbl INTEGER NOT NULL, col INTEGER NOT NULL,
+  name TEXT NOT NULL COLLATE NOCASE, PRIMARY KEY(tbl, col, name)) WITHOUT ROWID;
 CREATE TABLE __wavesync_column(tbl INTEGER NOT NULL, num INTEGER NOT NULL, name TEXT NOT NULL,
   since INTEGER, PRIMARY KEY(tbl, num)) WITHOUT ROWID;
 CREATE TABLE __wavesync_parked(tbl INTEGER NOT NULL, k NOT NULL, in_table INTEGER NOT NULL,

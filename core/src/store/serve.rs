@@ -50,7 +50,7 @@ impl BatchBuilder {
     /// The batch.
     #[must_use]
     pub fn finish(self) -> Batch {
-        Batch { tables: self.tables.into_values().collect() }
+        Batch { tables: self.tables.into_values().map(name_used_columns).collect() }
     }
 
     fn push(&mut self, table: &Table, row: Row) {
@@ -66,6 +66,22 @@ impl BatchBuilder {
         });
         rows.rows.push(row);
     }
+}
+
+/// Leaves out the names that no row refers to, so that no peer takes note of them.
+fn name_used_columns(mut table: TableRows) -> TableRows {
+    let cells = table.rows.iter().flat_map(|row| &row.cells);
+    let used: std::collections::BTreeSet<usize> = cells.map(|(at, _, _)| *at).collect();
+    if used.len() == table.columns.len() {
+        return table;
+    }
+    let places: BTreeMap<usize, usize> =
+        used.iter().enumerate().map(|(place, at)| (*at, place)).collect();
+    for (at, _, _) in table.rows.iter_mut().flat_map(|row| &mut row.cells) {
+        *at = places[at];
+    }
+    table.columns = used.into_iter().filter_map(|at| table.columns.get(at).cloned()).collect();
+    table
 }
 
 impl Tx<'_> {

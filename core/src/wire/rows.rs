@@ -239,7 +239,12 @@ impl<'a> Reader<'a, '_> {
         let mut tables: Vec<TableRows> = Vec::new();
         for _ in 0..self.count()? {
             let table = self.table(&sites)?;
-            if tables.iter().any(|other| other.name.eq_ignore_ascii_case(&table.name)) {
+            let same = |other: &TableRows| {
+                other.name.eq_ignore_ascii_case(&table.name)
+                    && (other.integer_key, other.key_columns)
+                        == (table.integer_key, table.key_columns)
+            };
+            if tables.iter().any(same) {
                 return Err(broken("it names a table twice"));
             }
             tables.push(table);

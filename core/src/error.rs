@@ -14,6 +14,9 @@ pub enum Error {
     /// A peer sent bytes that break the protocol. Nothing was changed.
     #[error("protocol error: {0}")]
     Protocol(String),
+    /// The content of the database file was replaced under a running engine.
+    #[error("the content of the database file was replaced, as if an old copy was restored")]
+    Replaced,
     /// A peer does not hold the group's key, or its message was altered.
     #[error("authentication failed: {0}")]
     Auth(String),
@@ -39,7 +42,7 @@ impl Error {
                     | rusqlite::ErrorCode::SystemIoFailure
             ),
             Self::Argument(_) | Self::Database(_) | Self::Protocol(_) | Self::Auth(_) => false,
-            Self::Sqlite(_) => false,
+            Self::Replaced | Self::Sqlite(_) => false,
         }
     }
 

@@ -63,6 +63,8 @@ pub const PASSES_PER_PEER_MAX: usize = 2;
 pub const ANNOUNCE_INTERVAL_MS: u64 = 20;
 /// Every connected peer is compared with again after this long, whatever happened.
 pub const COMPARE_INTERVAL_MS: u64 = 20_000;
+/// A table that is gone counts as dropped after this long: it may be about to be replaced.
+pub const SCHEMA_SETTLE_MS: u64 = 1_000;
 /// A failed SQLite call that may succeed later is tried again after this long.
 pub const STORE_RETRY_MS: u64 = 20;
 /// Messages of one peer that wait for SQLite; more close the connection.

@@ -86,7 +86,7 @@ fn every_limit_stands_in_the_protocol_with_its_value() {
         FOLD_WAITING_ROWS FOLD_BLOCK_ROWS BACKFILL_BLOCK_ROWS RETRY_BLOCK_ROWS PARKED_MAX_ROWS
         TABLES_MAX COLUMNS_MAX NAME_MAX_BYTES KEY_COLUMNS_MAX SCHEMA_SQL_MAX_BYTES
         VECTOR_MAX_SITES BOOTS_MAX PASS_STALL_MS HANDSHAKE_MAX_MS PASSES_PER_PEER_MAX
-        ANNOUNCE_INTERVAL_MS COMPARE_INTERVAL_MS STORE_RETRY_MS INBOX_MAX_MESSAGES EVENTS_MAX
+        ANNOUNCE_INTERVAL_MS COMPARE_INTERVAL_MS SCHEMA_SETTLE_MS STORE_RETRY_MS INBOX_MAX_MESSAGES EVENTS_MAX
         STAMP_MS_MAX STAMP_MAX CAUSAL_LENGTH_MAX SEQ_MAX TOPIC_MAX_BYTES PASSPHRASE_MAX_BYTES
         REPLICA_NAME_MAX_BYTES
     });
@@ -137,6 +137,7 @@ fn the_bytes_of_the_examples_are_those_of_the_code() {
         applied: applied.clone(),
         closed: true,
         cursor,
+        caps: Vec::new(),
     };
     let (prev, upto) = (Stamp(65_536), Stamp(65_537));
     let push = PushMessage { site, boot, prev, upto, rows: vec![1, 0] };
@@ -152,10 +153,24 @@ fn the_bytes_of_the_examples_are_those_of_the_code() {
     };
     let birth = Dot { stamp: Stamp(65_536), site };
     let cells = vec![(0, birth, Value::text("two")), (1, birth, Value::Null)];
-    let row = Row { key: vec![Value::Integer(2)], length: 1, birth, whole: true, cells };
+    let row = Row {
+        key: vec![Value::Integer(2)],
+        length: 1,
+        birth,
+        whole: true,
+        cells,
+        ended: Default::default(),
+    };
     let edit = Dot { stamp: Stamp(65_540), site };
     let cells = vec![(1, edit, Value::Integer(-1))];
-    let patch = Row { key: vec![Value::Integer(1)], length: 1, birth, whole: false, cells };
+    let patch = Row {
+        key: vec![Value::Integer(1)],
+        length: 1,
+        birth,
+        whole: false,
+        cells,
+        ended: Default::default(),
+    };
     let columns = vec!["a".to_string(), "b".into()];
     let rows = vec![row, patch];
     let table = TableRows { name: "t".into(), integer_key: true, key_columns: 1, columns, rows };

@@ -16,6 +16,7 @@ use rusqlite::{Connection, OpenFlags};
 use wavesync_core::auth::GroupKey;
 use wavesync_core::machine::{Event, Level};
 use wavesync_core::store::Store;
+use wavesync_core::store::identity::Identity;
 use wavesync_net::driver::{self, Board, Control, Inbox, Parts, Settings};
 
 use crate::ffi::{SqlError, on_handle_closed};
@@ -216,31 +217,45 @@ fn supervise(start: Start, inbox: Inbox, board: Board) {
 fn lead(start: Start, inbox: Inbox, board: &Board) -> Result<(), SqlError> {
     let Some(lock) = become_leader(&start.path, &inbox, board)? else { return Ok(()) };
     let key = GroupKey::from_passphrase(&start.topic, &start.passphrase)?;
-    let (store, identity) = loop {
-        match open_store(&start.path) {
-            Ok(opened) => break opened,
+    let Start { path, topic, name, listen, peers, lan, .. } = start;
+    let mut settings = Settings { key, topic, name, listen, peers, lan };
+    let mut inbox = inbox;
+    loop {
+        let Some((store, identity)) = open_patiently(&path, &inbox, board)? else { break };
+        board.update(|snapshot| snapshot.leader = true);
+        let parts =
+            Parts { store, identity, settings: settings.clone(), inbox, board: board.clone() };
+        let ended = driver::run(parts).map_err(|error| SqlError::new(error.to_string()))?;
+        let Some(again) = ended else { break };
+        (settings.listen, settings.peers) = (again.listen, again.peers);
+        inbox = again.inbox;
+    }
+    drop(lock);
+    Ok(())
+}
+
+/// Starts the store, waiting while SQLite cannot; `None` if asked to stop meanwhile.
+fn open_patiently(
+    path: &Path,
+    inbox: &Inbox,
+    board: &Board,
+) -> Result<Option<(Store, Identity)>, SqlError> {
+    loop {
+        match open_store(path) {
+            Ok(opened) => return Ok(Some(opened)),
             Err(error) if error.retryable() => {
                 let message = error.to_string();
                 board.update(|snapshot| snapshot.progress.last_error = message);
                 if inbox.stopped_within(Duration::from_millis(START_RETRY_MS)) {
-                    return Ok(());
+                    return Ok(None);
                 }
             }
             Err(error) => return Err(error.into()),
         }
-    };
-    board.update(|snapshot| snapshot.leader = true);
-    let Start { topic, name, listen, peers, lan, .. } = start;
-    let settings = Settings { key, topic, name, listen, peers, lan };
-    let parts = Parts { store, identity, settings, inbox, board: board.clone() };
-    let done = driver::run(parts).map_err(|error| SqlError::new(error.to_string()));
-    drop(lock);
-    done
+    }
 }
 
-fn open_store(
-    path: &Path,
-) -> wavesync_core::Result<(Store, wavesync_core::store::identity::Identity)> {
+fn open_store(path: &Path) -> wavesync_core::Result<(Store, Identity)> {
     let file = driver::file_identity(path).map_err(|error| {
         wavesync_core::Error::Database(format!("the database file is gone: {error}"))
     })?;

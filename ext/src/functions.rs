@@ -24,6 +24,7 @@ pub static FUNCTIONS: &[SqlFunction] = &[
     function("wavesync_resume", 0, 0, "wavesync_resume()", resume),
     function("wavesync_track", 1, 1, "wavesync_track(table)", track),
     function("wavesync_untrack", 1, 1, "wavesync_untrack(table)", untrack),
+    function("wavesync_alter", 1, 1, "wavesync_alter(sql)", alter),
     function("wavesync_wait", 1, 1, "wavesync_wait(timeout_ms)", wait),
     function("wavesync_dial", 1, 1, "wavesync_dial(multiaddr)", dial),
     function("wavesync_export", 0, 1, "wavesync_export([since])", export),
@@ -205,6 +206,18 @@ fn track(context: &CallContext, args: &[Value]) -> Outcome {
 
 fn untrack(context: &CallContext, args: &[Value]) -> Outcome {
     change_tables(context, args, |store, name| store.untrack(driver::now(), name))
+}
+
+fn alter(context: &CallContext, args: &[Value]) -> Outcome {
+    let Some(sql) = args.first() else { return Ok(Value::Null) };
+    let sql = text(sql, "the statement")?;
+    let (path, mut store) = store(context)?;
+    joined(&store)?;
+    store.alter(driver::now(), sql)?;
+    if let Some((control, _)) = engine::find(&path) {
+        control.committed(engine::next_token());
+    }
+    Ok(Value::Integer(1))
 }
 
 fn change_tables(

@@ -179,11 +179,22 @@ pub fn file_identity(path: &Path) -> std::io::Result<FileIdentity> {
     Ok(FileIdentity(text))
 }
 
-/// Runs an engine on this thread until it is stopped.
+/// What goes on when an engine ended because the identity of its database changed: the file is to
+/// be opened again, and an engine run with these.
+pub struct Again {
+    /// Commands.
+    pub inbox: Inbox,
+    /// Where it listened, with real ports.
+    pub listen: Vec<String>,
+    /// Every address that it stays connected with.
+    pub peers: Vec<String>,
+}
+
+/// Runs an engine on this thread until it is stopped, or has to go on under another identity.
 ///
 /// # Errors
 /// If the network cannot start at all, for example because an address cannot be understood.
-pub fn run(parts: Parts) -> Result<(), NetError> {
+pub fn run(parts: Parts) -> Result<Option<Again>, NetError> {
     let Parts { store, identity, settings, inbox, board } = parts;
     let network = start_network(&settings, &identity)?;
     let own_peer = PeerId(network.local_peer().as_bytes().to_vec());
@@ -191,6 +202,12 @@ pub fn run(parts: Parts) -> Result<(), NetError> {
     let site = identity.site;
     let machine = Machine::new(config, identity.clone(), Box::new(random));
     let dialer = Dialer::new(&settings.peers, now());
+    let file = store.connection().path().map(std::path::PathBuf::from);
+    let file = file.and_then(|path| {
+        let identity = file_identity(&path).ok()?;
+        Some((path, identity))
+    });
+    let board_token = board.snapshot().token;
     board.update(|snapshot| {
         snapshot.topic.clone_from(&settings.topic);
         snapshot.site = Some(site);
@@ -209,14 +226,15 @@ pub fn run(parts: Parts) -> Result<(), NetError> {
         busy_until: Millis(0),
         poll_at: Millis(0),
         published_at: Millis(0),
-        token: 0,
+        token: board_token,
         stopping: None,
+        restarting: false,
+        file,
     };
     if let Some(reason) = lan_error {
         driver.warn("lan", &format!("members in the local network are not found: {reason}"));
     }
-    smol::block_on(driver.drive(inbox));
-    Ok(())
+    Ok(smol::block_on(driver.drive(inbox)))
 }
 
 fn start_network(settings: &Settings, identity: &Identity) -> Result<Network, NetError> {
@@ -242,6 +260,10 @@ struct Driver {
     /// Newest token of [`Control::committed`] that was taken in.
     token: u64,
     stopping: Option<Millis>,
+    /// The machine asked to be made anew.
+    restarting: bool,
+    /// Where the file lies, and which one it was when the engine started.
+    file: Option<(std::path::PathBuf, FileIdentity)>,
 }
 
 enum Turn {
@@ -251,7 +273,7 @@ enum Turn {
 }
 
 impl Driver {
-    async fn drive(mut self, inbox: Inbox) {
+    async fn drive(mut self, inbox: Inbox) -> Option<Again> {
         loop {
             let turn = self.next_turn(&inbox).await;
             let now = now();
@@ -269,6 +291,9 @@ impl Driver {
             if self.stopping.is_some_and(|deadline| now >= deadline || self.is_flushed()) {
                 break;
             }
+            if self.restarting {
+                return Some(self.end_to_restart(inbox).await);
+            }
         }
         if let Some(network) = self.network.take() {
             network.shutdown(Duration::from_millis(SHUTDOWN_MAX_MS)).await;
@@ -278,6 +303,25 @@ impl Driver {
             snapshot.peers.clear();
             snapshot.listen.clear();
         });
+        None
+    }
+
+    async fn end_to_restart(mut self, inbox: Inbox) -> Again {
+        let mut listen = self.settings.listen.clone();
+        if let Some(network) = self.network.take() {
+            let real = network.listen_addresses();
+            // Without any wish the system chooses again.
+            if !listen.is_empty() && !real.is_empty() {
+                listen = real;
+            }
+            network.shutdown(Duration::from_millis(SHUTDOWN_MAX_MS)).await;
+        }
+        self.board.update(|snapshot| {
+            "starting".clone_into(&mut snapshot.state);
+            snapshot.peers.clear();
+            snapshot.token = self.token;
+        });
+        Again { inbox, listen, peers: self.dialer.addresses() }
     }
 
     /// Nothing is left that could be sent to somebody who is connected.
@@ -408,12 +452,15 @@ impl Driver {
         self.machine.handle(now, input, &mut self.store);
         for output in self.machine.take_outputs() {
             let Some(network) = &mut self.network else {
-                if let Output::Event(event) = output {
-                    self.board.log(now, event);
+                match output {
+                    Output::Event(event) => self.board.log(now, event),
+                    Output::Restart => self.restarting = true,
+                    _ => {}
                 }
                 continue;
             };
             match output {
+                Output::Restart => self.restarting = true,
                 Output::OpenStream { peer, token } => {
                     if let Ok(peer) = PeerKey::from_bytes(&peer.0) {
                         network.open_stream(&peer, token);
@@ -441,6 +488,13 @@ impl Driver {
     /// Asks the file whether anybody committed.
     fn poll(&mut self, now: Millis) {
         if self.poll_at > now {
+            return;
+        }
+        // Another file was moved to this one's place.
+        if let Some((path, known)) = &self.file
+            && file_identity(path).is_ok_and(|file| file != *known)
+        {
+            self.restarting = true;
             return;
         }
         if self.store.committed_elsewhere().unwrap_or(false) {

@@ -1,11 +1,12 @@
 //! Connections, the handshake, and the control stream: hello, state, schema.
 
 use crate::auth::{Accepting, Greeting, Offering, Proof, Session};
-use crate::ids::{Cursor, Millis};
+use crate::ids::{Cursor, Millis, Stamp};
 use crate::machine::peer::{Counters, Known, Peer, PeerId, Stream, StreamId, StreamKind};
 use crate::machine::{Level, Machine, Output};
 use crate::store::Store;
 use crate::store::adopt::TableSchema;
+use crate::store::vector::{Caps, Vector};
 use crate::wire::message::{
     Answer, Attach, Hello, Refusal, RefusalCode, State, VectorList, plain, sealed,
 };
@@ -359,13 +360,14 @@ impl Machine {
         store: &mut Store,
     ) -> Result<()> {
         if hello.site == self.identity.site {
-            let message = "another replica uses the identity of this one: one file is a copy";
-            let hint = "call wavesync_leave() and wavesync_join() in the copy";
-            self.failed(id, (Level::Error, "same_identity", message, hint));
-            self.outputs.push(Output::Disconnect { peer: id.clone() });
+            // Nobody can tell which of the two is the copy; the other one does the same.
+            return self.renew(Stamp(0), store);
+        }
+        let mut vector = hello.state.vector.check()?;
+        if self.contradicted(now, &hello.state, &vector, store)? {
             return Ok(());
         }
-        let vector = hello.state.vector.check()?;
+        vector.clamp(&store.own_state(now)?.caps);
         let cursor = store.cursor_for(now, hello.site)?;
         store.write(now, |tx| tx.remember_member(hello.site, &id.0, &hello.name))?;
         let adopts = store.adopts()?;
@@ -392,7 +394,11 @@ impl Machine {
         state: State,
         store: &mut Store,
     ) -> Result<()> {
-        let vector = state.vector.check()?;
+        let mut vector = state.vector.check()?;
+        if self.contradicted(now, &state, &vector, store)? {
+            return Ok(());
+        }
+        vector.clamp(&store.own_state(now)?.caps);
         let known = self.peers.get_mut(id).and_then(|peer| peer.known.as_mut());
         let known = known.ok_or_else(|| Error::protocol("a state before the hello"))?;
         (known.state, known.vector) = (state, vector);
@@ -520,7 +526,55 @@ impl Machine {
             applied: VectorList::default(),
             closed: own.closed,
             cursor,
+            caps: own.caps.iter().map(|(site, stamp)| (*site, *stamp)).collect(),
         })
+    }
+
+    /// Rules P13 and P14: what a peer says of this replica, and the caps that it knows. Returns
+    /// whether this machine is over.
+    fn contradicted(
+        &mut self,
+        now: Millis,
+        state: &State,
+        vector: &Vector,
+        store: &mut Store,
+    ) -> Result<bool> {
+        let (fell, own) = store.take_caps(now, &state.caps.iter().copied().collect())?;
+        let common = match own {
+            Some(cap) => Some(cap),
+            None => store.folded(now, |tx| tx.contradiction(vector, state.cursor))?,
+        };
+        if let Some(common) = common {
+            self.renew(common, store)?;
+            return Ok(true);
+        }
+        if fell {
+            self.caps_fell(store.own_state(now)?.caps);
+        }
+        Ok(false)
+    }
+
+    /// Passes that were started with higher claims are given up; what others claim is lowered.
+    fn caps_fell(&mut self, caps: Caps) {
+        let running = |stream: &Stream| {
+            matches!(stream.kind, StreamKind::Incoming { .. } | StreamKind::Outgoing { .. })
+        };
+        let passes: Vec<StreamId> =
+            self.streams.iter().filter(|(_, s)| running(s)).map(|(id, _)| *id).collect();
+        passes.into_iter().for_each(|id| self.close_stream(id));
+        for known in self.peers.values_mut().filter_map(|peer| peer.known.as_mut()) {
+            known.vector.clamp(&caps);
+        }
+        self.own_dirty = true;
+        self.openness_pending = true;
+        self.compare_at = Millis(0);
+    }
+
+    /// Takes another identity; the driver starts everything again.
+    pub(super) fn renew(&mut self, common: Stamp, store: &mut Store) -> Result<()> {
+        let random = self.fresh();
+        store.renew_identity(common, &random)?;
+        Ok(())
     }
 
     pub(super) fn send_control<T: serde::Serialize>(

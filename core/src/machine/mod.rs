@@ -128,6 +128,9 @@ pub enum Output {
     },
     /// Tell the user.
     Event(Event),
+    /// This replica goes on under another identity: end the network, start the store again and
+    /// make a new machine from what it returns. This one does nothing any more.
+    Restart,
 }
 
 /// A row of `wavesync_events`.
@@ -203,6 +206,8 @@ pub struct Machine {
     congested: BTreeSet<StreamId>,
     /// The time of the input that is being handled.
     seen_at: Millis,
+    /// The identity changed; see [`Output::Restart`].
+    over: bool,
 }
 
 impl Machine {
@@ -235,6 +240,7 @@ impl Machine {
             asking: Vec::new(),
             congested: BTreeSet::new(),
             seen_at: Millis(0),
+            over: false,
         }
     }
 
@@ -273,7 +279,9 @@ impl Machine {
             Input::Committed => self.fold_waiting = true,
             Input::Timer => {}
         }
-        self.work(now, store);
+        if !self.over {
+            self.work(now, store);
+        }
     }
 
     /// The queue of a stream is long: nothing but answers goes there until it has drained. What is
@@ -326,8 +334,16 @@ impl Machine {
             return;
         }
         self.retry_at = None;
-        if let Err(error) = self.store_work(now, store) {
-            if !error.retryable() {
+        let mut done = self.store_work(now, store);
+        if matches!(done, Err(Error::Replaced)) {
+            let random = self.fresh();
+            done = store
+                .renew_after_replacement(self.identity.site, &random)
+                .and_then(|()| self.after_store(now, store));
+        }
+        if let Err(error) = done {
+            // One that stays is told once.
+            if !error.retryable() && self.last_error.as_ref() != Some(&error.to_string()) {
                 self.event(Level::Error, "store", &error.to_string(), "see the message", None);
             }
             self.last_error = Some(error.to_string());
@@ -346,6 +362,9 @@ impl Machine {
                 Err(error) => self.give_up_stream(stream, &error),
             }
             self.after_store(now, store)?;
+            if self.over {
+                return Ok(());
+            }
         }
         self.fold(now, store)?;
         if self.importing {
@@ -358,6 +377,9 @@ impl Machine {
             self.own_dirty |= !self.openness_pending;
         }
         self.after_store(now, store)?;
+        if self.over {
+            return Ok(());
+        }
         self.announce(now, store)?;
         self.compare(now, store)?;
         self.ask(now, store)?;
@@ -390,6 +412,11 @@ impl Machine {
         self.openness_pending |= effects.openness_left;
         for note in effects.notes {
             self.event(Level::Warning, note.code, &note.message, &note.hint, None);
+        }
+        if effects.new_site {
+            self.over = true;
+            self.outputs.push(Output::Restart);
+            return Ok(());
         }
         if effects.schema_changed {
             self.own_dirty = true;
@@ -441,6 +468,12 @@ impl Machine {
             hint: hint.into(),
             peer: peer.cloned(),
         }));
+    }
+
+    fn fresh(&mut self) -> [u8; 64] {
+        let mut random = [0; 64];
+        (self.random)(&mut random);
+        random
     }
 
     fn nonce(&mut self) -> [u8; 32] {

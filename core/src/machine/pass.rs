@@ -1,8 +1,8 @@
 //! Catch-up: a requester pulls the responder's log from its cursor, chunk by chunk.
 
 use crate::ids::{Boot, Cursor, Millis, Seq};
+use crate::machine::Machine;
 use crate::machine::peer::{PeerId, Serving, Stream, StreamId, StreamKind};
-use crate::machine::{Level, Machine};
 use crate::mutants::{self, Mutant};
 use crate::store::Store;
 use crate::wire::message::{Attach, Chunk, Request, VectorList, plain, sealed};
@@ -130,6 +130,9 @@ impl Machine {
     ) -> Result<()> {
         let vector = request.vector.check()?;
         let own = store.own_state(now)?;
+        if let Some(common) = store.folded(now, |tx| tx.contradiction(&vector, request.cursor))? {
+            return self.renew(common, store);
+        }
         let ours = store.folded(now, |tx| tx.cursor_is_ours(request.cursor))?;
         let Some(entry) = self.streams.get_mut(&stream) else { return Ok(()) };
         let StreamKind::Outgoing { serving, .. } = &mut entry.kind else { return Ok(()) };
@@ -139,12 +142,6 @@ impl Machine {
         let position = if ours { request.cursor.seq } else { Seq(0) };
         *serving =
             Some(Serving { position, vector, credit: CHUNKS_IN_FLIGHT, end_at_start: own.end });
-        let peer = entry.peer.clone();
-        if !ours {
-            let message = "a peer has read a part of this database's history that is not in it";
-            let hint = "was an old copy of the file restored? all of it is compared again";
-            self.event(Level::Warning, "history_lost", message, hint, Some(&peer));
-        }
         self.serve(now, stream, store)
     }
 

@@ -19,6 +19,12 @@ pub struct TableSchema {
     pub table: String,
     /// Its `CREATE INDEX` statements.
     pub indexes: Vec<String>,
+    /// What the table was called before.
+    #[serde(default)]
+    pub former: Vec<String>,
+    /// Columns that were renamed: the name now, and one from before.
+    #[serde(default)]
+    pub former_columns: Vec<(String, String)>,
 }
 
 impl Store {
@@ -31,6 +37,10 @@ impl Store {
     pub fn adopt(&mut self, now: Millis, tables: &[TableSchema]) -> Result<Vec<String>> {
         if !self.adopts()? {
             return Ok(Vec::new());
+        }
+        if tables.iter().any(|table| !(table.former.is_empty() && table.former_columns.is_empty()))
+        {
+            self.write(now, |tx| tx.take_in_names(tables))?;
         }
         let missing = self.missing(tables)?;
         if missing.is_empty() {
@@ -66,7 +76,11 @@ impl Store {
             .prepare_cached("SELECT 1 FROM main.sqlite_schema WHERE name = ?1 COLLATE NOCASE")?;
         let mut missing = Vec::new();
         for table in tables {
-            if !exists.exists([&table.name])? {
+            let mut renamed = false;
+            for former in &table.former {
+                renamed |= exists.exists([former])?;
+            }
+            if !renamed && !exists.exists([&table.name])? {
                 missing.push(table.name.clone());
             }
         }
@@ -86,10 +100,13 @@ impl Store {
                 let indexes = statement
                     .query_map([&shape.name], |row| row.get(0))?
                     .collect::<rusqlite::Result<Vec<String>>>()?;
+                let (former, former_columns) = tx.former_names(&table)?;
                 schemas.push(TableSchema {
                     name: shape.name.clone(),
                     table: shape.sql.clone(),
                     indexes,
+                    former,
+                    former_columns,
                 });
             }
             Ok(schemas)
@@ -166,9 +183,9 @@ fn check_statement(sql: &str, kinds: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Splits SQL into words, quoted parts and single characters, as far as [`check_statement`] needs:
+/// Splits SQL into words, quoted parts and single characters, as far as its callers need:
 /// comments are dropped, quoted parts stay whole.
-fn tokens(sql: &str) -> Vec<String> {
+pub(super) fn tokens(sql: &str) -> Vec<String> {
     let chars: Vec<char> = sql.chars().collect();
     let mut tokens = Vec::new();
     let mut at = 0;

@@ -7,7 +7,9 @@ use std::rc::Rc;
 use rusqlite::params;
 
 use crate::ids::{ColumnNum, Cursor, Dot, Seq, SiteId, Stamp};
-use crate::merge::{Clock, Incoming, KeyKind, Verdict, judge};
+use crate::merge::{
+    Clock, Ended, Incoming, KeyKind, Verdict, join_ended, judge, moved_key, one_incarnation,
+};
 use crate::mutants::{self, Mutant};
 use crate::store::clock::ClockRow;
 use crate::store::rows::{Kind, Parked, Values, refusal};
@@ -15,7 +17,7 @@ use crate::store::tables::Table;
 use crate::store::vector::Vector;
 use crate::store::{Tx, claim, key};
 use crate::value::Value;
-use crate::wire::rows::{Batch, CLAIM, Row, TableRows};
+use crate::wire::rows::{Batch, Row, TableRows};
 use crate::{Error, Result};
 
 /// What applying a batch came to.
@@ -60,7 +62,9 @@ impl Tx<'_> {
                     applied.rows += 1;
                     let outcome = self.apply_row(table, columns, row)?;
                     let newest = row.cells.iter().map(|(_, dot, _)| dot.stamp).max();
-                    clock = clock.max(row.birth.stamp).max(newest.unwrap_or(Stamp::NONE));
+                    let ended = row.ended.values().map(|death| death.stamp).max();
+                    let newest = newest.max(ended).unwrap_or(Stamp::NONE);
+                    clock = clock.max(row.birth.stamp).max(newest);
                     applied.changed += u64::from(outcome != Outcome::Same);
                     applied.parked += u64::from(outcome == Outcome::Parked);
                 }
@@ -76,6 +80,10 @@ impl Tx<'_> {
             self.mark_open(Seq(start.0 + 1))?;
         }
         self.store_folded_end()?;
+        if !self.moved.is_empty() && self.follow_moves()? {
+            // Links that were re-pointed are ordinary local writes of this replica.
+            self.fold()?;
+        }
         Ok(applied)
     }
 
@@ -108,7 +116,8 @@ impl Tx<'_> {
         if site == self.own_site()? || seen >= upto {
             return Ok(PushVerdict::Known);
         }
-        let gap = seen < prev && !mutants::on(Mutant::PushAcrossGap);
+        let capped = self.caps()?.get(&site).is_some_and(|cap| *cap < upto);
+        let gap = capped || (seen < prev && !mutants::on(Mutant::PushAcrossGap));
         if gap || !self.patches_are_known(site, prev, rows)? {
             return Ok(PushVerdict::Gap);
         }
@@ -126,9 +135,11 @@ impl Tx<'_> {
                 if own {
                     continue;
                 }
-                let Some(table) = self.table_named(&part.name) else { return Ok(false) };
+                let table = self.table_on_wire(&part.name, part.integer_key, part.key_columns)?;
+                let Some(table) = table else { return Ok(false) };
                 let clock = self.clock(&table, &key::pack(&row.key))?.map(|row| row.clock);
-                if !clock.is_some_and(|known| joins(table.kind, &known, row)) {
+                let here = clock.is_some_and(|known| joins(table.kind, &known, row));
+                if !here && !self.has_moved(&table, row)? {
                     return Ok(false);
                 }
             }
@@ -136,43 +147,25 @@ impl Tx<'_> {
         Ok(true)
     }
 
+    /// Whether the incarnation that a row patches has moved, and is known where it is now.
+    fn has_moved(&mut self, table: &Table, row: &Row) -> Result<bool> {
+        match (table.kind, row.key.as_slice()) {
+            (KeyKind::Integer, [Value::Integer(key)]) => {
+                let to = Value::Integer(moved_key(*key, row.birth));
+                Ok(self.clock(table, &to)?.is_some())
+            }
+            _ => Ok(false),
+        }
+    }
+
     /// The local table and columns for the names in a batch; what is unknown gets numbers.
     fn names_of(&mut self, part: &TableRows) -> Result<(Rc<Table>, Vec<ColumnNum>)> {
-        let mut table = match self.table_named(&part.name) {
+        let known = self.table_on_wire(&part.name, part.integer_key, part.key_columns)?;
+        let table = match known {
             Some(table) => table,
             None => self.number_foreign_table(&part.name, part.integer_key, part.key_columns)?,
         };
-        let integer = table.kind == KeyKind::Integer;
-        if integer != part.integer_key || table.key_columns != part.key_columns {
-            return Err(Error::protocol(format!(
-                "table {} has another kind of key at the sender",
-                part.name
-            )));
-        }
-        let mut columns = Vec::with_capacity(part.columns.len());
-        for name in &part.columns {
-            if name == CLAIM {
-                columns.push(ColumnNum::CLAIM);
-                continue;
-            }
-            let find = |table: &Table| {
-                let mut all = table.columns.iter();
-                all.find(|column| column.name.eq_ignore_ascii_case(name)).map(|column| column.num)
-            };
-            let num = match find(&table) {
-                Some(num) => num,
-                None => {
-                    table = self.number_foreign_column(&table, name)?;
-                    find(&table)
-                        .ok_or_else(|| Error::Database("a column lost its number".into()))?
-                }
-            };
-            if columns.contains(&num) {
-                return Err(Error::protocol("a batch names a column twice"));
-            }
-            columns.push(num);
-        }
-        Ok((table, columns))
+        self.columns_on_wire(table, &part.columns)
     }
 
     fn apply_row(
@@ -198,9 +191,23 @@ impl Tx<'_> {
             birth: row.birth,
             whole: row.whole,
             cells: cells.collect(),
+            ended: row.ended.clone(),
         };
-        let current = self.take_in(table, &key)?;
-        self.join(table, &key, current, &incoming)
+        match self.place_of(table, &key, &incoming)? {
+            Some(to) => self.join_row(table, &to, Incoming { length: 1, ..incoming }),
+            None => self.join_row(table, &key, incoming),
+        }
+    }
+
+    /// Joins an incoming state of a row into what is here under a key.
+    pub(super) fn join_row(
+        &mut self,
+        table: &Rc<Table>,
+        key: &Value,
+        incoming: Incoming,
+    ) -> Result<Outcome> {
+        let current = self.take_in(table, key)?;
+        self.join(table, key, current, incoming)
     }
 
     /// Joins an incoming state of a row into the current one, in `L` and in `T`.
@@ -209,10 +216,10 @@ impl Tx<'_> {
         table: &Rc<Table>,
         key: &Value,
         current: Option<Clock>,
-        incoming: &Incoming,
+        incoming: Incoming,
     ) -> Result<Outcome> {
         let mut held: Option<Values> = None;
-        let verdict = judge(table.kind, current.as_ref(), incoming, |num| {
+        let verdict = judge(table.kind, current.as_ref(), &incoming, |num| {
             if held.is_none() {
                 held = Some(self.all_values(table, key)?);
             }
@@ -223,22 +230,66 @@ impl Tx<'_> {
             let value = held.as_ref().and_then(|values| values.get(&num)).cloned();
             Ok::<_, Error>(value.unwrap_or(Value::Null))
         })?;
-        match verdict {
-            Verdict::Keep => self.complete(table, key, current, incoming),
-            Verdict::Collision => {
-                self.keep_loser(table, key, incoming)?;
-                Ok(Outcome::Same)
+        let known = current.as_ref().map(|clock| clock.ended.clone()).unwrap_or_default();
+        let ended = join_ended(&known, &incoming.ended);
+        let news: Ended = ended
+            .iter()
+            .filter(|(birth, death)| known.get(birth) != Some(death))
+            .map(|(birth, death)| (*birth, *death))
+            .collect();
+        let outcome = match verdict {
+            Verdict::Keep => self.keep(table, key, current, &incoming, ended)?,
+            Verdict::MoveIncoming => {
+                let kept = self.keep(table, key, current, &incoming, ended)?;
+                let moved = self.move_incoming(table, key, incoming)?;
+                if moved == Outcome::Same { kept } else { moved }
             }
-            Verdict::Replace { collision } => {
-                if let Some(current) = current.as_ref().filter(|clock| clock.alive()) {
-                    self.keep_overwritten(table, key, current, incoming, collision)?;
+            Verdict::Replace { moves } => {
+                let alive = current.as_ref().filter(|clock| clock.alive());
+                let leaving = match alive {
+                    Some(current) if moves => Some(self.take_current(table, key, current)?),
+                    Some(current) => {
+                        self.keep_overwritten(table, key, current, &incoming)?;
+                        None
+                    }
+                    None => None,
+                };
+                let outcome = self.replace(table, key, current.as_ref(), &incoming, ended)?;
+                if let Some(leaving) = leaving {
+                    self.move_current(table, key, leaving)?;
                 }
-                self.replace(table, key, current.as_ref(), incoming)
+                outcome
             }
             Verdict::Merge { birth, wins } => match current {
-                Some(current) => self.merge(table, key, current, incoming, birth, &wins),
-                None => Err(Error::Database("a merge without a current state".into())),
+                Some(mut current) => {
+                    current.ended = ended;
+                    self.merge(table, key, current, &incoming, birth, &wins)?
+                }
+                None => return Err(Error::Database("a merge without a current state".into())),
             },
+        };
+        if !news.is_empty() {
+            self.end_moved(table, key, &news)?;
+        }
+        Ok(outcome)
+    }
+
+    /// The current state stays; what is new of ended incarnations is noted.
+    fn keep(
+        &mut self,
+        table: &Rc<Table>,
+        key: &Value,
+        current: Option<Clock>,
+        incoming: &Incoming,
+        ended: Ended,
+    ) -> Result<Outcome> {
+        let outcome = self.complete(table, key, current.clone(), incoming)?;
+        match current {
+            Some(current) if outcome == Outcome::Same && current.ended != ended => {
+                self.record(table, key, Clock { ended, ..current })?;
+                Ok(Outcome::Changed)
+            }
+            _ => Ok(outcome),
         }
     }
 
@@ -271,11 +322,12 @@ impl Tx<'_> {
         key: &Value,
         current: Option<&Clock>,
         incoming: &Incoming,
+        ended: Ended,
     ) -> Result<Outcome> {
         let cells = incoming.cells.iter().map(|(num, (dot, _))| (*num, *dot)).collect();
         let claim = incoming.cells.get(&ColumnNum::CLAIM);
         let claim = claim.and_then(|(_, value)| claim::decode(value));
-        let clock = Clock { length: incoming.length, birth: incoming.birth, cells, claim };
+        let clock = Clock { length: incoming.length, birth: incoming.birth, cells, claim, ended };
         let parked = self.parked(table, key)?;
         let stands = current.is_some_and(Clock::alive)
             && parked.as_ref().is_none_or(|parked| parked.kind.in_table())
@@ -436,38 +488,24 @@ impl Tx<'_> {
         key: &Value,
         current: &Clock,
         incoming: &Incoming,
-        collision: bool,
     ) -> Result<()> {
         let newest = current.dots().max();
-        let concurrent = newest.is_some_and(|newest| newest > incoming.birth);
-        if !collision && !concurrent {
+        if newest.is_none_or(|newest| newest < incoming.birth) {
             return Ok(());
         }
-        let (kind, reason) = if collision {
-            ("key_collision", "two replicas inserted this INTEGER key; the earlier row keeps it")
-        } else {
-            ("overwritten", "another replica deleted the row without having seen this edit")
-        };
+        let reason = "another replica deleted the row without having seen this edit";
         let ours = self.all_values(table, key)?;
         let theirs = incoming.cells.iter().map(|(num, (_, value))| (*num, value.clone())).collect();
-        self.add_conflict(table, key, kind, reason, &ours, &theirs, incoming.birth.site)
+        let site = incoming.birth.site;
+        self.add_conflict(table, key, ("overwritten", reason), &ours, &theirs, site)
     }
 
-    /// A row of another replica gives way to ours under the same INTEGER key.
-    fn keep_loser(&mut self, table: &Rc<Table>, key: &Value, incoming: &Incoming) -> Result<()> {
-        let ours = self.all_values(table, key)?;
-        let theirs = incoming.cells.iter().map(|(num, (_, value))| (*num, value.clone())).collect();
-        let reason = "two replicas inserted this INTEGER key; the earlier row keeps it";
-        self.add_conflict(table, key, "key_collision", reason, &ours, &theirs, incoming.birth.site)
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "one column of the conflict row each")]
+    /// Notes a conflict, of a kind and in words, once.
     pub(super) fn add_conflict(
         &mut self,
         table: &Rc<Table>,
         key: &Value,
-        kind: &str,
-        reason: &str,
+        (kind, reason): (&str, &str),
         ours: &Values,
         theirs: &Values,
         site: SiteId,
@@ -504,11 +542,7 @@ fn joins(kind: KeyKind, known: &Clock, patch: &Row) -> bool {
     one_incarnation(kind, known.birth, patch.birth) || known.birth.precedes(&patch.birth)
 }
 
-/// Whether two births of one key and causal length belong to rows that merge.
-fn one_incarnation(kind: KeyKind, one: Dot, two: Dot) -> bool {
-    kind == KeyKind::Natural || one == two || (one.stamp.is_base() && two.stamp.is_base())
-}
-
+/// What joining a row came to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     Same,

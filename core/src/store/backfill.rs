@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::ids::Millis;
 use crate::ids::{Boot, ColumnNum, Dot, Seq, SiteId, Stamp, TableNum};
-use crate::merge::{Clock, Incoming};
+use crate::merge::{Clock, Ended, Incoming};
 use crate::store::clock::ClockRow;
 use crate::store::rows::{Kind, Values};
 use crate::store::sql::{ident, ident_list, parameters};
@@ -117,7 +117,7 @@ impl Tx<'_> {
         let Some(known) = current else {
             let cells: BTreeMap<ColumnNum, Dot> =
                 table.local_columns().map(|column| (column.num, birth)).collect();
-            let clock = Clock { length: 1, birth, cells, claim: None };
+            let clock = Clock { length: 1, birth, cells, claim: None, ended: Ended::new() };
             let seq = self.append_log(table.num, key)?;
             self.set_clock(table, key, &ClockRow { clock: clock.clone(), seq })?;
             return Ok(Some(clock));
@@ -126,12 +126,12 @@ impl Tx<'_> {
             let reason = "another replica deleted the row before this table came here";
             let site = known.birth.site;
             let none = Values::new();
-            self.add_conflict(table, key, "overwritten", reason, &values, &none, site)?;
+            self.add_conflict(table, key, ("overwritten", reason), &values, &none, site)?;
         }
         let cells = values.into_iter().map(|(num, value)| (num, (birth, value))).collect();
-        let old = Incoming { length: 1, birth, whole: true, cells };
+        let old = Incoming { length: 1, birth, whole: true, cells, ended: Ended::new() };
         self.delete_row(table, key)?;
-        self.join(table, key, Some(known), &old)?;
+        self.join(table, key, Some(known), old)?;
         self.retry_new(table, key)?;
         Ok(self.clock(table, key)?.map(|row| row.clock))
     }

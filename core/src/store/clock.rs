@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use rusqlite::{OptionalExtension, params};
 
 use crate::ids::{ColumnNum, Dot, Seq, Stamp, TableNum};
-use crate::merge::Clock;
+use crate::merge::{Clock, Ended, KeyKind};
 use crate::store::tables::Table;
 use crate::store::{SiteNum, Tx};
 use crate::value::Value;
@@ -37,12 +37,18 @@ impl Tx<'_> {
             .optional()?;
         let Some((length, seq, stamp, site, cells)) = raw else { return Ok(None) };
         let birth = Dot { stamp: Stamp(stamp), site: self.site(SiteNum(site))? };
+        let mut stored = cells.as_deref();
+        let ended = match &mut stored {
+            Some(bytes) if table.kind == KeyKind::Integer => self.decode_ended(bytes)?,
+            _ => Ended::new(),
+        };
         let (cells, claim) = if i64::rem_euclid(length, 2) == 1 {
-            self.decode_cells(table, birth, cells.as_deref())?
+            self.decode_cells(table, birth, stored)?
         } else {
             (BTreeMap::new(), None)
         };
-        Ok(Some(ClockRow { clock: Clock { length, birth, cells, claim }, seq: Seq(seq) }))
+        let clock = Clock { length, birth, cells, claim, ended };
+        Ok(Some(ClockRow { clock, seq: Seq(seq) }))
     }
 
     /// Stores the clock of a row.
@@ -61,8 +67,13 @@ impl Tx<'_> {
     }
 
     fn encode_cells(&mut self, table: &Table, clock: &Clock) -> Result<Option<Vec<u8>>> {
+        let mut bytes = Vec::new();
+        if table.kind == KeyKind::Integer {
+            self.encode_ended(&mut bytes, &clock.ended)?;
+        }
+        let before = bytes.len();
         if !clock.alive() {
-            return Ok(None);
+            return Ok((!clock.ended.is_empty()).then_some(bytes));
         }
         let born = |column: ColumnNum| {
             column != ColumnNum::CLAIM
@@ -71,7 +82,6 @@ impl Tx<'_> {
         let base = table.base_columns;
         let base_holds = (0..base).all(|n| clock.cells.contains_key(&ColumnNum(n)));
         let outside_base = clock.cells.keys().any(|column| column.0 >= base && born(*column));
-        let mut bytes = Vec::new();
         if base_holds && !outside_base {
             bytes.push(0);
         } else {
@@ -99,7 +109,39 @@ impl Tx<'_> {
                 write_varint(&mut bytes, site.0.unsigned_abs());
             }
         }
-        Ok((bytes != [0]).then_some(bytes))
+        let plain = clock.ended.is_empty() && bytes.get(before..) == Some(&[0]);
+        Ok((!plain).then_some(bytes))
+    }
+
+    fn encode_ended(&mut self, bytes: &mut Vec<u8>, ended: &Ended) -> Result<()> {
+        write_varint(bytes, ended.len() as u64);
+        for dot in ended.iter().flat_map(|(birth, death)| [birth, death]) {
+            bytes.extend_from_slice(&dot.stamp.0.to_be_bytes());
+            let site = self.site_num(dot.site)?;
+            write_varint(bytes, site.0.unsigned_abs());
+        }
+        Ok(())
+    }
+
+    fn decode_ended(&mut self, bytes: &mut &[u8]) -> Result<Ended> {
+        let damaged = || Error::Database("a clock row is damaged".into());
+        let count = read_varint(bytes).ok_or_else(damaged)?;
+        let mut ended = Ended::new();
+        for _ in 0..count {
+            let birth = self.decode_dot(bytes)?;
+            let death = self.decode_dot(bytes)?;
+            ended.insert(birth, death);
+        }
+        Ok(ended)
+    }
+
+    fn decode_dot(&mut self, bytes: &mut &[u8]) -> Result<Dot> {
+        let damaged = || Error::Database("a clock row is damaged".into());
+        let (stamp, rest) = bytes.split_first_chunk::<8>().ok_or_else(damaged)?;
+        *bytes = rest;
+        let site = read_varint(bytes).ok_or_else(damaged)?;
+        let site = self.site(SiteNum(i64::try_from(site).map_err(|_| damaged())?))?;
+        Ok(Dot { stamp: Stamp(i64::from_be_bytes(*stamp)), site })
     }
 
     fn decode_cells(
@@ -125,23 +167,13 @@ impl Tx<'_> {
         while !bytes.is_empty() {
             let column = read_varint(&mut bytes).ok_or_else(damaged)?;
             let column = ColumnNum(u16::try_from(column).map_err(|_| damaged())?);
-            let dot = self.decode_dot(&mut bytes)?.ok_or_else(damaged)?;
+            let dot = self.decode_dot(&mut bytes)?;
             cells.insert(column, dot);
             if column == ColumnNum::CLAIM {
-                claim = Some(self.decode_dot(&mut bytes)?.ok_or_else(damaged)?);
+                claim = Some(self.decode_dot(&mut bytes)?);
             }
         }
         Ok((cells, claim))
-    }
-
-    /// A stamp and a site number; `None` if they are cut off.
-    fn decode_dot(&mut self, bytes: &mut &[u8]) -> Result<Option<Dot>> {
-        let Some((stamp, rest)) = bytes.split_first_chunk::<8>() else { return Ok(None) };
-        *bytes = rest;
-        let site = read_varint(bytes).and_then(|site| i64::try_from(site).ok());
-        let Some(site) = site else { return Ok(None) };
-        let site = self.site(SiteNum(site))?;
-        Ok(Some(Dot { stamp: Stamp(i64::from_be_bytes(*stamp)), site }))
     }
 }
 

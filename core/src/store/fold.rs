@@ -8,7 +8,7 @@ use rusqlite::params;
 
 use crate::ids::{ColumnNum, Dot, Seq, SiteId, Stamp, TableNum};
 use crate::limits;
-use crate::merge::Clock;
+use crate::merge::{Clock, Ended, KeyKind, join_ended};
 use crate::mutants::{self, Mutant};
 use crate::store::clock::ClockRow;
 use crate::store::rows::{Kind, Parked};
@@ -115,7 +115,9 @@ impl Tx<'_> {
     fn fold_entry(&mut self, entry: &Entry, hand: &mut Hand) -> Result<()> {
         // A key that is NULL names no row that others could know; the table stays local there.
         let Ok(table) = self.table(entry.table) else { return Ok(()) };
-        if entry.key == Value::Null {
+        // Without the table there are no values, only deletes that happened before it went.
+        let gone = table.shape.is_none() && entry.mask.is_some();
+        if entry.key == Value::Null || gone {
             return Ok(());
         }
         let key = key::canonical(table.form, table.key_columns, entry.key.clone())?;
@@ -126,11 +128,13 @@ impl Tx<'_> {
         let alive = current.as_ref().is_some_and(Clock::alive);
         let (clock, written) = match (entry.mask, current) {
             (None, Some(clock)) if alive => {
-                let birth = hand.stamp(entry.at);
-                (
-                    Clock { length: clock.length + 1, birth, cells: BTreeMap::new(), claim: None },
-                    Vec::new(),
-                )
+                let death = hand.stamp(entry.at);
+                let mut ended = clock.ended;
+                if table.kind == KeyKind::Integer {
+                    ended = join_ended(&ended, &Ended::from([(clock.birth, death)]));
+                }
+                let (length, cells) = (clock.length + 1, BTreeMap::new());
+                (Clock { length, birth: death, cells, claim: None, ended }, Vec::new())
             }
             (None, _) => return Ok(()),
             (Some(mask), Some(mut clock)) if alive => {
@@ -144,10 +148,11 @@ impl Tx<'_> {
             }
             (Some(_), known) => {
                 let birth = hand.stamp(entry.at);
-                let length = known.map_or(0, |clock| clock.length) + 1;
+                let (length, ended) =
+                    known.map_or((0, Ended::new()), |clock| (clock.length, clock.ended));
                 let columns: Vec<_> = table.local_columns().map(|column| column.num).collect();
                 let cells = columns.iter().map(|column| (*column, birth)).collect();
-                (Clock { length, birth, cells, claim: None }, columns)
+                (Clock { length: length + 1, birth, cells, claim: None, ended }, columns)
             }
         };
         if table.shape.is_some() {
@@ -161,7 +166,7 @@ impl Tx<'_> {
         let Some(import) = table.import else { return Ok(None) };
         let birth = self.import_dot(table.num, import)?;
         let cells = table.local_columns().map(|column| (column.num, birth)).collect();
-        Ok(Some(Clock { length: 1, birth, cells, claim: None }))
+        Ok(Some(Clock { length: 1, birth, cells, claim: None, ended: Ended::new() }))
     }
 
     /// Columns that an entry wrote. A trigger that was generated before a column existed says

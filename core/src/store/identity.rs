@@ -3,9 +3,11 @@
 //! The database file holds no passphrase and no group key.
 
 use rusqlite::params;
+use sha2::{Digest, Sha256};
 
-use crate::ids::{Boot, Millis, SiteId};
+use crate::ids::{Boot, Millis, Seq, SiteId, Stamp};
 use crate::mutants::{self, Mutant};
+use crate::store::vector::Caps;
 use crate::store::{Store, Tx};
 use crate::{Error, Result};
 
@@ -43,13 +45,137 @@ impl Store {
         if mutants::on(Mutant::ForgetClock) {
             super::set_meta(&self.conn, "hlc", 0)?;
         }
+        self.record_boot(boot)?;
         self.boot = boot;
         self.write(now, |tx| {
-            tx.append_boot(boot)?;
             let secret: Vec<u8> = tx.meta("secret")?.ok_or_else(damaged)?;
             let secret = secret.as_slice().try_into().map_err(|_| damaged())?;
             Ok(Identity { site: tx.own_site()?, secret, boot })
         })
+    }
+
+    /// Records this start of an engine (rule P13). Nothing is folded before: what waits in the log
+    /// may have been folded differently elsewhere, if this file is an old copy.
+    fn record_boot(&mut self, boot: Boot) -> Result<()> {
+        self.conn.execute_batch("BEGIN IMMEDIATE")?;
+        let done = self.insert_boot(boot).and_then(|()| Ok(self.conn.execute_batch("COMMIT")?));
+        if done.is_err() {
+            self.roll_back();
+        }
+        done
+    }
+
+    fn insert_boot(&self, boot: Boot) -> Result<()> {
+        self.conn.execute(
+            "INSERT INTO __wavesync_boot(nonce, seq, stamp) VALUES(?1,
+               (SELECT value FROM __wavesync_meta WHERE key = 'folded'),
+               coalesce((SELECT stamp FROM __wavesync_vector WHERE site =
+                 (SELECT value FROM __wavesync_meta WHERE key = 'self')), ?2))",
+            params![boot.0, Stamp::NONE.0],
+        )?;
+        self.conn.execute(
+            "DELETE FROM __wavesync_boot WHERE ord <= (SELECT max(ord) FROM __wavesync_boot) - ?1",
+            [crate::limits::BOOTS_MAX as i64],
+        )?;
+        Ok(())
+    }
+
+    /// The running engine's own memory against the file: an old copy may have been restored under
+    /// a live connection.
+    ///
+    /// # Errors
+    /// [`Error::Replaced`] if the file does not continue what this engine wrote.
+    pub(super) fn check_continuity(&mut self) -> Result<()> {
+        if self.boot == Boot(0) {
+            return Ok(());
+        }
+        if !self.initialised()? {
+            return Err(Error::Database(
+                "the content of the database file was replaced by one that is no member of the \
+                 group; call wavesync_leave() and wavesync_join() again"
+                    .into(),
+            ));
+        }
+        let newest: Option<i64> = super::optional(
+            self.conn
+                .prepare_cached("SELECT nonce FROM __wavesync_boot ORDER BY ord DESC LIMIT 1")?
+                .query_row([], |row| row.get(0)),
+        )?;
+        let folded = Seq(super::meta(&self.conn, "folded")?.unwrap_or(0));
+        if newest != Some(self.boot.0) || folded < self.reached {
+            return Err(Error::Replaced);
+        }
+        Ok(())
+    }
+
+    /// Goes on under a new identity, because the one it had was used elsewhere, too, or an old copy
+    /// of the file was restored. Up to `common` what the former site wrote is the same everywhere;
+    /// everything above is exchanged again (rule P14). `random` must be 64 fresh random bytes.
+    ///
+    /// # Errors
+    /// If SQLite fails; nothing is changed then.
+    pub fn renew_identity(&mut self, common: Stamp, random: &[u8; 64]) -> Result<()> {
+        let site = SiteId::from_slice(&random[8..24]).ok_or_else(damaged)?;
+        let secret: [u8; 32] = random[32..].try_into().map_err(|_| damaged())?;
+        self.conn.execute_batch("BEGIN IMMEDIATE")?;
+        let done = self.raw(|tx| {
+            let caps = Caps::from([(tx.own_site()?, common)]);
+            let number = tx.site_num(site)?;
+            tx.lower_caps(&caps)?;
+            tx.set_meta("self", number.0)?;
+            tx.set_meta("secret", &secret[..])
+        });
+        let done = done.and_then(|()| Ok(self.conn.execute_batch("COMMIT")?));
+        if done.is_err() {
+            self.roll_back();
+            return done;
+        }
+        self.cache = super::Cache::default();
+        self.effects.new_site = true;
+        self.effects.notes.push(super::Note {
+            code: "new_identity",
+            message:
+                "an old copy of this file was restored, or another replica used its identity; \
+                      it got a new one"
+                    .into(),
+            hint: "nothing is lost: both versions are merged".into(),
+        });
+        Ok(())
+    }
+
+    /// After [`Error::Replaced`]: what the file holds of its own site is what both versions share.
+    /// A file that carries another replica's identity is left to [`Store::start`].
+    ///
+    /// # Errors
+    /// If SQLite fails; nothing is changed then.
+    pub fn renew_after_replacement(&mut self, own: SiteId, random: &[u8; 64]) -> Result<()> {
+        self.cache = super::Cache::default();
+        if self.site_id()? != Some(own) {
+            self.effects.new_site = true;
+            return Ok(());
+        }
+        let common = self.raw(|tx| tx.seen(own))?;
+        self.renew_identity(common.max(Stamp(0)), random)
+    }
+
+    /// Takes in upper bounds that a peer knows (rule P14). Returns whether any fell, and the own
+    /// bound if the present site is bounded.
+    ///
+    /// # Errors
+    /// If SQLite fails; nothing is changed then.
+    pub fn take_caps(&mut self, now: Millis, caps: &Caps) -> Result<(bool, Option<Stamp>)> {
+        if caps.is_empty() {
+            return Ok((false, None));
+        }
+        let own = self.site_id()?;
+        if let Some(cap) = own.and_then(|own| caps.get(&own)) {
+            return Ok((true, Some(*cap)));
+        }
+        let known = self.folded(now, |tx| tx.caps())?;
+        if caps.iter().all(|(site, cap)| known.get(site).is_some_and(|known| known <= cap)) {
+            return Ok((false, None));
+        }
+        Ok((self.write(now, |tx| tx.lower_caps(caps))?, None))
     }
 
     /// Gives this file an identity, or a new one if the one it carries belongs to another file.
@@ -114,6 +240,27 @@ fn damaged() -> Error {
 }
 
 impl Tx<'_> {
+    /// Something that the vector covers is not here any more. From now on this replica claims
+    /// nothing, so that everything is sent to it again, and writes under another site id, because
+    /// what the old one has written must be fetched as well.
+    pub(super) fn start_over(&mut self) -> Result<()> {
+        let Some(secret) = self.meta::<Vec<u8>>("secret")? else { return Ok(()) };
+        let mut hash = Sha256::new();
+        hash.update(b"wavesync site");
+        hash.update(&secret);
+        hash.update(self.own_site()?.0);
+        hash.update(self.log_end()?.0.to_be_bytes());
+        hash.update(self.now.0.to_be_bytes());
+        let site = SiteId::from_slice(&hash.finalize()[..16]).ok_or_else(damaged)?;
+        let number = self.site_num(site)?;
+        self.set_meta("self", number.0)?;
+        self.conn.execute("DELETE FROM __wavesync_vector", [])?;
+        self.conn.execute("UPDATE __wavesync_cursor SET seq = 0", [])?;
+        self.set_meta("open_from", 1)?;
+        self.effects.new_site = true;
+        Ok(())
+    }
+
     /// Remembers a member of the group.
     pub fn remember_member(&mut self, site: SiteId, peer: &[u8], name: &str) -> Result<()> {
         let number = self.site_num(site)?;

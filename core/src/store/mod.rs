@@ -6,6 +6,7 @@
 
 pub mod admit;
 pub mod adopt;
+pub mod alter;
 pub mod apply;
 pub mod backfill;
 pub mod capture;
@@ -20,10 +21,12 @@ pub mod foreign;
 pub mod group;
 pub mod identity;
 pub mod key;
+mod moves;
 pub mod probe;
 pub mod report;
 pub mod restore;
 pub mod rows;
+pub mod schema;
 pub mod serve;
 pub mod settle;
 pub mod shape;
@@ -75,6 +78,8 @@ pub struct Effects {
     pub folded: u64,
     /// The tracked tables or their columns changed.
     pub schema_changed: bool,
+    /// This replica goes on under another site id: its engine must start again.
+    pub new_site: bool,
     /// Rows are left to be tested for openness: [`Store::test_openness`] goes on.
     pub openness_left: bool,
     /// Things worth telling the user.
@@ -105,6 +110,8 @@ struct Cache {
     probing: bool,
     data_version: Option<i64>,
     folded: Option<Seq>,
+    met: schema::Met,
+    watch: schema::Watch,
 }
 
 /// A database with a replica in it.
@@ -114,6 +121,8 @@ pub struct Store {
     pushes: VecDeque<Push>,
     effects: Effects,
     boot: crate::ids::Boot,
+    /// The folded end as this store last left or saw it.
+    reached: Seq,
     bounds: Bounds,
 }
 
@@ -125,6 +134,8 @@ pub struct Tx<'a> {
     pushes: Vec<Push>,
     /// Rows that could not simply be written: [`settle`] decides on them.
     hot: BTreeSet<contend::RowId>,
+    /// Rows that moved to another key in this transaction.
+    moved: Vec<moves::Moved>,
     now: Millis,
     boot: crate::ids::Boot,
     bounds: Bounds,
@@ -150,6 +161,7 @@ impl Store {
             pushes: VecDeque::new(),
             effects: Effects::default(),
             boot: crate::ids::Boot(0),
+            reached: Seq(0),
             bounds: Bounds::default(),
         };
         if store.initialised()? {
@@ -218,6 +230,10 @@ impl Store {
         body: impl FnOnce(&mut Tx<'_>) -> Result<T>,
     ) -> Result<T> {
         self.conn.execute_batch("BEGIN IMMEDIATE")?;
+        if let Err(error) = self.check_continuity() {
+            self.roll_back();
+            return Err(error);
+        }
         let mut effects = std::mem::take(&mut self.effects);
         let mut tx = Tx {
             conn: &self.conn,
@@ -225,6 +241,7 @@ impl Store {
             effects: &mut effects,
             pushes: Vec::new(),
             hot: BTreeSet::new(),
+            moved: Vec::new(),
             now,
             boot: self.boot,
             bounds: self.bounds,
@@ -238,6 +255,7 @@ impl Store {
         if done.is_ok() {
             self.effects = effects;
             self.pushes.extend(pushes);
+            self.reached = Seq(meta(&self.conn, "folded")?.unwrap_or(0));
         } else {
             self.roll_back();
         }
@@ -256,7 +274,7 @@ impl Store {
         }
         self.conn.execute_batch("BEGIN")?;
         // A commit may have come in between; then the write path folds it.
-        let current = self.is_folded();
+        let current = self.check_continuity().and_then(|()| self.is_folded());
         if !matches!(current, Ok(true)) {
             self.roll_back();
             current?;
@@ -269,6 +287,7 @@ impl Store {
             effects: &mut effects,
             pushes: Vec::new(),
             hot: BTreeSet::new(),
+            moved: Vec::new(),
             now,
             boot: self.boot,
             bounds: self.bounds,
@@ -280,6 +299,23 @@ impl Store {
             Err(_) => self.roll_back(),
         }
         done
+    }
+
+    /// Runs `body` in the transaction that is open, or in none, and folds nothing.
+    fn raw<T>(&mut self, body: impl FnOnce(&mut Tx<'_>) -> Result<T>) -> Result<T> {
+        let mut effects = Effects::default();
+        let mut tx = Tx {
+            conn: &self.conn,
+            cache: &mut self.cache,
+            effects: &mut effects,
+            pushes: Vec::new(),
+            hot: BTreeSet::new(),
+            moved: Vec::new(),
+            now: Millis(0),
+            boot: self.boot,
+            bounds: self.bounds,
+        };
+        body(&mut tx)
     }
 
     /// Runs `body` in a read transaction and writes nothing: what is not folded yet is not seen.
@@ -299,6 +335,7 @@ impl Store {
             effects: &mut effects,
             pushes: Vec::new(),
             hot: BTreeSet::new(),
+            moved: Vec::new(),
             now,
             boot: self.boot,
             bounds: self.bounds,
@@ -327,7 +364,7 @@ impl Store {
             // A rollback can only fail if SQLite already rolled back by itself.
             let _ = self.conn.execute_batch("ROLLBACK");
         }
-        self.cache = Cache::default();
+        self.cache = Cache { watch: self.cache.watch, ..Cache::default() };
     }
 
     /// Whether any connection committed to the file since the last call. Costs microseconds.
@@ -384,10 +421,7 @@ impl Tx<'_> {
         if fold {
             self.fold()?;
         }
-        if changed {
-            self.review(false)?;
-        }
-        Ok(())
+        if changed { self.finish_schema_change() } else { Ok(()) }
     }
 
     /// The time given with this transaction.
@@ -470,9 +504,12 @@ CREATE TABLE __wavesync_cursor(site INTEGER PRIMARY KEY, boot INTEGER NOT NULL,
   seq INTEGER NOT NULL, high INTEGER NOT NULL);
 CREATE TABLE __wavesync_boot(ord INTEGER PRIMARY KEY, nonce INTEGER NOT NULL,
   seq INTEGER NOT NULL, stamp INTEGER NOT NULL);
-CREATE TABLE __wavesync_table(num INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE COLLATE NOCASE,
+CREATE TABLE __wavesync_table(num INTEGER PRIMARY KEY, name TEXT NOT NULL COLLATE NOCASE,
   integer_key INTEGER NOT NULL, key_columns INTEGER NOT NULL, tracked INTEGER NOT NULL,
-  base_columns INTEGER NOT NULL, import INTEGER, import_after);
+  base_columns INTEGER NOT NULL, import INTEGER, import_after, here INTEGER NOT NULL DEFAULT 0,
+  UNIQUE(name, integer_key, key_columns));
+CREATE TABLE __wavesync_former(tbl INTEGER NOT NULL, col INTEGER NOT NULL,
+  name TEXT NOT NULL COLLATE NOCASE, PRIMARY KEY(tbl, col, name)) WITHOUT ROWID;
 CREATE TABLE __wavesync_column(tbl INTEGER NOT NULL, num INTEGER NOT NULL, name TEXT NOT NULL,
   since INTEGER, PRIMARY KEY(tbl, num)) WITHOUT ROWID;
 CREATE TABLE __wavesync_parked(tbl INTEGER NOT NULL, k NOT NULL, in_table INTEGER NOT NULL,

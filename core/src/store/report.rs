@@ -1,13 +1,13 @@
 //! What the store tells a user: tracked tables, conflicts, counts.
 
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, params, params_from_iter};
 use sha2::{Digest, Sha256};
 
 use crate::Result;
 use crate::ids::TableNum;
 use crate::store::key;
 use crate::store::rows::{Parked, Values, decode_values};
-use crate::store::shape::{self, Shape};
+use crate::store::shape::{self, KeyForm, Shape};
 use crate::store::sql::{ident, ident_list};
 use crate::store::tables::Table;
 use crate::value::Value;
@@ -67,7 +67,7 @@ pub fn tables(conn: &Connection) -> Result<Vec<TableReport>> {
     let mut reports = Vec::new();
     for entry in shape::survey(conn)? {
         let report = match entry {
-            Ok(shape) if joined => tracked_report(conn, &shape.name)?,
+            Ok(shape) if joined => tracked_report(conn, &shape)?,
             Ok(shape) => not_tracked(shape.name, "this database has not joined a group"),
             Err(refusal) => not_tracked(refusal.name, &refusal.reason),
         };
@@ -75,14 +75,23 @@ pub fn tables(conn: &Connection) -> Result<Vec<TableReport>> {
     }
     if joined {
         let mut foreign = conn.prepare(
-            "SELECT t.name, (SELECT count(*) FROM __wavesync_parked p WHERE p.tbl = t.num)
-             FROM __wavesync_table t WHERE NOT EXISTS (SELECT 1 FROM main.sqlite_schema s
-             WHERE s.type = 'table' AND s.name = t.name COLLATE NOCASE)",
+            "SELECT t.name, (SELECT count(*) FROM __wavesync_parked p WHERE p.tbl = t.num) AS n,
+               EXISTS (SELECT 1 FROM main.sqlite_schema s
+                       WHERE s.type = 'table' AND s.name = t.name COLLATE NOCASE)
+             FROM __wavesync_table t WHERE NOT t.here AND (n > 0 OR NOT EXISTS (
+               SELECT 1 FROM __wavesync_table o WHERE o.here AND o.name = t.name))
+             AND NOT EXISTS (SELECT 1 FROM __wavesync_former f WHERE f.col = -1 AND f.name = t.name
+               AND n = 0)",
         )?;
-        let rows = foreign.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let rows = foreign.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         for row in rows {
-            let (name, rows): (String, i64) = row?;
-            let reason = "only other members have this table; its rows are kept for it";
+            let (name, rows, another): (String, i64, bool) = row?;
+            let reason = if another {
+                "other members have a table of this name with another kind of PRIMARY KEY; its \
+                 rows are kept and join the table here once it has the same PRIMARY KEY"
+            } else {
+                "only other members have this table; its rows are kept for it"
+            };
             reports.push(TableReport { rows, ..not_tracked(name, reason) });
         }
     }
@@ -94,10 +103,12 @@ fn not_tracked(name: String, reason: &str) -> TableReport {
     TableReport { name, tracked: false, reason, rows: 0, log_rows: 0, clock_bytes: 0 }
 }
 
-fn tracked_report(conn: &Connection, name: &str) -> Result<TableReport> {
+fn tracked_report(conn: &Connection, shape: &Shape) -> Result<TableReport> {
+    let name = &shape.name;
     let known = super::optional(conn.query_row(
-        "SELECT num, tracked, import IS NOT NULL FROM __wavesync_table WHERE name = ?1",
-        [name],
+        "SELECT num, tracked, import IS NOT NULL FROM __wavesync_table
+         WHERE name = ?1 AND integer_key = ?2 AND key_columns = ?3",
+        params![name, shape.form == KeyForm::Rowid, shape.key.len() as i64],
         |row| Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?, row.get::<_, bool>(2)?)),
     ))?;
     let Some((num, true, importing)) = known else {

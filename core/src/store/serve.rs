@@ -50,12 +50,12 @@ impl BatchBuilder {
     /// The batch.
     #[must_use]
     pub fn finish(self) -> Batch {
-        Batch { tables: self.tables.into_values().collect() }
+        Batch { tables: self.tables.into_values().map(name_used_columns).collect() }
     }
 
     /// Adds a row whose cells are in order of their numbers, `#claim` last.
     fn push(&mut self, table: &Table, mut row: Row) {
-        self.bytes += 24 + row.key.iter().map(Value::weight).sum::<usize>();
+        self.bytes += 24 + 40 * row.ended.len() + row.key.iter().map(Value::weight).sum::<usize>();
         self.bytes += row.cells.iter().map(|(_, _, value)| 2 + value.weight()).sum::<usize>();
         self.rows += 1;
         let rows = self.tables.entry(table.num).or_insert_with(|| TableRows {
@@ -75,6 +75,22 @@ impl BatchBuilder {
         }
         rows.rows.push(row);
     }
+}
+
+/// Leaves out the names that no row refers to, so that no peer takes note of them.
+fn name_used_columns(mut table: TableRows) -> TableRows {
+    let cells = table.rows.iter().flat_map(|row| &row.cells);
+    let used: std::collections::BTreeSet<usize> = cells.map(|(at, _, _)| *at).collect();
+    if used.len() == table.columns.len() {
+        return table;
+    }
+    let places: BTreeMap<usize, usize> =
+        used.iter().enumerate().map(|(place, at)| (*at, place)).collect();
+    for (at, _, _) in table.rows.iter_mut().flat_map(|row| &mut row.cells) {
+        *at = places[at];
+    }
+    table.columns = used.into_iter().filter_map(|at| table.columns.get(at).cloned()).collect();
+    table
 }
 
 impl Tx<'_> {
@@ -146,6 +162,11 @@ impl Tx<'_> {
         let mut cells = Vec::new();
         if clock.alive() {
             let mut values = self.all_values(table, key)?;
+            if values.is_empty() && !clock.cells.is_empty() {
+                // The table was dropped, renamed or is no longer tracked: what is not here cannot
+                // be passed on, and a row without its values would be an invented one.
+                return Ok(());
+            }
             values.extend(clock.claim.map(|claim| (ColumnNum::CLAIM, claim::encode(claim))));
             for (num, dot) in clock.cells.iter().filter(|(_, dot)| whole || fresh(**dot)) {
                 if let Some(value) = values.remove(num) {
@@ -164,7 +185,9 @@ impl Tx<'_> {
             return Ok(());
         }
         let key = table.key_values(key)?;
-        builder.push(table, Row { key, length: clock.length, birth: clock.birth, whole, cells });
+        let ended = clock.ended.clone();
+        let (length, birth) = (clock.length, clock.birth);
+        builder.push(table, Row { key, length, birth, whole, cells, ended });
         Ok(())
     }
 }

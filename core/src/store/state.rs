@@ -4,7 +4,7 @@ use rusqlite::params;
 
 use crate::Result;
 use crate::ids::{Boot, Cursor, Millis, Seq, SiteId, TableNum};
-use crate::store::vector::Vector;
+use crate::store::vector::{Caps, Vector};
 use crate::store::{Store, Tx, key};
 use crate::value::Value;
 
@@ -19,6 +19,8 @@ pub struct OwnState {
     pub vector: Vector,
     /// Every write event in the rows is covered by the vector.
     pub closed: bool,
+    /// Upper bounds of vector entries.
+    pub caps: Caps,
     /// Existing rows are still being taken in.
     pub importing: bool,
 }
@@ -32,6 +34,7 @@ impl Store {
                 boot,
                 end: tx.folded_end()?,
                 vector: tx.vector()?,
+                caps: tx.caps()?,
                 closed: tx.meta::<i64>("open_from")?.is_none(),
                 importing: tx.backfill_pending(),
             })

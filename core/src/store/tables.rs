@@ -124,43 +124,35 @@ impl Tx<'_> {
         self.cache.names.clear();
         self.cache.parked = None;
         let survey = shape::survey(self.conn)?;
+        let mut installed = self.installed_triggers()?;
+        self.follow_table_renames(&mut installed)?;
+        self.follow_column_renames(&installed)?;
         let mut known = self.stored_tables()?;
-        if self.meta::<i64>("track_all")?.unwrap_or(0) == 1 {
-            for shape in survey.iter().flatten() {
-                let entry = known.iter().find(|e| e.name.eq_ignore_ascii_case(&shape.name));
-                match entry {
-                    Some(entry) if entry.tracked => continue,
-                    // Rows of such a table came from peers before it was created here.
-                    Some(entry) if !entry.has_key_of(shape) => {
-                        self.note(
-                            "another_key",
-                            format!(
-                                "table {} is not synced: its PRIMARY KEY is of another kind than \
-                                 that of the group's table of this name",
-                                shape.name
-                            ),
-                            "give it the same PRIMARY KEY, or another name",
-                        );
-                    }
-                    _ => self.number_table(shape)?,
+        let track_all = self.meta::<i64>("track_all")?.unwrap_or(0) == 1;
+        for shape in survey.iter().flatten() {
+            match known.iter().find(|entry| entry.is(shape)) {
+                // Created again after it was dropped.
+                Some(entry) if entry.tracked && !entry.here && entry.import.is_none() => {
+                    self.start_import(entry.num)?;
                 }
+                Some(entry) if entry.tracked => {}
+                _ if track_all => self.number_table(shape)?,
+                _ => {}
             }
-            known = self.stored_tables()?;
         }
+        known = self.stored_tables()?;
         for entry in known {
-            let shape = survey
-                .iter()
-                .flatten()
-                .find(|shape| shape.name.eq_ignore_ascii_case(&entry.name))
-                .cloned();
+            let shape = survey.iter().flatten().find(|shape| entry.is(shape)).cloned();
             self.load_table(entry, shape)?;
         }
         self.prepare_notes()?;
         self.plan_constraints()?;
         self.cache.probing = false;
+        self.settle_schema(&installed, |entry| survey.iter().flatten().any(|s| entry.is(s)))?;
         // Creating triggers moved the version itself.
         let after = super::schema_version(self.conn)?;
         self.cache.schema_version = Some(after);
+        self.cache.watch.schema_was_read();
         self.effects.schema_changed = true;
         Ok(true)
     }
@@ -170,12 +162,8 @@ impl Tx<'_> {
     pub(super) fn look_at_schema(&mut self) -> Result<()> {
         let survey = shape::survey(self.conn)?;
         for entry in self.stored_tables()? {
-            let shape = survey
-                .iter()
-                .flatten()
-                .find(|shape| shape.name.eq_ignore_ascii_case(&entry.name))
-                .filter(|shape| entry.fits(shape))
-                .cloned();
+            let shape =
+                survey.iter().flatten().find(|shape| entry.tracked && entry.is(shape)).cloned();
             let (columns, _) = self.known_columns(entry.num, shape.as_ref())?;
             self.cache_table(entry, shape, columns, false)?;
         }
@@ -256,6 +244,7 @@ impl Tx<'_> {
             tracked: false,
             base_columns: 0,
             import: None,
+            here: false,
         };
         self.load_table(entry, None)?;
         self.cache.schema_version = Some(super::schema_version(self.conn)?);
@@ -280,26 +269,17 @@ impl Tx<'_> {
 
     fn number_table(&mut self, shape: &Shape) -> Result<()> {
         let integer = shape.form == KeyForm::Rowid;
-        let existing: Option<(i64, bool, i64)> = self
-            .conn
-            .prepare_cached(
-                "SELECT num, integer_key, key_columns FROM __wavesync_table WHERE name = ?1",
-            )?
-            .query_row([&shape.name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-            .optional()?;
-        if let Some((num, was_integer, key_columns)) = existing {
-            if was_integer != integer || key_columns != shape.key.len() as i64 {
-                return Err(Error::Database(format!(
-                    "table {} has another kind of key than the group's table of that name; \
-                     give it the same PRIMARY KEY, or another name",
-                    ident(&shape.name)?
-                )));
+        let stored = self.stored_tables()?;
+        if let Some(entry) = stored.iter().find(|entry| entry.is(shape)) {
+            self.conn
+                .execute("UPDATE __wavesync_table SET tracked = 1 WHERE num = ?1", [entry.num.0])?;
+            if entry.here {
+                return Ok(());
             }
-            self.conn.execute("UPDATE __wavesync_table SET tracked = 1 WHERE num = ?1", [num])?;
             // What the table holds already was not captured.
-            return self.start_import(TableNum(num));
+            return self.start_import(entry.num);
         }
-        if self.stored_tables()?.len() >= limits::TABLES_MAX {
+        if stored.len() >= limits::TABLES_MAX {
             return Err(Error::Database("too many tables to sync".into()));
         }
         self.conn.execute(
@@ -312,9 +292,9 @@ impl Tx<'_> {
         self.start_import(num)
     }
 
-    fn stored_tables(&self) -> Result<Vec<StoredTable>> {
+    pub(super) fn stored_tables(&self) -> Result<Vec<StoredTable>> {
         let mut statement = self.conn.prepare_cached(
-            "SELECT num, name, integer_key, key_columns, tracked, base_columns, import
+            "SELECT num, name, integer_key, key_columns, tracked, base_columns, import, here
              FROM __wavesync_table ORDER BY num",
         )?;
         let rows = statement.query_map([], |row| {
@@ -326,6 +306,7 @@ impl Tx<'_> {
                 tracked: row.get(4)?,
                 base_columns: row.get(5)?,
                 import: row.get::<_, Option<i64>>(6)?.map(crate::store::SiteNum),
+                here: row.get(7)?,
             })
         })?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
@@ -333,7 +314,7 @@ impl Tx<'_> {
 
     /// Puts one table into the cache, numbering its new columns and repairing its triggers.
     fn load_table(&mut self, entry: StoredTable, shape: Option<Shape>) -> Result<()> {
-        let shape = shape.filter(|shape| entry.fits(shape));
+        let shape = shape.filter(|_| entry.tracked);
         let columns = self.columns_of(entry.num, shape.as_ref())?;
         let mut app_triggers = false;
         if let Some(shape) = &shape {
@@ -375,13 +356,19 @@ impl Tx<'_> {
             import: entry.import,
             app_triggers,
         };
-        self.cache.names.insert(table.name.to_ascii_lowercase(), table.num);
+        // Of tables with one name and different kinds of key, the one that stands here is meant.
+        let name = table.name.to_ascii_lowercase();
+        if table.shape.is_some() {
+            self.cache.names.insert(name, table.num);
+        } else {
+            self.cache.names.entry(name).or_insert(table.num);
+        }
         self.cache.tables.insert(table.num, Rc::new(table));
         Ok(())
     }
 
     /// The numbered columns of a table, and those of its shape that have no number yet.
-    fn known_columns(
+    pub(super) fn known_columns(
         &self,
         table: TableNum,
         shape: Option<&Shape>,
@@ -441,7 +428,12 @@ impl Tx<'_> {
         Ok(columns)
     }
 
-    fn repair_triggers(&mut self, num: TableNum, shape: &Shape, columns: &[Column]) -> Result<()> {
+    pub(super) fn repair_triggers(
+        &mut self,
+        num: TableNum,
+        shape: &Shape,
+        columns: &[Column],
+    ) -> Result<()> {
         let local: Vec<(ColumnNum, ShapeColumn)> =
             columns.iter().filter_map(|column| Some((column.num, column.local.clone()?))).collect();
         let wanted = capture::triggers(num, shape, &local)?;
@@ -485,24 +477,26 @@ impl Tx<'_> {
     }
 }
 
-struct StoredTable {
-    num: TableNum,
-    name: String,
-    integer: bool,
-    key_columns: usize,
-    tracked: bool,
+/// A row of `__wavesync_table`.
+pub(super) struct StoredTable {
+    pub num: TableNum,
+    pub name: String,
+    pub integer: bool,
+    pub key_columns: usize,
+    pub tracked: bool,
     base_columns: u16,
     import: Option<crate::store::SiteNum>,
+    /// It stood here and was tracked when the schema was last looked at.
+    pub here: bool,
 }
 
 impl StoredTable {
-    /// Whether rows of a table of this shape are the rows that were numbered.
-    fn fits(&self, shape: &Shape) -> bool {
-        self.tracked && self.has_key_of(shape)
-    }
-
-    fn has_key_of(&self, shape: &Shape) -> bool {
-        shape.key.len() == self.key_columns && (shape.form == KeyForm::Rowid) == self.integer
+    /// Whether rows of a table of this shape are the rows that were numbered. A table of the same
+    /// name with another kind of key is another table.
+    fn is(&self, shape: &Shape) -> bool {
+        self.name.eq_ignore_ascii_case(&shape.name)
+            && shape.key.len() == self.key_columns
+            && (shape.form == KeyForm::Rowid) == self.integer
     }
 }
 

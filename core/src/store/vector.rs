@@ -44,6 +44,20 @@ impl Vector {
     }
 }
 
+/// Upper bounds of vector entries: what a site wrote above its cap may exist in two versions.
+pub type Caps = BTreeMap<SiteId, Stamp>;
+
+impl Vector {
+    /// Lowers the entries of capped sites (rule P14).
+    pub fn clamp(&mut self, caps: &Caps) {
+        for (site, cap) in caps {
+            if let Some((stamp, _)) = self.0.get_mut(site) {
+                *stamp = (*stamp).min(*cap);
+            }
+        }
+    }
+}
+
 impl Tx<'_> {
     /// This replica's own site id.
     pub fn own_site(&mut self) -> Result<SiteId> {
@@ -179,20 +193,41 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Records this start of an engine (rule P13).
-    pub fn append_boot(&mut self, boot: Boot) -> Result<()> {
-        let seq = self.log_end()?;
-        let own = self.own_site()?;
-        let stamp = self.seen(own)?;
-        self.conn.execute(
-            "INSERT INTO __wavesync_boot(nonce, seq, stamp) VALUES(?1, ?2, ?3)",
-            params![boot.0, seq.0, stamp.0],
-        )?;
-        self.conn.execute(
-            "DELETE FROM __wavesync_boot WHERE ord <= (SELECT max(ord) FROM __wavesync_boot) - ?1",
-            [crate::limits::BOOTS_MAX as i64],
-        )?;
-        Ok(())
+    /// The upper bounds of vector entries.
+    pub fn caps(&mut self) -> Result<Caps> {
+        let rows = self
+            .conn
+            .prepare_cached("SELECT site, stamp FROM __wavesync_cap")?
+            .query_map([], |row| Ok((SiteNum(row.get(0)?), Stamp(row.get(1)?))))?
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        rows.into_iter().map(|(site, stamp)| Ok((self.site(site)?, stamp))).collect()
+    }
+
+    /// Takes in upper bounds: the lower one of each site holds for ever. What was passed over
+    /// because the vector claimed more is read again. Returns whether any bound fell.
+    pub(super) fn lower_caps(&mut self, caps: &Caps) -> Result<bool> {
+        let mut fell = false;
+        for (site, stamp) in caps {
+            let number = self.site_num(*site)?;
+            fell |= 0 < self
+                .conn
+                .prepare_cached(
+                    "INSERT INTO __wavesync_cap(site, stamp) VALUES(?1, ?2)
+                         ON CONFLICT(site) DO UPDATE SET stamp = excluded.stamp
+                         WHERE excluded.stamp < stamp",
+                )?
+                .execute(params![number.0, stamp.0])?;
+            self.conn
+                .prepare_cached(
+                    "UPDATE __wavesync_vector SET stamp = min(stamp, ?2) WHERE site = ?1",
+                )?
+                .execute(params![number.0, stamp.0])?;
+        }
+        if fell {
+            self.conn.execute("UPDATE __wavesync_cursor SET seq = 0", [])?;
+            self.set_meta("open_from", 1)?;
+        }
+        Ok(fell)
     }
 
     /// Whether a cursor that a peer holds for this replica lies on the branch that this file
@@ -214,8 +249,73 @@ impl Tx<'_> {
             .optional()?;
         let end = match next {
             Some(end) => Seq(end),
-            None => self.log_end()?,
+            None => Seq(self.meta("folded")?.unwrap_or(0)),
         };
         Ok(cursor.high <= end)
     }
+
+    /// What a peer has seen of this replica contradicts this file (rule P13): a stamp that it never
+    /// gave, a boot that it does not know, a position beyond the end of a boot. Returns the stamp
+    /// up to which this branch is certainly the one that others know; `None` without contradiction.
+    pub fn contradiction(&mut self, vector: &Vector, cursor: Cursor) -> Result<Option<Stamp>> {
+        // The oldest boots are trimmed; then one that is not known proves nothing.
+        let all_known =
+            self.conn.prepare_cached("SELECT 1 FROM __wavesync_boot WHERE ord = 1")?.exists([])?;
+        let unknown = matches!(self.boot_after(cursor.boot)?, After::Unknown);
+        if !self.cursor_is_ours(cursor)? && (all_known || !unknown) {
+            return self.common_until(cursor.boot).map(Some);
+        }
+        let own = self.own_site()?;
+        let Some((stamp, boot)) = vector.0.get(&own).copied() else { return Ok(None) };
+        let seen = self.seen(own)?;
+        let end = match self.boot_after(boot)? {
+            After::Boot(end) => end,
+            After::Running => seen,
+            // Boot 0: folded by a call while no engine ran.
+            After::Unknown if boot == Boot(0) || !all_known => seen,
+            After::Unknown => Stamp::NONE,
+        };
+        if stamp > end { self.common_until(boot).map(Some) } else { Ok(None) }
+    }
+
+    /// Both branches share everything up to the boot that follows one that both know.
+    fn common_until(&self, boot: Boot) -> Result<Stamp> {
+        if let After::Boot(stamp) = self.boot_after(boot)? {
+            return Ok(stamp.max(Stamp(0)));
+        }
+        let start: Option<i64> = self
+            .conn
+            .prepare_cached("SELECT stamp FROM __wavesync_boot WHERE nonce = ?1")?
+            .query_row([boot.0], |row| row.get(0))
+            .optional()?;
+        Ok(Stamp(start.unwrap_or(0).max(0)))
+    }
+
+    /// The own vector entry when a boot ended.
+    fn boot_after(&self, boot: Boot) -> Result<After> {
+        let order: Option<i64> = self
+            .conn
+            .prepare_cached("SELECT ord FROM __wavesync_boot WHERE nonce = ?1")?
+            .query_row([boot.0], |row| row.get(0))
+            .optional()?;
+        let Some(order) = order else { return Ok(After::Unknown) };
+        let next: Option<i64> = self
+            .conn
+            .prepare_cached(
+                "SELECT stamp FROM __wavesync_boot WHERE ord > ?1 ORDER BY ord LIMIT 1",
+            )?
+            .query_row([order], |row| row.get(0))
+            .optional()?;
+        Ok(next.map_or(After::Running, |stamp| After::Boot(Stamp(stamp))))
+    }
+}
+
+/// What this file knows of the end of a boot.
+enum After {
+    /// Another boot began at this stamp.
+    Boot(Stamp),
+    /// It is the newest one.
+    Running,
+    /// There was no such boot here.
+    Unknown,
 }

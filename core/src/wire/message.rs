@@ -133,6 +133,8 @@ pub struct State {
     pub closed: bool,
     /// How far it has read the log of the peer to whom this is sent.
     pub cursor: Cursor,
+    /// Upper bounds of vector entries, for ever (rule P14).
+    pub caps: Vec<(SiteId, Stamp)>,
 }
 
 /// A version vector as it travels.
@@ -296,6 +298,10 @@ impl Message {
 }
 
 fn check_state(state: &State) -> Result<()> {
+    let possible = |(_, stamp): &(SiteId, Stamp)| (0..=limits::STAMP_MAX).contains(&stamp.0);
+    if state.caps.len() > limits::VECTOR_MAX_SITES || !state.caps.iter().all(possible) {
+        return Err(Error::protocol("a cap is absurd"));
+    }
     state.vector.check()?;
     state.applied.check()?;
     check_cursor(state.cursor)?;

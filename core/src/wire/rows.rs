@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::ids::{Dot, SiteId, Stamp};
 use crate::limits;
+use crate::merge::{ENDED_MAX, Ended};
 use crate::store::clock::{read_varint, write_varint};
 use crate::value::Value;
 use crate::{Error, Result};
@@ -17,6 +18,7 @@ const METHOD_LZ4: u8 = 1;
 const FLAG_WHOLE: u8 = 1;
 const FLAG_UNIFORM: u8 = 2;
 const FLAG_ALIVE: u8 = 4;
+const FLAG_ENDED: u8 = 8;
 
 /// The pseudo-column `#claim` in a table's column dictionary. A name with this prefix is refused
 /// everywhere else, so no column of a user's can be called so.
@@ -57,6 +59,8 @@ pub struct Row {
     pub whole: bool,
     /// Position in the column dictionary, last write, value; by rising position.
     pub cells: Vec<(usize, Dot, Value)>,
+    /// For an INTEGER key: births of earlier incarnations and the deletes that ended them.
+    pub ended: Ended,
 }
 
 impl Batch {
@@ -71,7 +75,9 @@ impl Batch {
     pub fn encode(&self) -> Vec<u8> {
         let mut sites = BTreeMap::new();
         let dots = self.tables.iter().flat_map(|table| &table.rows).flat_map(|row| {
-            std::iter::once(row.birth.site).chain(row.cells.iter().map(|(_, dot, _)| dot.site))
+            let ended = row.ended.iter().flat_map(|(birth, death)| [birth.site, death.site]);
+            let cells = row.cells.iter().map(|(_, dot, _)| dot.site);
+            std::iter::once(row.birth.site).chain(cells).chain(ended)
         });
         for site in dots {
             let next = sites.len();
@@ -160,7 +166,10 @@ fn encode_table(body: &mut Vec<u8>, table: &TableRows, sites: &BTreeMap<SiteId, 
             && row.cells.iter().all(|(_, dot, _)| *dot == row.birth);
         let flag = |on: bool, bit: u8| if on { bit } else { 0 };
         body.push(
-            flag(row.whole, FLAG_WHOLE) | flag(uniform, FLAG_UNIFORM) | flag(alive, FLAG_ALIVE),
+            flag(row.whole, FLAG_WHOLE)
+                | flag(uniform, FLAG_UNIFORM)
+                | flag(alive, FLAG_ALIVE)
+                | flag(!row.ended.is_empty(), FLAG_ENDED),
         );
         write_varint(body, row.length.unsigned_abs());
         row.key.iter().for_each(|value| write_value(body, value));
@@ -168,6 +177,13 @@ fn encode_table(body: &mut Vec<u8>, table: &TableRows, sites: &BTreeMap<SiteId, 
         write_signed(body, row.birth.stamp.0.wrapping_sub(last));
         last = row.birth.stamp.0;
         write_varint(body, site(&row.birth));
+        if !row.ended.is_empty() {
+            write_varint(body, row.ended.len() as u64);
+        }
+        for dot in row.ended.iter().flat_map(|(birth, death)| [birth, death]) {
+            write_signed(body, dot.stamp.0.wrapping_sub(row.birth.stamp.0));
+            write_varint(body, site(dot));
+        }
         if !uniform {
             write_varint(body, row.cells.len() as u64);
         }
@@ -227,7 +243,12 @@ impl<'a> Reader<'a, '_> {
         let mut tables: Vec<TableRows> = Vec::new();
         for _ in 0..self.count()? {
             let table = self.table(&sites)?;
-            if tables.iter().any(|other| other.name.eq_ignore_ascii_case(&table.name)) {
+            let same = |other: &TableRows| {
+                other.name.eq_ignore_ascii_case(&table.name)
+                    && (other.integer_key, other.key_columns)
+                        == (table.integer_key, table.key_columns)
+            };
+            if tables.iter().any(same) {
                 return Err(broken("it names a table twice"));
             }
             tables.push(table);
@@ -263,7 +284,7 @@ impl<'a> Reader<'a, '_> {
 
     fn row(&mut self, table: &TableRows, sites: &[SiteId], last: &mut i64) -> Result<Row> {
         let flags = self.byte()?;
-        if flags > 7 {
+        if flags > 15 || (flags & FLAG_ENDED != 0 && !table.integer_key) {
             return Err(broken("a row has unknown flags"));
         }
         let length = i64::try_from(self.varint()?).map_err(|_| broken("a causal length"))?;
@@ -280,6 +301,7 @@ impl<'a> Reader<'a, '_> {
         let stamp = Stamp(self.signed()?.wrapping_add(*last));
         *last = stamp.0;
         let birth = self.dot(stamp, sites)?;
+        let ended = if flags & FLAG_ENDED != 0 { self.ended(birth, sites)? } else { Ended::new() };
         let uniform = flags & FLAG_UNIFORM != 0;
         let count = if uniform { table.columns.len() } else { self.count()? };
         if count > table.columns.len() || (!alive && count > 0) {
@@ -300,7 +322,24 @@ impl<'a> Reader<'a, '_> {
             }
             cells.push((column, dot, self.value()?));
         }
-        Ok(Row { key, length, birth, whole: flags & FLAG_WHOLE != 0, cells })
+        Ok(Row { key, length, birth, whole: flags & FLAG_WHOLE != 0, cells, ended })
+    }
+
+    fn ended(&mut self, birth: Dot, sites: &[SiteId]) -> Result<Ended> {
+        let count = self.count()?;
+        if count == 0 || count > ENDED_MAX {
+            return Err(broken("a row has an impossible number of ended incarnations"));
+        }
+        let mut ended = Ended::new();
+        for _ in 0..count {
+            let mut next = || {
+                let stamp = Stamp(self.signed()?.wrapping_add(birth.stamp.0));
+                self.dot(stamp, sites)
+            };
+            let (began, over) = (next()?, next()?);
+            ended.insert(began, over);
+        }
+        Ok(ended)
     }
 
     fn dot(&mut self, stamp: Stamp, sites: &[SiteId]) -> Result<Dot> {
@@ -418,7 +457,7 @@ mod tests {
                 let alive = length % 2 == 1;
                 let cells =
                     cells.into_iter().filter(|_| alive).map(|(c, (d, v))| (c, d, v)).collect();
-                Row { key: vec![key], length, birth, whole, cells }
+                Row { key: vec![key], length, birth, whole, cells, ended: Ended::new() }
             })
     }
 

@@ -18,6 +18,8 @@ pub struct Row {
     pub cells: BTreeMap<String, Dot>,
     /// When a rank was taken over, and which.
     pub claim: Option<(Dot, Dot)>,
+    /// Births of earlier incarnations and the deletes that ended them.
+    pub ended: BTreeMap<Dot, Dot>,
     /// Why it is parked, and with what values.
     pub parked: Option<(String, bool, BTreeMap<String, Value>)>,
 }
@@ -35,7 +37,8 @@ impl Row {
     pub fn dots(&self) -> impl Iterator<Item = (Option<&String>, Dot)> {
         let cells = self.cells.iter().map(|(column, dot)| (Some(column), *dot));
         let claim = self.claim.iter().map(|(written, _)| (None, *written));
-        std::iter::once((None, self.birth)).chain(cells).chain(claim)
+        let ended = self.ended.values().map(|death| (None, *death));
+        std::iter::once((None, self.birth)).chain(cells).chain(claim).chain(ended)
     }
 }
 
@@ -152,16 +155,24 @@ fn read_clocks(
     each(conn, &sql, |row| {
         let birth = Dot { stamp: Stamp(integer(&row[2])), site: sites[&integer(&row[3])] };
         let length = integer(&row[1]);
+        let mut stored = match &row[4] {
+            Value::Blob(bytes) => Some(&bytes[..]),
+            _ => None,
+        };
+        let mut ended = BTreeMap::new();
+        if let (true, Some(bytes)) = (table.integer_key, &mut stored) {
+            for _ in 0..read_varint(bytes).unwrap() {
+                let birth = decode_dot(bytes, sites);
+                ended.insert(birth, decode_dot(bytes, sites));
+            }
+        }
         let mut cells = (BTreeMap::new(), None);
         if length % 2 == 1 {
-            let stored = match &row[4] {
-                Value::Blob(bytes) => Some(&bytes[..]),
-                _ => None,
-            };
             cells = decode_cells(stored, base, birth, columns, sites);
         }
         let (cells, claim) = cells;
-        table.rows.insert(row[0].clone(), Row { length, birth, cells, claim, parked: None });
+        let row_state = Row { length, birth, cells, claim, ended, parked: None };
+        table.rows.insert(row[0].clone(), row_state);
     });
 }
 
@@ -184,22 +195,23 @@ fn decode_cells(
             (0..mask.len() * 8).filter(|n| mask[n / 8] & (1 << (n % 8)) != 0).map(born).collect()
         }
     };
-    let dot = |bytes: &mut &[u8]| {
-        let (stamp, rest) = bytes.split_first_chunk::<8>().unwrap();
-        *bytes = rest;
-        let site = read_varint(bytes).unwrap() as i64;
-        Dot { stamp: Stamp(i64::from_be_bytes(*stamp)), site: sites[&site] }
-    };
     while !bytes.is_empty() {
         let column = read_varint(&mut bytes).unwrap() as usize;
-        let written = dot(&mut bytes);
+        let written = decode_dot(&mut bytes, sites);
         if column == usize::from(u16::MAX) {
-            claim = Some((written, dot(&mut bytes)));
+            claim = Some((written, decode_dot(&mut bytes, sites)));
         } else {
             cells.insert(columns[column].clone(), written);
         }
     }
     (cells, claim)
+}
+
+fn decode_dot(bytes: &mut &[u8], sites: &BTreeMap<i64, SiteId>) -> Dot {
+    let (stamp, rest) = bytes.split_first_chunk::<8>().unwrap();
+    *bytes = rest;
+    let site = read_varint(bytes).unwrap() as i64;
+    Dot { stamp: Stamp(i64::from_be_bytes(*stamp)), site: sites[&site] }
 }
 
 fn read_parked(conn: &Connection, number: i64, columns: &[String], table: &mut Table) {

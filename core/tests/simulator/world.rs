@@ -248,6 +248,7 @@ impl World {
                 self.cut(link, None)?;
             }
             Output::Event(report) => return self.reported(at, &report),
+            Output::Restart => return self.restart(at),
         }
         Ok(())
     }

@@ -150,5 +150,12 @@ pub fn batch(rows: Vec<Row>) -> Batch {
 pub fn row(key: &str) -> Row {
     let birth = Dot { stamp: Stamp::at(5), site: SiteId([7; 16]) };
     let cells = vec![(0, birth, Value::Integer(1)), (1, birth, Value::Null)];
-    Row { key: vec![Value::text(key)], length: 1, birth, whole: true, cells }
+    Row {
+        key: vec![Value::text(key)],
+        length: 1,
+        birth,
+        whole: true,
+        cells,
+        ended: Default::default(),
+    }
 }

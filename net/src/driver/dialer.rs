@@ -46,6 +46,11 @@ impl Dialer {
         });
     }
 
+    /// All of them.
+    pub fn addresses(&self) -> Vec<String> {
+        self.targets.iter().map(|target| target.address.clone()).collect()
+    }
+
     /// When the next dial is due.
     pub fn next_try(&self) -> Millis {
         self.targets.iter().map(|target| target.next_try).min().unwrap_or(Millis(u64::MAX))

@@ -105,6 +105,8 @@ struct Cache {
     sites: BTreeMap<SiteNum, SiteId>,
     numbers: BTreeMap<SiteId, SiteNum>,
     parked: Option<i64>,
+    /// The state of the file in which `parked` was counted.
+    parked_at: Option<i64>,
     plan: Rc<foreign::Plan>,
     /// The TEMP objects of [`probe`] exist.
     probing: bool,
@@ -234,6 +236,7 @@ impl Store {
             self.roll_back();
             return Err(error);
         }
+        self.forget_old_counts();
         let mut effects = std::mem::take(&mut self.effects);
         let mut tx = Tx {
             conn: &self.conn,
@@ -280,6 +283,7 @@ impl Store {
             current?;
             return self.write(now, body);
         }
+        self.forget_old_counts();
         let mut effects = std::mem::take(&mut self.effects);
         let mut tx = Tx {
             conn: &self.conn,
@@ -328,6 +332,7 @@ impl Store {
         body: impl FnOnce(&mut Tx<'_>) -> Result<T>,
     ) -> Result<T> {
         self.conn.execute_batch("BEGIN")?;
+        self.forget_old_counts();
         let mut effects = Effects::default();
         let mut tx = Tx {
             conn: &self.conn,
@@ -365,6 +370,19 @@ impl Store {
             let _ = self.conn.execute_batch("ROLLBACK");
         }
         self.cache = Cache { watch: self.cache.watch, ..Cache::default() };
+    }
+
+    /// Another connection, such as that of a call in the same process, may have parked rows.
+    fn forget_old_counts(&mut self) {
+        let version: Option<i64> = self
+            .conn
+            .prepare_cached("PRAGMA data_version")
+            .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+            .ok();
+        if version.is_none() || self.cache.parked_at != version {
+            self.cache.parked = None;
+            self.cache.parked_at = version;
+        }
     }
 
     /// Whether any connection committed to the file since the last call. Costs microseconds.

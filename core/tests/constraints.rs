@@ -25,10 +25,11 @@ use wavesync_core::store::Store;
 use wavesync_core::store::group::Join;
 use wavesync_core::store::identity::FileIdentity;
 use wavesync_core::store::vector::Vector;
+use wavesync_core::value::Value;
 use wavesync_core::wire::rows::{Batch, TableRows};
 
 /// Cases per schema.
-const CASES: u64 = 200;
+const CASES: u64 = 100;
 /// 2023-11-14.
 const NOW: u64 = 1_700_000_000_000;
 
@@ -344,4 +345,38 @@ fn keys_that_the_application_does_not_enforce_hide_nothing() {
     for schema in [&schemas::FK, &schemas::TREE, &schemas::SETNULL] {
         run(schema, false);
     }
+}
+
+/// Two engines' connections on one file, as of a running engine and of a call beside it.
+#[test]
+fn rows_that_another_connection_parked_are_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("site.db");
+    let open = || Store::open(Connection::open(&path).unwrap()).unwrap();
+    let file = FileIdentity("file".into());
+    let group = Join { topic: "t".into(), ..Join::default() };
+    Connection::open(&path).unwrap().execute_batch(schemas::UNIQ.sql).unwrap();
+    let (mut engine, mut call) = (open(), open());
+    engine.join(Millis(NOW), &group, &file, &[1; 64]).unwrap();
+    while engine.backfill_block(Millis(NOW)).unwrap() {}
+    // The engine has counted: nothing is parked.
+    engine.write(Millis(NOW), |_| Ok(())).unwrap();
+    let mut other = Replica::new(&schemas::UNIQ, 2, false);
+    other.application(&["INSERT INTO u(id, email) VALUES('u1', 'x')".into()]);
+    let app = Connection::open(&path).unwrap();
+    app.execute_batch("INSERT INTO u(id, email) VALUES('u2', 'X')").unwrap();
+    engine.write(Millis(NOW - 1_000), |_| Ok(())).unwrap();
+    let blob = other.store.export(Millis(NOW), Seq(0)).unwrap();
+    call.import(Millis(NOW), &blob).unwrap();
+    let stands = |id: &str| -> bool {
+        let sql = "SELECT count(*) FROM u WHERE id = ?1";
+        app.query_row(sql, [id], |row| row.get(0)).unwrap()
+    };
+    assert_ne!(stands("u1"), stands("u2"), "one of them is parked");
+    let sql = "DELETE FROM u; INSERT INTO u(id, email) VALUES('u3', 'x')";
+    app.execute_batch(&format!("BEGIN; {sql}; COMMIT")).unwrap();
+    engine.write(Millis(NOW + 1), |_| Ok(())).unwrap();
+    assert!(stands("u3"));
+    let claim = Image::read(&app).tables["u"].rows[&Value::text("u3")].claim;
+    assert!(claim.is_some(), "what was written here takes over from the parked row");
 }

@@ -266,6 +266,10 @@ impl Tx<'_> {
             names.iter().map(|name| exact(&table, name, true)).collect();
         let mut columns = Vec::with_capacity(names.len());
         for (name, here) in names.iter().zip(&taken) {
+            if name == crate::wire::rows::CLAIM {
+                columns.push(ColumnNum::CLAIM);
+                continue;
+            }
             let former = self.column_formerly(&table, name)?;
             let former =
                 former.filter(|num| !taken.contains(&Some(*num)) && !columns.contains(num));
@@ -304,8 +308,7 @@ impl Tx<'_> {
         let met = std::mem::take(&mut self.cache.met);
         self.join_met_tables(&met.tables)?;
         self.join_met_columns(&met.columns)?;
-        self.retry_after_schema_change()?;
-        self.store_folded_end()?;
+        self.review(false)?;
         if !self.moved.is_empty() && self.follow_moves()? {
             // Links that were re-pointed are ordinary local writes of this replica.
             self.fold()?;
@@ -682,11 +685,8 @@ impl Tx<'_> {
     }
 
     fn no_such_column() -> crate::store::rows::Parked {
-        crate::store::rows::Parked {
-            kind: Kind::UnknownColumn,
-            reason: "the table here has no such column".into(),
-            values: BTreeMap::new(),
-        }
+        let reason = "the table here has no such column";
+        crate::store::rows::Parked::new(Kind::UnknownColumn, reason, BTreeMap::new())
     }
 
     /// Runs one checked `ALTER TABLE` (see [`crate::store::Store::alter`]).

@@ -17,6 +17,7 @@ pub mod group;
 pub mod identity;
 pub mod key;
 mod moves;
+pub mod names;
 pub mod report;
 pub mod rows;
 pub mod schema;
@@ -99,7 +100,7 @@ struct Cache {
     parked: Option<i64>,
     data_version: Option<i64>,
     folded: Option<Seq>,
-    met: schema::Met,
+    met: names::Met,
     watch: schema::Watch,
 }
 

@@ -1,8 +1,8 @@
 //! What a change of the schema means for what is recorded: rebuilds, drops. Renames: `names.rs`.
 //!
 //! Nobody announces such a change; each look at the schema finds out. Rows and columns whose values
-//! went with a table that was dropped or rebuilt are forgotten, so that they are never served without values, and fetched
-//! from other members again.
+//! went with a table that was dropped or rebuilt are forgotten, so that they are never served
+//! without values, and fetched from other members again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;

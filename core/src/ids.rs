@@ -138,6 +138,11 @@ pub struct TableNum(pub i64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ColumnNum(pub u16);
 
+impl ColumnNum {
+    /// The pseudo-column `#claim` of a row's clock: the rank that a local write took over.
+    pub const CLAIM: Self = Self(u16::MAX);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

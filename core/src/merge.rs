@@ -28,6 +28,9 @@ pub struct Clock {
     pub birth: Dot,
     /// The last write of each column that was ever written in this incarnation.
     pub cells: BTreeMap<ColumnNum, Dot>,
+    /// The value of the cell [`ColumnNum::CLAIM`], which is no column of the table: the birth of
+    /// the oldest row that this one took a unique value over from.
+    pub claim: Option<Dot>,
     /// For an INTEGER key: births of earlier incarnations, each with the delete that ended it.
     /// The newest [`ENDED_MAX`] are kept.
     pub ended: Ended,
@@ -74,6 +77,13 @@ impl Incoming {
     #[must_use]
     pub fn alive(&self) -> bool {
         self.length % 2 == 1
+    }
+
+    /// The values of columns that are here, without pseudo-columns.
+    #[must_use]
+    pub fn values(&self) -> BTreeMap<ColumnNum, Value> {
+        let columns = self.cells.iter().filter(|(num, _)| **num != ColumnNum::CLAIM);
+        columns.map(|(num, (_, value))| (*num, value.clone())).collect()
     }
 
     /// Every write event that this message carries.

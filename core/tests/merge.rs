@@ -15,7 +15,8 @@ type State = Option<Incoming>;
 
 fn clock(state: &Incoming) -> Clock {
     let cells = state.cells.iter().map(|(column, (dot, _))| (*column, *dot)).collect();
-    Clock { length: state.length, birth: state.birth, cells, ended: state.ended.clone() }
+    let ended = state.ended.clone();
+    Clock { length: state.length, birth: state.birth, cells, claim: None, ended }
 }
 
 /// What a replica in state `own` holds after `other` arrived.

@@ -21,7 +21,8 @@ const COLUMN: ColumnNum = ColumnNum(0);
 
 fn clock(state: &Incoming) -> Clock {
     let cells = state.cells.iter().map(|(column, (dot, _))| (*column, *dot)).collect();
-    Clock { length: state.length, birth: state.birth, cells, ended: state.ended.clone() }
+    let ended = state.ended.clone();
+    Clock { length: state.length, birth: state.birth, cells, claim: None, ended }
 }
 
 fn deliver(space: &mut Space, key: i64, incoming: &Incoming) {

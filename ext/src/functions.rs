@@ -29,6 +29,8 @@ pub static FUNCTIONS: &[SqlFunction] = &[
     function("wavesync_dial", 1, 1, "wavesync_dial(multiaddr)", dial),
     function("wavesync_export", 0, 1, "wavesync_export([since])", export),
     function("wavesync_apply", 1, 1, "wavesync_apply(blob)", apply),
+    function("wavesync_retry", 0, 0, "wavesync_retry()", retry),
+    function("wavesync_restore", 1, 1, "wavesync_restore(conflict_id)", restore),
     function("wavesync_config", 1, 2, "wavesync_config(key [, value])", config),
     function("wavesync_version", 0, 0, "wavesync_version()", version),
     function("wavesync_site_id", 0, 0, "wavesync_site_id()", site_id),
@@ -297,6 +299,27 @@ fn apply(context: &CallContext, args: &[Value]) -> Outcome {
         control.committed(engine::next_token());
     }
     Ok(Value::Integer(i64::try_from(applied.changed).unwrap_or(i64::MAX)))
+}
+
+fn retry(context: &CallContext, _: &[Value]) -> Outcome {
+    let (_, mut store) = store(context)?;
+    joined(&store)?;
+    Ok(Value::Integer(store.retry(driver::now())?))
+}
+
+fn restore(context: &CallContext, args: &[Value]) -> Outcome {
+    let Some(Value::Integer(id)) = args.first() else {
+        return Err(SqlError::new(
+            "wavesync_restore(conflict_id) takes an id of wavesync_conflicts",
+        ));
+    };
+    let (path, mut store) = store(context)?;
+    joined(&store)?;
+    store.restore(driver::now(), *id)?;
+    if let Some((control, _)) = engine::find(&path) {
+        control.committed(engine::next_token());
+    }
+    Ok(Value::Integer(1))
 }
 
 fn config(context: &CallContext, args: &[Value]) -> Outcome {

@@ -183,6 +183,10 @@ fn not_running(context: &TableContext) -> Result<Rows, SqlError> {
     let mut topic = Value::Null;
     let mut own = Value::Null;
     let mut version = 0;
+    let (parked, conflicts) = {
+        let host = context.connection()?;
+        report::conflict_counts(&host)?
+    };
     if let Ok(path) = file(context)
         && path.exists()
     {
@@ -204,8 +208,8 @@ fn not_running(context: &TableContext) -> Result<Rows, SqlError> {
         count(0),
         count(0),
         count(0),
-        count(0),
-        count(0),
+        Value::Integer(parked),
+        Value::Integer(conflicts),
         text(""),
         text("call wavesync_join(topic, passphrase) to sync this database"),
     ]])

@@ -370,6 +370,8 @@ impl Driver {
                 for peer in self.machine.peers() {
                     self.feed(now, Input::Disconnected { peer: peer.peer });
                 }
+                // Whoever waits for "paused" must not see peers any more.
+                self.publish_now(now);
                 self.board.update(|snapshot| "paused".clone_into(&mut snapshot.state));
             }
             Command::Resume if self.network.is_none() => {
@@ -528,9 +530,12 @@ impl Driver {
 
     fn publish(&mut self, now: Millis) {
         let due = now.since(self.published_at) >= PUBLISH_INTERVAL_MS;
-        if !self.board.is_stale() || !(due || self.board.has_waiters()) {
-            return;
+        if self.board.is_stale() && (due || self.board.has_waiters()) {
+            self.publish_now(now);
         }
+    }
+
+    fn publish_now(&mut self, now: Millis) {
         self.published_at = now;
         let mut progress = self.machine.progress();
         progress.caught_up &= !self.dialer.is_trying();

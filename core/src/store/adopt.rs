@@ -59,7 +59,7 @@ impl Store {
                     tx.track_table(name)?;
                 }
             }
-            tx.retry_after_schema_change()?;
+            tx.review(false)?;
             tx.store_folded_end()?;
             Ok(created)
         })

@@ -44,11 +44,7 @@ impl Tx<'_> {
     }
 
     fn no_such_column() -> Parked {
-        Parked {
-            kind: Kind::UnknownColumn,
-            reason: "the table here has no such column".into(),
-            values: BTreeMap::new(),
-        }
+        Parked::new(Kind::UnknownColumn, "the table here has no such column", BTreeMap::new())
     }
 
     /// Runs one checked `ALTER TABLE` (see [`crate::store::Store::alter`]).

@@ -6,8 +6,7 @@ use std::rc::Rc;
 
 use rusqlite::params;
 
-use crate::ids::{ColumnNum, Cursor, Dot, Seq, SiteId, Stamp, TableNum};
-use crate::limits;
+use crate::ids::{ColumnNum, Cursor, Dot, Seq, SiteId, Stamp};
 use crate::merge::{
     Clock, Ended, Incoming, KeyKind, Verdict, join_ended, judge, moved_key, one_incarnation,
 };
@@ -16,7 +15,7 @@ use crate::store::clock::ClockRow;
 use crate::store::rows::{Kind, Parked, Values, refusal};
 use crate::store::tables::Table;
 use crate::store::vector::Vector;
-use crate::store::{Tx, key};
+use crate::store::{Tx, claim, key};
 use crate::value::Value;
 use crate::wire::rows::{Batch, Row, TableRows};
 use crate::{Error, Result};
@@ -50,24 +49,34 @@ impl Tx<'_> {
         let mut clock = Stamp(self.meta("hlc")?.unwrap_or(0));
         let before = clock;
         let start = self.log_end()?;
+        let mut parts = Vec::with_capacity(batch.tables.len());
         for part in &batch.tables {
-            let (table, columns) = self.resolve(part)?;
-            for row in &part.rows {
-                applied.rows += 1;
-                let outcome = self.apply_row(&table, &columns, row)?;
-                let newest = row.cells.iter().map(|(_, dot, _)| dot.stamp).max();
-                let ended = row.ended.values().map(|death| death.stamp).max();
-                let newest = newest.max(ended).unwrap_or(Stamp::NONE);
-                clock = clock.max(row.birth.stamp).max(newest);
-                applied.changed += u64::from(outcome != Outcome::Same);
-                applied.parked += u64::from(outcome == Outcome::Parked);
+            let (table, columns) = self.names_of(part)?;
+            parts.push((self.cache.plan.stratum(table.num), table, columns, part));
+        }
+        parts.sort_by_key(|(stratum, ..)| *stratum);
+        // What is deleted makes room for what is new; then parents before children.
+        for alive in [false, true] {
+            for (_, table, columns, part) in &parts {
+                for row in part.rows.iter().filter(|row| (row.length % 2 == 1) == alive) {
+                    applied.rows += 1;
+                    let outcome = self.apply_row(table, columns, row)?;
+                    let newest = row.cells.iter().map(|(_, dot, _)| dot.stamp).max();
+                    let ended = row.ended.values().map(|death| death.stamp).max();
+                    let newest = newest.max(ended).unwrap_or(Stamp::NONE);
+                    clock = clock.max(row.birth.stamp).max(newest);
+                    applied.changed += u64::from(outcome != Outcome::Same);
+                    applied.parked += u64::from(outcome == Outcome::Parked);
+                }
             }
         }
         if clock > before {
             self.set_meta("hlc", clock.0)?;
         }
         if applied.changed > 0 {
-            self.retry_parked()?;
+            let hot = self.hot.clone();
+            self.settle(start)?;
+            applied.parked += self.count_parked(&hot)?;
             self.mark_open(Seq(start.0 + 1))?;
         }
         self.store_folded_end()?;
@@ -150,7 +159,7 @@ impl Tx<'_> {
     }
 
     /// The local table and columns for the names in a batch; what is unknown gets numbers.
-    fn resolve(&mut self, part: &TableRows) -> Result<(Rc<Table>, Vec<ColumnNum>)> {
+    fn names_of(&mut self, part: &TableRows) -> Result<(Rc<Table>, Vec<ColumnNum>)> {
         let known = self.table_on_wire(&part.name, part.integer_key, part.key_columns)?;
         let table = match known {
             Some(table) => table,
@@ -172,6 +181,11 @@ impl Tx<'_> {
         let cells = row.cells.iter().filter_map(|(at, dot, value)| {
             columns.get(*at).map(|num| (*num, (*dot, value.clone())))
         });
+        let is_claim = |at: &usize| columns.get(*at) == Some(&ColumnNum::CLAIM);
+        let mut claims = row.cells.iter().filter(|(at, ..)| is_claim(at));
+        if claims.any(|(.., value)| claim::decode(value).is_none()) {
+            return Err(Error::protocol("a claim is no rank"));
+        }
         let incoming = Incoming {
             length: row.length,
             birth: row.birth,
@@ -208,6 +222,10 @@ impl Tx<'_> {
         let verdict = judge(table.kind, current.as_ref(), &incoming, |num| {
             if held.is_none() {
                 held = Some(self.all_values(table, key)?);
+            }
+            if num == ColumnNum::CLAIM {
+                let claim = current.as_ref().and_then(|clock| clock.claim);
+                return Ok(claim.map_or(Value::Null, claim::encode));
             }
             let value = held.as_ref().and_then(|values| values.get(&num)).cloned();
             Ok::<_, Error>(value.unwrap_or(Value::Null))
@@ -307,7 +325,9 @@ impl Tx<'_> {
         ended: Ended,
     ) -> Result<Outcome> {
         let cells = incoming.cells.iter().map(|(num, (dot, _))| (*num, *dot)).collect();
-        let clock = Clock { length: incoming.length, birth: incoming.birth, cells, ended };
+        let claim = incoming.cells.get(&ColumnNum::CLAIM);
+        let claim = claim.and_then(|(_, value)| claim::decode(value));
+        let clock = Clock { length: incoming.length, birth: incoming.birth, cells, claim, ended };
         let parked = self.parked(table, key)?;
         let stands = current.is_some_and(Clock::alive)
             && parked.as_ref().is_none_or(|parked| parked.kind.in_table())
@@ -317,8 +337,8 @@ impl Tx<'_> {
             self.set_parked(table, key, None)?;
             Outcome::Changed
         } else {
-            let values = incoming.cells.iter().map(|(num, (_, value))| (*num, value.clone()));
-            let values: Values = values.collect();
+            let values = incoming.cells.iter().filter(|(num, _)| **num != ColumnNum::CLAIM);
+            let values = values.map(|(num, (_, value))| (*num, value.clone())).collect();
             let complete = incoming.whole;
             self.place(table, key, values, complete, stands.then_some(Standing::Other))?
         };
@@ -340,17 +360,18 @@ impl Tx<'_> {
         for num in wins {
             if let Some((dot, value)) = incoming.cells.get(num) {
                 clock.cells.insert(*num, *dot);
-                won.insert(*num, value.clone());
+                if *num == ColumnNum::CLAIM {
+                    clock.claim = claim::decode(value);
+                } else {
+                    won.insert(*num, value.clone());
+                }
             }
         }
         let parked = self.parked(table, key)?;
         let out = parked.as_ref().is_some_and(|parked| !parked.kind.in_table());
         let outcome = if out || table.shape.is_none() {
-            let parked = parked.unwrap_or_else(|| Parked {
-                kind: Kind::UnknownTable,
-                reason: String::new(),
-                values: Values::new(),
-            });
+            let parked =
+                parked.unwrap_or_else(|| Parked::new(Kind::UnknownTable, "", Values::new()));
             let complete = incoming.whole || parked.kind != Kind::Incomplete;
             let mut values = parked.values;
             values.extend(won);
@@ -362,7 +383,8 @@ impl Tx<'_> {
         Ok(outcome)
     }
 
-    /// Brings a row into the application's table by one statement, or parks it.
+    /// Brings a row into the application's table by one statement. If it contends with others, or
+    /// the statement fails, [`Tx::settle`] decides on it at the end of the batch.
     fn place(
         &mut self,
         table: &Rc<Table>,
@@ -371,55 +393,58 @@ impl Tx<'_> {
         complete: bool,
         standing: Option<Standing>,
     ) -> Result<Outcome> {
-        let park = |kind: Kind, reason: String, values: Values| Parked { kind, reason, values };
         if table.shape.is_none() {
-            let reason = "this database has no such table".into();
-            self.set_parked(table, key, Some(&park(Kind::UnknownTable, reason, values)))?;
+            let reason = "this database has no such table";
+            let parked = Parked::new(Kind::UnknownTable, reason, values);
+            self.set_parked(table, key, Some(&parked))?;
             return Ok(Outcome::Parked);
         }
         if !complete {
             self.delete_row(table, key)?;
-            let reason = "the rest of the row has not arrived".into();
-            self.set_parked(table, key, Some(&park(Kind::Incomplete, reason, values)))?;
+            let reason = "the rest of the row has not arrived";
+            let parked = Parked::new(Kind::Incomplete, reason, values);
+            self.set_parked(table, key, Some(&parked))?;
             return Ok(Outcome::Parked);
         }
+        let before = self.parked(table, key)?;
+        if let Some(before) = before.as_ref().filter(|before| before.kind.contested()) {
+            let pending = pending(Some(before), values, standing);
+            self.set_parked(table, key, Some(&pending))?;
+            self.hot.insert((table.num, key.clone()));
+            return Ok(Outcome::Hot);
+        }
         let local = |num: &ColumnNum| table.column(*num).is_some_and(|c| c.local.is_some());
-        let here: Values =
-            values.iter().filter(|(num, _)| local(num)).map(|(n, v)| (*n, v.clone())).collect();
-        let mut unknown: Values = values.into_iter().filter(|(num, _)| !local(num)).collect();
-        if standing == Some(Standing::Same)
-            && let Some(before) = self.parked(table, key)?
-        {
-            let older = before.values.into_iter().filter(|(num, _)| !unknown.contains_key(num));
-            let older: Values = older.collect();
-            unknown.extend(older);
+        let (here, mut unknown): (Values, Values) =
+            values.into_iter().partition(|(num, _)| local(num));
+        if standing == Some(Standing::Same) {
+            let older = before.iter().flat_map(|before| before.values.clone());
+            unknown = older.chain(unknown).collect();
         }
         let full = table.local_columns().all(|column| here.contains_key(&column.num));
-        let written = match standing {
-            Some(Standing::Same) => self.update_row(table, key, &here),
-            Some(Standing::Other) if full => self.update_row(table, key, &here),
+        let (written, left) = match standing {
+            Some(Standing::Same) => (self.update_row(table, key, &here), standing),
+            Some(Standing::Other) if full => (self.update_row(table, key, &here), standing),
             Some(Standing::Other) => {
-                self.delete_row(table, key).and_then(|()| self.insert_row(table, key, &here))
+                self.delete_row(table, key)?;
+                (self.insert_row(table, key, &here), None)
             }
-            None => self.insert_row(table, key, &here),
+            None => (self.insert_row(table, key, &here), None),
         };
         let Err(error) = written else {
-            let reason = "the table here has no such column".into();
-            let rest = park(Kind::UnknownColumn, reason, unknown);
+            let reason = "the table here has no such column";
+            let rest = Parked::new(Kind::UnknownColumn, reason, unknown);
             self.set_parked(table, key, Some(&rest))?;
             return Ok(Outcome::Changed);
         };
         let Some((kind, reason)) = refusal(&error) else { return Err(error) };
-        let mut all = if standing == Some(Standing::Same) {
-            self.table_values(table, key)?.unwrap_or_default()
-        } else {
-            Values::new()
-        };
-        all.extend(unknown);
-        all.extend(here);
-        self.delete_row(table, key)?;
-        self.set_parked(table, key, Some(&park(kind, reason, all)))?;
-        Ok(Outcome::Parked)
+        unknown.extend(here);
+        let mut pending = pending(None, unknown, left);
+        if left.is_none() {
+            pending = Parked::new(kind, reason, pending.values);
+        }
+        self.set_parked(table, key, Some(&pending))?;
+        self.hot.insert((table.num, key.clone()));
+        Ok(Outcome::Hot)
     }
 
     /// Stores the new clock under the next `db_version`.
@@ -428,66 +453,19 @@ impl Tx<'_> {
         self.set_clock(table, key, &ClockRow { clock, seq })
     }
 
-    /// Tries parked rows again: what they waited for may have come with this transaction.
-    pub(super) fn retry_parked(&mut self) -> Result<u64> {
-        if self.parked_rows()? == 0 {
-            return Ok(0);
-        }
-        let mut statement = self.conn.prepare_cached(
-            "SELECT tbl, k FROM __wavesync_parked WHERE in_table = 0 AND kind <> 'incomplete'
-             AND kind <> 'unknown_table' LIMIT ?1",
-        )?;
-        let keys = statement
-            .query_map([limits::RETRY_BLOCK_ROWS as i64], |row| {
-                Ok((TableNum(row.get(0)?), Value::from_ref(row.get_ref(1)?)))
-            })?
-            .collect::<rusqlite::Result<Vec<_>>>()?;
-        let mut back = 0;
-        for (num, key) in keys {
-            back += u64::from(self.retry_row(num, &key)?);
-        }
-        Ok(back)
-    }
-
-    pub(super) fn retry_row(&mut self, num: TableNum, key: &Value) -> Result<bool> {
-        let table = self.table(num)?;
-        self.take_in(&table, key)?;
-        let Some(parked) = self.parked(&table, key)? else { return Ok(false) };
-        if parked.kind.in_table() || parked.kind == Kind::Incomplete || table.shape.is_none() {
+    /// Inserts a row that was parked for want of its table. Returns whether it stands now.
+    pub(super) fn retry_new(&mut self, table: &Rc<Table>, key: &Value) -> Result<bool> {
+        self.take_in(table, key)?;
+        let Some(parked) = self.parked(table, key)? else { return Ok(true) };
+        if parked.kind != Kind::UnknownTable || table.shape.is_none() {
             return Ok(false);
         }
-        let outcome = self.place(&table, key, parked.values, true, None)?;
+        let outcome = self.place(table, key, parked.values, true, None)?;
         Ok(outcome == Outcome::Changed)
     }
 
-    /// After the schema moved: rows of tables that exist now, and columns that exist now.
-    pub(super) fn retry_after_schema_change(&mut self) -> Result<u64> {
-        if self.parked_rows()? == 0 {
-            return Ok(0);
-        }
-        let mut back = 0;
-        for table in self.tables().into_iter().filter(|table| table.shape.is_some()) {
-            let mut statement = self
-                .conn
-                .prepare_cached("SELECT k, in_table FROM __wavesync_parked WHERE tbl = ?1")?;
-            let rows = statement
-                .query_map([table.num.0], |row| {
-                    Ok((Value::from_ref(row.get_ref(0)?), row.get::<_, bool>(1)?))
-                })?
-                .collect::<rusqlite::Result<Vec<_>>>()?;
-            for (key, in_table) in rows {
-                back += u64::from(if in_table {
-                    self.show_columns(&table, &key)?
-                } else {
-                    self.retry_row(table.num, &key)?
-                });
-            }
-        }
-        Ok(back)
-    }
-
     /// Columns that were unknown when their values arrived and exist now.
-    fn show_columns(&mut self, table: &Rc<Table>, key: &Value) -> Result<bool> {
+    pub(super) fn show_columns(&mut self, table: &Rc<Table>, key: &Value) -> Result<bool> {
         let Some(parked) = self.parked(table, key)? else { return Ok(false) };
         let known: BTreeSet<ColumnNum> = table.local_columns().map(|column| column.num).collect();
         if !parked.values.keys().any(|num| known.contains(num)) {
@@ -495,7 +473,8 @@ impl Tx<'_> {
         }
         let outcome = self.place(table, key, parked.values, true, Some(Standing::Same))?;
         // `place` keeps what stood there for unknown columns; drop those that are shown now.
-        if let Some(mut rest) = self.parked(table, key)?.filter(|rest| rest.kind.in_table()) {
+        let rest = self.parked(table, key)?;
+        if let Some(mut rest) = rest.filter(|rest| rest.kind == Kind::UnknownColumn) {
             rest.values.retain(|num, _| !known.contains(num));
             self.set_parked(table, key, Some(&rest))?;
         }
@@ -569,6 +548,22 @@ pub(super) enum Outcome {
     Same,
     Changed,
     Parked,
+    Hot,
+}
+
+/// The parked form of a row that is decided on at the end of the batch: what its table does not
+/// show of it, whatever is in the table now.
+fn pending(before: Option<&Parked>, values: Values, standing: Option<Standing>) -> Parked {
+    let kind = before.map_or(Kind::Unique, |before| before.kind);
+    match standing {
+        None => Parked::new(kind, "", values),
+        Some(standing) => {
+            let older = before.filter(|_| standing == Standing::Same);
+            let mut all = older.map(|older| older.values.clone()).unwrap_or_default();
+            all.extend(values);
+            Parked::new(Kind::Overlay, "", all)
+        }
+    }
 }
 
 /// Which row of this key stands in the application's table.

@@ -71,6 +71,10 @@ impl Tx<'_> {
         for key in &keys {
             self.take_in(table, key)?;
         }
+        // Rows of peers that were joined with these may stand in each other's way. Rows that broke
+        // a foreign key before are left as they are.
+        let hot = std::mem::take(&mut self.hot);
+        self.resolve(&hot)?;
         self.store_folded_end()?;
         if keys.len() < self.bounds.backfill_rows {
             self.raise(birth.site, birth.stamp, Boot(0))?;
@@ -113,7 +117,7 @@ impl Tx<'_> {
         let Some(known) = current else {
             let cells: BTreeMap<ColumnNum, Dot> =
                 table.local_columns().map(|column| (column.num, birth)).collect();
-            let clock = Clock { length: 1, birth, cells, ended: Ended::new() };
+            let clock = Clock { length: 1, birth, cells, claim: None, ended: Ended::new() };
             let seq = self.append_log(table.num, key)?;
             self.set_clock(table, key, &ClockRow { clock: clock.clone(), seq })?;
             return Ok(Some(clock));
@@ -128,7 +132,7 @@ impl Tx<'_> {
         let old = Incoming { length: 1, birth, whole: true, cells, ended: Ended::new() };
         self.delete_row(table, key)?;
         self.join(table, key, Some(known), old)?;
-        self.retry_row(table.num, key)?;
+        self.retry_new(table, key)?;
         Ok(self.clock(table, key)?.map(|row| row.clock))
     }
 

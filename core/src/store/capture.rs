@@ -45,7 +45,7 @@ pub fn triggers(
     };
     let mut triggers = vec![
         create('i', "AFTER INSERT", "", &append(&new_key, &MASK_INSERT.to_string())),
-        create('u', "AFTER UPDATE", "", &append(&new_key, &mask(columns, shape.collates)?)),
+        create('u', "AFTER UPDATE", "", &append(&new_key, &mask(columns, shape)?)),
         create(
             'k',
             "AFTER UPDATE",
@@ -155,18 +155,26 @@ fn changed(column: &ShapeColumn, collates: bool) -> Result<String> {
     })
 }
 
-fn mask(columns: &[(ColumnNum, ShapeColumn)], collates: bool) -> Result<String> {
-    if columns.is_empty() {
-        return Ok("0".into());
+fn mask(columns: &[(ColumnNum, ShapeColumn)], shape: &Shape) -> Result<String> {
+    let in_group = |column: &ShapeColumn| {
+        let name = column.name.to_ascii_lowercase();
+        shape.groups.iter().position(|group| group.contains(&name))
+    };
+    let mut terms = Vec::new();
+    for (number, column) in columns.iter().filter(|(_, column)| in_group(column).is_none()) {
+        terms.push(match number.0.min(SHARED_BIT) {
+            0 => changed(column, shape.collates)?,
+            shift => format!("({}<<{shift})", changed(column, shape.collates)?),
+        });
     }
-    let terms: Result<Vec<String>> = columns
-        .iter()
-        .map(|(number, column)| {
-            Ok(match number.0.min(SHARED_BIT) {
-                0 => changed(column, collates)?,
-                shift => format!("({}<<{shift})", changed(column, collates)?),
-            })
-        })
-        .collect();
-    Ok(terms?.join("|"))
+    // One column of a group written is all of it written.
+    for group in 0..shape.groups.len() {
+        let members: Vec<&(ColumnNum, ShapeColumn)> =
+            columns.iter().filter(|(_, column)| in_group(column) == Some(group)).collect();
+        let any: Result<Vec<String>> =
+            members.iter().map(|(_, column)| changed(column, shape.collates)).collect();
+        let bits = members.iter().fold(0, |bits, (number, _)| bits | bit(*number));
+        terms.push(format!("(({})*{bits})", any?.join(" OR ")));
+    }
+    Ok(if terms.is_empty() { "0".into() } else { terms.join("|") })
 }

@@ -2,7 +2,7 @@
 
 use rusqlite::Connection;
 
-use crate::ids::{Millis, Seq, SiteId};
+use crate::ids::{ColumnNum, Millis, Seq, SiteId};
 use crate::store::{Store, key};
 use crate::value::Value;
 use crate::{Result, ids::TableNum};
@@ -89,7 +89,8 @@ impl Changes {
                     continue;
                 }
                 let mut values = tx.all_values(&table, &key)?;
-                for (column, dot) in &row.clock.cells {
+                let cells = row.clock.cells.iter();
+                for (column, dot) in cells.filter(|(column, _)| **column != ColumnNum::CLAIM) {
                     let name = table.column(*column).map(|column| column.name.clone());
                     let value = values.remove(column).unwrap_or(Value::Null);
                     page.push(change(name, value, *dot));

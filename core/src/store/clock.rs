@@ -42,12 +42,13 @@ impl Tx<'_> {
             Some(bytes) if table.kind == KeyKind::Integer => self.decode_ended(bytes)?,
             _ => Ended::new(),
         };
-        let cells = if i64::rem_euclid(length, 2) == 1 {
+        let (cells, claim) = if i64::rem_euclid(length, 2) == 1 {
             self.decode_cells(table, birth, stored)?
         } else {
-            BTreeMap::new()
+            (BTreeMap::new(), None)
         };
-        Ok(Some(ClockRow { clock: Clock { length, birth, cells, ended }, seq: Seq(seq) }))
+        let clock = Clock { length, birth, cells, claim, ended };
+        Ok(Some(ClockRow { clock, seq: Seq(seq) }))
     }
 
     /// Stores the clock of a row.
@@ -74,8 +75,10 @@ impl Tx<'_> {
         if !clock.alive() {
             return Ok((!clock.ended.is_empty()).then_some(bytes));
         }
-        let born =
-            |column: ColumnNum| clock.cells.get(&column).is_some_and(|dot| *dot == clock.birth);
+        let born = |column: ColumnNum| {
+            column != ColumnNum::CLAIM
+                && clock.cells.get(&column).is_some_and(|dot| *dot == clock.birth)
+        };
         let base = table.base_columns;
         let base_holds = (0..base).all(|n| clock.cells.contains_key(&ColumnNum(n)));
         let outside_base = clock.cells.keys().any(|column| column.0 >= base && born(*column));
@@ -99,6 +102,12 @@ impl Tx<'_> {
             bytes.extend_from_slice(&dot.stamp.0.to_be_bytes());
             let site = self.site_num(dot.site)?;
             write_varint(&mut bytes, site.0.unsigned_abs());
+            if *column == ColumnNum::CLAIM {
+                let claim = clock.claim.unwrap_or(clock.birth);
+                bytes.extend_from_slice(&claim.stamp.0.to_be_bytes());
+                let site = self.site_num(claim.site)?;
+                write_varint(&mut bytes, site.0.unsigned_abs());
+            }
         }
         let plain = clock.ended.is_empty() && bytes.get(before..) == Some(&[0]);
         Ok((!plain).then_some(bytes))
@@ -140,9 +149,10 @@ impl Tx<'_> {
         table: &Table,
         birth: Dot,
         stored: Option<&[u8]>,
-    ) -> Result<BTreeMap<ColumnNum, Dot>> {
+    ) -> Result<(BTreeMap<ColumnNum, Dot>, Option<Dot>)> {
         let base = || (0..table.base_columns).map(|n| (ColumnNum(n), birth)).collect();
-        let Some(mut bytes) = stored else { return Ok(base()) };
+        let Some(mut bytes) = stored else { return Ok((base(), None)) };
+        let mut claim = None;
         let damaged = || Error::Database("a clock row is damaged".into());
         let mask = read_varint(&mut bytes).ok_or_else(damaged)?;
         let mut cells: BTreeMap<ColumnNum, Dot> = match mask {
@@ -159,8 +169,11 @@ impl Tx<'_> {
             let column = ColumnNum(u16::try_from(column).map_err(|_| damaged())?);
             let dot = self.decode_dot(&mut bytes)?;
             cells.insert(column, dot);
+            if column == ColumnNum::CLAIM {
+                claim = Some(self.decode_dot(&mut bytes)?);
+            }
         }
-        Ok(cells)
+        Ok((cells, claim))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The fold: turns log rows that triggers appended into clocks, in commit order, and builds the
 //! push for them in the same transaction (rules P3, P4, P10).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use rusqlite::params;
@@ -11,7 +11,7 @@ use crate::limits;
 use crate::merge::{Clock, Ended, KeyKind, join_ended};
 use crate::mutants::{self, Mutant};
 use crate::store::clock::ClockRow;
-use crate::store::rows::Kind;
+use crate::store::rows::{Kind, Parked};
 use crate::store::serve::BatchBuilder;
 use crate::store::tables::Table;
 use crate::store::{Push, SiteNum, Tx, capture, key};
@@ -55,6 +55,8 @@ impl Tx<'_> {
         let last = Stamp(self.meta("hlc")?.unwrap_or(0));
         let mut hand = Hand { own, last, now: i64::try_from(self.now.0).unwrap_or(i64::MAX) };
         let mut touched: BTreeMap<(TableNum, Value), ()> = BTreeMap::new();
+        let contested = self.contested_tables()?;
+        let mut written = BTreeSet::new();
         let mut position = folded;
         let mut count = 0u64;
         loop {
@@ -64,10 +66,20 @@ impl Tx<'_> {
             count += block.len() as u64;
             for entry in &block {
                 self.fold_entry(entry, &mut hand)?;
+                if contested.contains(&entry.table) {
+                    let table = self.table(entry.table)?;
+                    let stored = entry.key.clone();
+                    let key = key::canonical(table.form, table.key_columns, stored)?;
+                    written.insert((entry.table, key));
+                }
                 if touched.len() <= self.bounds.push_rows {
                     touched.insert((entry.table, entry.key.clone()), ());
                 }
             }
+        }
+        if !written.is_empty() {
+            let now = hand.now;
+            self.take_over(&contested, &written, || hand.stamp(now))?;
         }
         self.set_meta("folded", end.0)?;
         if !mutants::on(Mutant::ForgetClock) {
@@ -80,7 +92,7 @@ impl Tx<'_> {
             let rows = self.push_rows(own, prev, touched.into_keys().collect())?;
             self.pushes.push(Push { site: own, boot, prev, upto: hand.last, rows });
         }
-        Ok(())
+        self.settle(folded)
     }
 
     fn log_block(&mut self, after: Seq) -> Result<Vec<Entry>> {
@@ -121,8 +133,8 @@ impl Tx<'_> {
                 if table.kind == KeyKind::Integer {
                     ended = join_ended(&ended, &Ended::from([(clock.birth, death)]));
                 }
-                let length = clock.length + 1;
-                (Clock { length, birth: death, cells: BTreeMap::new(), ended }, Vec::new())
+                let (length, cells) = (clock.length + 1, BTreeMap::new());
+                (Clock { length, birth: death, cells, claim: None, ended }, Vec::new())
             }
             (None, _) => return Ok(()),
             (Some(mask), Some(mut clock)) if alive => {
@@ -140,7 +152,7 @@ impl Tx<'_> {
                     known.map_or((0, Ended::new()), |clock| (clock.length, clock.ended));
                 let columns: Vec<_> = table.local_columns().map(|column| column.num).collect();
                 let cells = columns.iter().map(|column| (*column, birth)).collect();
-                (Clock { length: length + 1, birth, cells, ended }, columns)
+                (Clock { length: length + 1, birth, cells, claim: None, ended }, columns)
             }
         };
         if table.shape.is_some() {
@@ -150,11 +162,11 @@ impl Tx<'_> {
     }
 
     /// The clock that the back-fill will give to a row which it has not reached yet.
-    fn imported_clock(&mut self, table: &Table) -> Result<Option<Clock>> {
+    pub(super) fn imported_clock(&mut self, table: &Table) -> Result<Option<Clock>> {
         let Some(import) = table.import else { return Ok(None) };
         let birth = self.import_dot(table.num, import)?;
         let cells = table.local_columns().map(|column| (column.num, birth)).collect();
-        Ok(Some(Clock { length: 1, birth, cells, ended: Ended::new() }))
+        Ok(Some(Clock { length: 1, birth, cells, claim: None, ended: Ended::new() }))
     }
 
     /// Columns that an entry wrote. A trigger that was generated before a column existed says
@@ -212,12 +224,16 @@ impl Tx<'_> {
             return self.set_parked(table, key, None);
         }
         parked.values.retain(|num, _| clock.cells.contains_key(num) && !written.contains(num));
-        parked.kind = Kind::UnknownColumn;
-        parked.reason = "the table here has no such column".into();
+        let local = |num| table.column(num).is_some_and(|column| column.local.is_some());
+        let hidden = parked.kind == Kind::Overlay && parked.values.keys().any(|num| local(*num));
+        if !hidden {
+            let reason = "the table here has no such column";
+            parked = Parked::new(Kind::UnknownColumn, reason, parked.values);
+        }
         self.set_parked(table, key, Some(&parked))
     }
 
-    fn push_rows(
+    pub(super) fn push_rows(
         &mut self,
         own: SiteId,
         prev: Stamp,

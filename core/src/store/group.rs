@@ -74,7 +74,12 @@ impl Store {
             if first || join.adopt_schema.is_some() {
                 tx.set_meta("adopt", i64::from(adopt))?;
             }
+            let enforced = tx.enforces_keys()?;
             tx.set_meta("foreign_keys", i64::from(join.foreign_keys))?;
+            if !first && enforced != join.foreign_keys {
+                tx.plan_constraints()?;
+                tx.review(true)?;
+            }
             match &join.tables {
                 None if first => {
                     tx.set_meta("track_all", 1)?;

@@ -4,24 +4,32 @@
 //! changes and folds the log first (rules P4 and P5); reads that are served, announced or compared
 //! go through [`Store::folded`]. Memory is changed only after the commit succeeded.
 
+pub mod admit;
 pub mod adopt;
 pub mod alter;
 pub mod apply;
 pub mod backfill;
 pub mod capture;
 pub mod changes;
+pub mod claim;
 pub mod clock;
+pub mod contend;
+pub mod coupling;
 pub mod export;
 pub mod fold;
+pub mod foreign;
 pub mod group;
 pub mod identity;
 pub mod key;
 mod moves;
 pub mod names;
+pub mod probe;
 pub mod report;
+pub mod restore;
 pub mod rows;
 pub mod schema;
 pub mod serve;
+pub mod settle;
 pub mod shape;
 pub mod sql;
 pub mod state;
@@ -29,7 +37,7 @@ pub mod tables;
 pub mod triggers;
 pub mod vector;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use rusqlite::types::{FromSql, ToSql};
@@ -98,6 +106,11 @@ struct Cache {
     sites: BTreeMap<SiteNum, SiteId>,
     numbers: BTreeMap<SiteId, SiteNum>,
     parked: Option<i64>,
+    /// The state of the file in which `parked` was counted.
+    parked_at: Option<i64>,
+    plan: Rc<foreign::Plan>,
+    /// The TEMP objects of [`probe`] exist.
+    probing: bool,
     data_version: Option<i64>,
     folded: Option<Seq>,
     met: names::Met,
@@ -122,6 +135,8 @@ pub struct Tx<'a> {
     cache: &'a mut Cache,
     effects: &'a mut Effects,
     pushes: Vec<Push>,
+    /// Rows that could not simply be written: [`settle`] decides on them.
+    hot: BTreeSet<contend::RowId>,
     /// Rows that moved to another key in this transaction.
     moved: Vec<moves::Moved>,
     now: Millis,
@@ -222,12 +237,14 @@ impl Store {
             self.roll_back();
             return Err(error);
         }
+        self.forget_old_counts();
         let mut effects = std::mem::take(&mut self.effects);
         let mut tx = Tx {
             conn: &self.conn,
             cache: &mut self.cache,
             effects: &mut effects,
             pushes: Vec::new(),
+            hot: BTreeSet::new(),
             moved: Vec::new(),
             now,
             boot: self.boot,
@@ -267,12 +284,14 @@ impl Store {
             current?;
             return self.write(now, body);
         }
+        self.forget_old_counts();
         let mut effects = std::mem::take(&mut self.effects);
         let mut tx = Tx {
             conn: &self.conn,
             cache: &mut self.cache,
             effects: &mut effects,
             pushes: Vec::new(),
+            hot: BTreeSet::new(),
             moved: Vec::new(),
             now,
             boot: self.boot,
@@ -295,6 +314,7 @@ impl Store {
             cache: &mut self.cache,
             effects: &mut effects,
             pushes: Vec::new(),
+            hot: BTreeSet::new(),
             moved: Vec::new(),
             now: Millis(0),
             boot: self.boot,
@@ -313,12 +333,14 @@ impl Store {
         body: impl FnOnce(&mut Tx<'_>) -> Result<T>,
     ) -> Result<T> {
         self.conn.execute_batch("BEGIN")?;
+        self.forget_old_counts();
         let mut effects = Effects::default();
         let mut tx = Tx {
             conn: &self.conn,
             cache: &mut self.cache,
             effects: &mut effects,
             pushes: Vec::new(),
+            hot: BTreeSet::new(),
             moved: Vec::new(),
             now,
             boot: self.boot,
@@ -349,6 +371,19 @@ impl Store {
             let _ = self.conn.execute_batch("ROLLBACK");
         }
         self.cache = Cache { watch: self.cache.watch, ..Cache::default() };
+    }
+
+    /// Another connection, such as that of a call in the same process, may have parked rows.
+    fn forget_old_counts(&mut self) {
+        let version: Option<i64> = self
+            .conn
+            .prepare_cached("PRAGMA data_version")
+            .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+            .ok();
+        if version.is_none() || self.cache.parked_at != version {
+            self.cache.parked = None;
+            self.cache.parked_at = version;
+        }
     }
 
     /// Whether any connection committed to the file since the last call. Costs microseconds.
@@ -399,6 +434,9 @@ impl Store {
 impl Tx<'_> {
     fn prepare_to_write(&mut self, fold: bool) -> Result<()> {
         let changed = self.refresh_schema()?;
+        if self.enforces_keys()? != self.cache.plan.enforced {
+            self.plan_constraints()?;
+        }
         if fold {
             self.fold()?;
         }
@@ -494,7 +532,7 @@ CREATE TABLE __wavesync_former(tbl INTEGER NOT NULL, col INTEGER NOT NULL,
 CREATE TABLE __wavesync_column(tbl INTEGER NOT NULL, num INTEGER NOT NULL, name TEXT NOT NULL,
   since INTEGER, PRIMARY KEY(tbl, num)) WITHOUT ROWID;
 CREATE TABLE __wavesync_parked(tbl INTEGER NOT NULL, k NOT NULL, in_table INTEGER NOT NULL,
-  kind TEXT NOT NULL, reason TEXT NOT NULL, vals BLOB NOT NULL, at INTEGER NOT NULL,
+  kind TEXT NOT NULL, reason TEXT NOT NULL, vals BLOB NOT NULL, blocker, at INTEGER NOT NULL,
   PRIMARY KEY(tbl, k)) WITHOUT ROWID;
 CREATE TABLE __wavesync_conflict(id INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, k NOT NULL,
   kind TEXT NOT NULL, reason TEXT NOT NULL, ours TEXT, theirs TEXT, site INTEGER, at INTEGER NOT NULL);

@@ -11,13 +11,13 @@ use rusqlite::config::DbConfig;
 use rusqlite::params_from_iter;
 
 use crate::Result;
-use crate::ids::{Dot, TableNum};
+use crate::ids::{ColumnNum, Dot, TableNum};
 use crate::merge::{Clock, Ended, Incoming, KeyKind, moved_key, one_incarnation};
 use crate::store::apply::Outcome;
 use crate::store::rows::{Kind, Values};
 use crate::store::sql::ident;
 use crate::store::tables::Table;
-use crate::store::{Tx, key};
+use crate::store::{Tx, claim, key};
 use crate::value::Value;
 
 /// A row of ours that moved to another key.
@@ -63,7 +63,7 @@ impl Tx<'_> {
         let Some(to) = self.moved_place(table, key, incoming.birth) else {
             return Ok(Outcome::Same);
         };
-        let theirs = incoming.cells.iter().map(|(num, (_, value))| (*num, value.clone())).collect();
+        let theirs = incoming.values();
         let birth = incoming.birth;
         let outcome =
             self.join_row(table, &to, Incoming { length: 1, ended: Ended::new(), ..incoming })?;
@@ -82,6 +82,7 @@ impl Tx<'_> {
         current: &Clock,
     ) -> Result<Incoming> {
         let mut values = self.all_values(table, key)?;
+        values.extend(current.claim.map(|claim| (ColumnNum::CLAIM, claim::encode(claim))));
         let parked = self.parked(table, key)?;
         let whole = parked.is_none_or(|parked| parked.kind != Kind::Incomplete);
         let cells = current
@@ -101,8 +102,7 @@ impl Tx<'_> {
     ) -> Result<()> {
         let birth = current.birth;
         let Some(to) = self.moved_place(table, key, birth) else { return Ok(()) };
-        let ours: Values =
-            current.cells.iter().map(|(num, (_, value))| (*num, value.clone())).collect();
+        let ours = current.values();
         self.join_row(table, &to, current)?;
         if let (Value::Integer(from), Value::Integer(to)) = (key, &to) {
             self.moved.push(Moved { table: table.num, from: *from, to: *to, birth });

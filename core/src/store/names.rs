@@ -10,11 +10,11 @@ use rusqlite::{OptionalExtension, params};
 
 use crate::ids::{ColumnNum, TableNum};
 use crate::merge::Incoming;
-use crate::store::Tx;
 use crate::store::adopt::TableSchema;
 use crate::store::clock::ClockRow;
 use crate::store::rows::Kind;
 use crate::store::tables::{StoredTable, Table};
+use crate::store::{Tx, claim};
 use crate::value::Value;
 use crate::{Error, Result};
 
@@ -217,6 +217,10 @@ impl Tx<'_> {
             names.iter().map(|name| exact(&table, name, true)).collect();
         let mut columns = Vec::with_capacity(names.len());
         for (name, here) in names.iter().zip(&taken) {
+            if name == crate::wire::rows::CLAIM {
+                columns.push(ColumnNum::CLAIM);
+                continue;
+            }
             let former = self.column_formerly(&table, name)?;
             let former =
                 former.filter(|num| !taken.contains(&Some(*num)) && !columns.contains(num));
@@ -313,7 +317,7 @@ impl Tx<'_> {
     pub(super) fn join_met_tables(&mut self, met: &[(TableNum, TableNum)]) -> Result<()> {
         for (from, into) in met {
             let (from, mut into) = (self.table(*from)?, self.table(*into)?);
-            let mut numbers = BTreeMap::new();
+            let mut numbers = BTreeMap::from([(ColumnNum::CLAIM, ColumnNum::CLAIM)]);
             for column in &from.columns {
                 let known = into.columns.iter().find(|c| c.name.eq_ignore_ascii_case(&column.name));
                 let num = match known.map(|column| column.num) {
@@ -346,6 +350,7 @@ impl Tx<'_> {
         let parked = self.parked(from, key)?;
         let whole = parked.as_ref().is_none_or(|parked| parked.kind != Kind::Incomplete);
         let mut values = parked.map(|parked| parked.values).unwrap_or_default();
+        values.extend(clock.claim.map(|claim| (ColumnNum::CLAIM, claim::encode(claim))));
         let cells = clock
             .cells
             .iter()

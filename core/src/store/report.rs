@@ -1,12 +1,16 @@
 //! What the store tells a user: tracked tables, conflicts, counts.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, params, params_from_iter};
+use sha2::{Digest, Sha256};
 
-use crate::store::rows::Values;
+use crate::Result;
+use crate::ids::TableNum;
+use crate::store::key;
+use crate::store::rows::{Parked, Values, decode_values};
 use crate::store::shape::{self, KeyForm, Shape};
+use crate::store::sql::{ident, ident_list};
 use crate::store::tables::Table;
 use crate::value::Value;
-use crate::{Result, store::sql::ident};
 
 /// A row of `wavesync_tables`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,14 +130,11 @@ fn tracked_report(conn: &Connection, shape: &Shape) -> Result<TableReport> {
 /// Kept conflicts and parked rows.
 pub fn conflicts(conn: &Connection) -> Result<Vec<Conflict>> {
     let mut statement = conn.prepare(
-        "SELECT c.id, t.name, c.k, c.kind, c.reason, c.ours, c.theirs, s.id, c.at, 0
+        "SELECT c.id, t.name, c.k, c.kind, c.reason, c.ours, c.theirs, s.id, c.at
            FROM __wavesync_conflict c JOIN __wavesync_table t ON t.num = c.tbl
-           LEFT JOIN __wavesync_site s ON s.num = c.site
-         UNION ALL
-         SELECT -row_number() OVER (), t.name, p.k, p.kind, p.reason, NULL, NULL, NULL, p.at, 1
-           FROM __wavesync_parked p JOIN __wavesync_table t ON t.num = p.tbl",
+           LEFT JOIN __wavesync_site s ON s.num = c.site",
     )?;
-    let rows = statement.query_map([], |row| {
+    let kept = statement.query_map([], |row| {
         Ok(Conflict {
             id: row.get(0)?,
             table: row.get(1)?,
@@ -144,10 +145,93 @@ pub fn conflicts(conn: &Connection) -> Result<Vec<Conflict>> {
             theirs: row.get(6)?,
             site: row.get(7)?,
             at: row.get(8)?,
-            parked: row.get(9)?,
+            parked: false,
         })
     })?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    let mut conflicts = kept.collect::<rusqlite::Result<Vec<_>>>()?;
+    conflicts.extend(parked_conflicts(conn)?);
+    Ok(conflicts)
+}
+
+/// The id of a parked row: the same as long as it is parked, whatever else comes and goes.
+#[must_use]
+pub fn parked_id(table: TableNum, key: &Value) -> i64 {
+    let mut bytes = table.0.to_be_bytes().to_vec();
+    crate::wire::rows::write_value(&mut bytes, key);
+    let hash = Sha256::digest(&bytes);
+    let head = hash.first_chunk::<8>().map_or(0, |head| i64::from_be_bytes(*head));
+    // 52 bits: exact in JavaScript, too.
+    -1 - (head & 0xf_ffff_ffff_ffff)
+}
+
+fn parked_conflicts(conn: &Connection) -> Result<Vec<Conflict>> {
+    let shapes: Vec<Shape> = shape::survey(conn)?.into_iter().flatten().collect();
+    let mut statement = conn.prepare(
+        "SELECT p.tbl, t.name, p.k, p.kind, p.reason, p.vals, p.blocker, p.at, p.in_table
+           FROM __wavesync_parked p JOIN __wavesync_table t ON t.num = p.tbl",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut conflicts = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (num, name): (i64, String) = (row.get(0)?, row.get(1)?);
+        let key = Value::from_ref(row.get_ref(2)?);
+        let kind: String = row.get(3)?;
+        let blocker = match Value::from_ref(row.get_ref(6)?) {
+            // A row that is in the table stands beside the values that it does not show.
+            Value::Null if row.get::<_, bool>(8)? => key.clone(),
+            blocker => blocker,
+        };
+        let shape = shapes.iter().find(|shape| shape.name.eq_ignore_ascii_case(&name));
+        let ours = match shape.filter(|_| blocker != Value::Null) {
+            Some(shape) => shown_row(conn, shape, &blocker)?,
+            None => None,
+        };
+        conflicts.push(Conflict {
+            id: parked_id(TableNum(num), &key),
+            table: name,
+            key,
+            kind: Parked::shown_kind(&kind).into(),
+            reason: row.get(4)?,
+            ours,
+            theirs: Some(kept_values(conn, num, &row.get::<_, Vec<u8>>(5)?)?),
+            site: None,
+            at: row.get(7)?,
+            parked: true,
+        });
+    }
+    Ok(conflicts)
+}
+
+/// Parked values as JSON.
+fn kept_values(conn: &Connection, table: i64, bytes: &[u8]) -> Result<String> {
+    let mut names =
+        conn.prepare_cached("SELECT name FROM __wavesync_column WHERE tbl = ?1 AND num = ?2")?;
+    let mut members = Vec::new();
+    for (num, value) in decode_values(bytes)? {
+        let name: String = names.query_row([table, i64::from(num.0)], |row| row.get(0))?;
+        members.push((name, value));
+    }
+    Ok(object(members.iter().map(|(name, value)| (name.as_str(), value))))
+}
+
+/// A row of the application's table as JSON, without its key.
+fn shown_row(conn: &Connection, shape: &Shape, key: &Value) -> Result<Option<String>> {
+    let names: Vec<&str> = shape.columns.iter().map(|column| column.name.as_str()).collect();
+    if names.is_empty() {
+        return Ok(None);
+    }
+    let sql = format!(
+        "SELECT {} FROM main.{} WHERE {}",
+        ident_list("", names.iter().copied())?,
+        ident(&shape.name)?,
+        shape.key_matches(1)?
+    );
+    let keys = key::unpack(shape.form, shape.key.len(), key)?;
+    super::optional(conn.prepare_cached(&sql)?.query_row(params_from_iter(keys), |row| {
+        let values = (0..names.len()).map(|at| Ok(Value::from_ref(row.get_ref(at)?)));
+        let values = values.collect::<rusqlite::Result<Vec<_>>>()?;
+        Ok(object(names.iter().copied().zip(&values)))
+    }))
 }
 
 /// Parked rows and kept conflicts, for `wavesync_status`.
@@ -165,12 +249,17 @@ pub fn conflict_counts(conn: &Connection) -> Result<(i64, i64)> {
 /// Values of a row as a JSON object, blobs as `{"blob": hex}`.
 #[must_use]
 pub fn values_json(table: &Table, values: &Values) -> String {
+    let name = |num| table.column(num).map_or("", |column| column.name.as_str());
+    object(values.iter().map(|(num, value)| (name(*num), value)))
+}
+
+fn object<'a>(members: impl Iterator<Item = (&'a str, &'a Value)>) -> String {
     let mut json = String::from("{");
-    for (num, value) in values {
+    for (name, value) in members {
         if json.len() > 1 {
             json.push_str(", ");
         }
-        json_text(&mut json, table.column(*num).map_or("", |column| column.name.as_str()));
+        json_text(&mut json, name);
         json.push_str(": ");
         json_value(&mut json, value);
     }
@@ -206,4 +295,28 @@ fn json_text(json: &mut String, text: &str) {
         }
     }
     json.push('"');
+}
+
+/// A stored key as a user would write it.
+#[must_use]
+pub fn key_text(table: &Table, key: &Value) -> String {
+    values_text(&table.key_values(key).unwrap_or_else(|_| vec![key.clone()]))
+}
+
+/// Values as a user would write them.
+#[must_use]
+pub fn values_text(parts: &[Value]) -> String {
+    let texts: Vec<String> = parts
+        .iter()
+        .map(|part| match part {
+            Value::Text(bytes) => format!("'{}'", String::from_utf8_lossy(bytes)),
+            Value::Blob(bytes) => {
+                format!("x'{}'", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+            }
+            Value::Integer(integer) => integer.to_string(),
+            Value::Real(real) => format!("{real:?}"),
+            Value::Null => "NULL".into(),
+        })
+        .collect();
+    texts.join(", ")
 }

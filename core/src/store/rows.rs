@@ -39,6 +39,8 @@ pub enum Kind {
     ForeignKey,
     /// A trigger of the application refused it.
     Trigger,
+    /// The row is in the table, but shows other values in some columns: their parent is missing.
+    Overlay,
 }
 
 impl Kind {
@@ -54,6 +56,7 @@ impl Kind {
             Self::NotNull => "not_null",
             Self::ForeignKey => "foreign_key",
             Self::Trigger => "trigger",
+            Self::Overlay => "overlay",
         }
     }
 
@@ -67,6 +70,7 @@ impl Kind {
             Self::NotNull,
             Self::ForeignKey,
             Self::Trigger,
+            Self::Overlay,
         ]
         .into_iter()
         .find(|kind| kind.name() == name)
@@ -75,7 +79,13 @@ impl Kind {
     /// Whether the row is in the table nevertheless.
     #[must_use]
     pub fn in_table(self) -> bool {
-        self == Self::UnknownColumn
+        matches!(self, Self::UnknownColumn | Self::Overlay)
+    }
+
+    /// Whether the row contends with others for its place.
+    #[must_use]
+    pub fn contested(self) -> bool {
+        !matches!(self, Self::UnknownColumn | Self::UnknownTable | Self::Incomplete)
     }
 }
 
@@ -88,6 +98,15 @@ pub struct Parked {
     pub reason: String,
     /// The values that the table does not hold.
     pub values: Values,
+    /// The key of the row of the same table that stands in its way.
+    pub blocker: Option<Value>,
+}
+
+impl Parked {
+    /// A parked row that nothing known stands in the way of.
+    pub(super) fn new(kind: Kind, reason: impl Into<String>, values: Values) -> Self {
+        Self { kind, reason: reason.into(), values, blocker: None }
+    }
 }
 
 impl Tx<'_> {
@@ -109,17 +128,22 @@ impl Tx<'_> {
         if self.parked_rows()? == 0 {
             return Ok(None);
         }
-        let found: Option<(String, String, Vec<u8>)> = self
+        let found: Option<(String, String, Vec<u8>, Value)> = self
             .conn
             .prepare_cached(
-                "SELECT kind, reason, vals FROM __wavesync_parked WHERE tbl=?1 AND k=?2",
+                "SELECT kind, reason, vals, blocker FROM __wavesync_parked
+                 WHERE tbl = ?1 AND k = ?2",
             )?
-            .query_row(params![table.num.0, key], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .query_row(params![table.num.0, key], |row| {
+                let blocker = Value::from_ref(row.get_ref(3)?);
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, blocker))
+            })
             .optional()?;
-        let Some((kind, reason, values)) = found else { return Ok(None) };
+        let Some((kind, reason, values, blocker)) = found else { return Ok(None) };
         let kind = Kind::from_name(&kind)
             .ok_or_else(|| Error::Database(format!("a parked row has the unknown kind {kind}")))?;
-        Ok(Some(Parked { kind, reason, values: decode_values(&values)? }))
+        let blocker = Some(blocker).filter(|key| *key != Value::Null);
+        Ok(Some(Parked { kind, reason, values: decode_values(&values)?, blocker }))
     }
 
     /// Parks a row or, with no values left to keep, forgets that it was parked.
@@ -150,24 +174,8 @@ impl Tx<'_> {
         let known = self
             .conn
             .prepare_cached(
-                "UPDATE __wavesync_parked SET in_table = ?3, kind = ?4, reason = ?5, vals = ?6
-                 WHERE tbl = ?1 AND k = ?2",
-            )?
-            .execute(params![
-                table.num.0,
-                key,
-                kind.in_table(),
-                kind.name(),
-                parked.reason,
-                values
-            ])?;
-        if known > 0 {
-            return Ok(());
-        }
-        self.conn
-            .prepare_cached(
-                "INSERT INTO __wavesync_parked(tbl, k, in_table, kind, reason, vals, at)
-                 VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "UPDATE __wavesync_parked SET in_table = ?3, kind = ?4, reason = ?5, vals = ?6,
+                 blocker = ?7 WHERE tbl = ?1 AND k = ?2",
             )?
             .execute(params![
                 table.num.0,
@@ -176,6 +184,24 @@ impl Tx<'_> {
                 kind.name(),
                 parked.reason,
                 values,
+                parked.blocker
+            ])?;
+        if known > 0 {
+            return Ok(());
+        }
+        self.conn
+            .prepare_cached(
+                "INSERT INTO __wavesync_parked(tbl, k, in_table, kind, reason, vals, blocker, at)
+                 VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?
+            .execute(params![
+                table.num.0,
+                key,
+                kind.in_table(),
+                kind.name(),
+                parked.reason,
+                values,
+                parked.blocker,
                 self.now.0 as i64
             ])?;
         // Counting again for each row would take quadratic time.
@@ -217,34 +243,27 @@ impl Tx<'_> {
             return Ok(());
         }
         let keys = table.key_values(key)?;
-        self.with_app_triggers(table, key, Wanted::Gone, |tx| {
+        let deleted = self.with_app_triggers(table, key, Wanted::Gone, |tx| {
             tx.conn
                 .prepare_cached(&table.statements.row_delete)?
-                .execute(params_from_iter(keys))
+                .execute(params_from_iter(&keys))
                 .map_err(Error::from)
-        })?;
+        });
+        match deleted {
+            // A trigger that forbids the delete speaks for this replica's users only.
+            Err(error) if refusal(&error).is_some() => self.delete_silently(table, &keys),
+            deleted => deleted.map(|_| ()),
+        }
+    }
+
+    fn delete_silently(&self, table: &Table, keys: &[Value]) -> Result<()> {
+        self.conn.prepare_cached(&table.statements.row_delete)?.execute(params_from_iter(keys))?;
         Ok(())
     }
 
     pub(super) fn insert_row(&mut self, table: &Table, key: &Value, values: &Values) -> Result<()> {
-        let shape = shape_of(table)?;
-        let mut bound = table.key_values(key)?;
-        let complete = table.local_columns().all(|column| values.contains_key(&column.num));
-        let present = || table.local_columns().filter(|column| values.contains_key(&column.num));
-        bound.extend(present().filter_map(|column| values.get(&column.num).cloned()));
-        let sql = if complete {
-            table.statements.row_insert.clone()
-        } else {
-            let keys = shape.key.iter().map(|column| column.name.as_str());
-            let names = keys.chain(present().map(|column| column.name.as_str()));
-            format!(
-                "{}{}({}) VALUES({})",
-                shape.insert_verb(),
-                ident(&shape.name)?,
-                ident_list("", names)?,
-                parameters(1, bound.len())
-            )
-        };
+        let verb = shape_of(table)?.insert_verb();
+        let (sql, bound) = insertion(table, &table.key_values(key)?, values, verb)?;
         let inserted = self.with_app_triggers(table, key, Wanted::Values(values), |tx| {
             let mut statement = tx.conn.prepare_cached(&sql)?;
             statement.execute(params_from_iter(bound)).map_err(Error::from)
@@ -282,6 +301,33 @@ impl Tx<'_> {
         }
         Ok(())
     }
+}
+
+/// The statement that inserts a row with these values, and what to bind; other columns get their
+/// defaults.
+pub(super) fn insertion(
+    table: &Table,
+    keys: &[Value],
+    values: &Values,
+    verb: &str,
+) -> Result<(String, Vec<Value>)> {
+    let shape = shape_of(table)?;
+    let present = || table.local_columns().filter(|column| values.contains_key(&column.num));
+    let mut bound = keys.to_vec();
+    bound.extend(present().filter_map(|column| values.get(&column.num).cloned()));
+    let complete = bound.len() == keys.len() + table.local_columns().count();
+    if complete && verb == shape.insert_verb() {
+        return Ok((table.statements.row_insert.clone(), bound));
+    }
+    let names = shape.key.iter().map(|column| column.name.as_str());
+    let names = names.chain(present().map(|column| column.name.as_str()));
+    let sql = format!(
+        "{verb}{}({}) VALUES({})",
+        ident(&shape.name)?,
+        ident_list("", names)?,
+        parameters(1, bound.len())
+    );
+    Ok((sql, bound))
 }
 
 fn refused_by_trigger() -> Error {
@@ -325,7 +371,7 @@ fn encode_values(values: &Values) -> Vec<u8> {
     bytes
 }
 
-fn decode_values(mut bytes: &[u8]) -> Result<Values> {
+pub(super) fn decode_values(mut bytes: &[u8]) -> Result<Values> {
     let damaged = || Error::Database("a parked row is damaged".into());
     let mut values = Values::new();
     while !bytes.is_empty() {

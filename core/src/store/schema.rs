@@ -70,8 +70,7 @@ impl Tx<'_> {
         let met = std::mem::take(&mut self.cache.met);
         self.join_met_tables(&met.tables)?;
         self.join_met_columns(&met.columns)?;
-        self.retry_after_schema_change()?;
-        self.store_folded_end()?;
+        self.review(false)?;
         if !self.moved.is_empty() && self.follow_moves()? {
             // Links that were re-pointed are ordinary local writes of this replica.
             self.fold()?;

@@ -6,16 +6,16 @@ use std::rc::Rc;
 use rusqlite::params;
 
 use crate::Result;
-use crate::ids::{Dot, Seq, TableNum};
+use crate::ids::{ColumnNum, Dot, Seq, TableNum};
 use crate::limits;
 use crate::merge::Clock;
 use crate::mutants::{self, Mutant};
 use crate::store::rows::Kind;
 use crate::store::tables::Table;
 use crate::store::vector::Vector;
-use crate::store::{Tx, key};
+use crate::store::{Tx, claim, key};
 use crate::value::Value;
-use crate::wire::rows::{Batch, Row, TableRows};
+use crate::wire::rows::{Batch, CLAIM, Row, TableRows};
 
 /// A piece of the log, read in one transaction without unfolded rows.
 #[derive(Debug)]
@@ -53,7 +53,8 @@ impl BatchBuilder {
         Batch { tables: self.tables.into_values().map(name_used_columns).collect() }
     }
 
-    fn push(&mut self, table: &Table, row: Row) {
+    /// Adds a row whose cells are in order of their numbers, `#claim` last.
+    fn push(&mut self, table: &Table, mut row: Row) {
         self.bytes += 24 + 40 * row.ended.len() + row.key.iter().map(Value::weight).sum::<usize>();
         self.bytes += row.cells.iter().map(|(_, _, value)| 2 + value.weight()).sum::<usize>();
         self.rows += 1;
@@ -64,6 +65,14 @@ impl BatchBuilder {
             columns: table.columns.iter().map(|column| column.name.clone()).collect(),
             rows: Vec::new(),
         });
+        if let Some(last) = row.cells.last_mut()
+            && last.0 == usize::from(ColumnNum::CLAIM.0)
+        {
+            last.0 = table.columns.len();
+            if rows.columns.len() == table.columns.len() {
+                rows.columns.push(CLAIM.into());
+            }
+        }
         rows.rows.push(row);
     }
 }
@@ -158,6 +167,7 @@ impl Tx<'_> {
                 // be passed on, and a row without its values would be an invented one.
                 return Ok(());
             }
+            values.extend(clock.claim.map(|claim| (ColumnNum::CLAIM, claim::encode(claim))));
             for (num, dot) in clock.cells.iter().filter(|(_, dot)| whole || fresh(**dot)) {
                 if let Some(value) = values.remove(num) {
                     cells.push((usize::from(num.0), *dot, value));

@@ -4,7 +4,11 @@
 
 use rusqlite::{Connection, OptionalExtension};
 
+use std::collections::BTreeSet;
+
 use crate::Result;
+use crate::store::coupling;
+use crate::store::foreign::{self, Declared};
 use crate::store::sql::ident;
 
 /// How a key is stored in the log and in the clock table.
@@ -47,6 +51,10 @@ pub struct Shape {
     /// Columns and collations of each UNIQUE index beside the key. Indexes on expressions are left
     /// out.
     pub uniques: Vec<Vec<(String, String)>>,
+    /// Its foreign keys.
+    pub foreign: Vec<Declared>,
+    /// Columns that a declared rule couples: one written is all written.
+    pub groups: Vec<BTreeSet<String>>,
 }
 
 impl Shape {
@@ -215,14 +223,16 @@ fn shape(
         (1, Some(_)) => KeyForm::Single,
         _ => KeyForm::Composite,
     };
-    let columns = infos
+    let columns: Vec<ShapeColumn> = infos
         .into_iter()
         .filter(|info| info.key == 0 && info.hidden == 0)
         .map(|info| info.column)
         .collect();
     let collates = sql.to_ascii_lowercase().contains("collate");
     let uniques = uniques(conn, name)?;
-    Ok(Ok(Shape { name: name.into(), form, key, columns, collates, sql, uniques }))
+    let foreign = foreign::declared(conn, name)?;
+    let groups = coupling::groups(conn, name, &sql, &columns, &foreign)?;
+    Ok(Ok(Shape { name: name.into(), form, key, columns, collates, sql, uniques, foreign, groups }))
 }
 
 fn uniques(conn: &Connection, table: &str) -> Result<Vec<Vec<(String, String)>>> {

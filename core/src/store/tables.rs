@@ -146,6 +146,8 @@ impl Tx<'_> {
             self.load_table(entry, shape)?;
         }
         self.prepare_notes()?;
+        self.plan_constraints()?;
+        self.cache.probing = false;
         self.settle_schema(&installed, |entry| survey.iter().flatten().any(|s| entry.is(s)))?;
         // Creating triggers moved the version itself.
         let after = super::schema_version(self.conn)?;

@@ -20,6 +20,10 @@ const FLAG_UNIFORM: u8 = 2;
 const FLAG_ALIVE: u8 = 4;
 const FLAG_ENDED: u8 = 8;
 
+/// The pseudo-column `#claim` in a table's column dictionary. A name with this prefix is refused
+/// everywhere else, so no column of a user's can be called so.
+pub const CLAIM: &str = "__wavesync_claim";
+
 /// Rows of several tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
@@ -268,7 +272,7 @@ impl<'a> Reader<'a, '_> {
         if columns > limits::COLUMNS_MAX {
             return Err(broken("a table has too many columns"));
         }
-        let columns: Vec<String> = (0..columns).map(|_| self.name()).collect::<Result<_>>()?;
+        let columns: Vec<String> = (0..columns).map(|_| self.column()).collect::<Result<_>>()?;
         let mut table = TableRows { name, integer_key, key_columns, columns, rows: Vec::new() };
         let mut last = 0i64;
         for _ in 0..self.count()? {
@@ -346,6 +350,17 @@ impl<'a> Reader<'a, '_> {
         let at = self.count()?;
         let site = sites.get(at).ok_or_else(|| broken("a site is not in the dictionary"))?;
         Ok(Dot { stamp, site: *site })
+    }
+
+    fn column(&mut self) -> Result<String> {
+        let start = *self.bytes;
+        let length = self.count()?;
+        if self.bytes.get(..length) == Some(CLAIM.as_bytes()) {
+            self.take(length)?;
+            return Ok(CLAIM.into());
+        }
+        *self.bytes = start;
+        self.name()
     }
 
     fn name(&mut self) -> Result<String> {

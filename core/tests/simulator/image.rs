@@ -16,6 +16,8 @@ pub struct Row {
     pub length: i64,
     pub birth: Dot,
     pub cells: BTreeMap<String, Dot>,
+    /// When a rank was taken over, and which.
+    pub claim: Option<(Dot, Dot)>,
     /// Births of earlier incarnations and the deletes that ended them.
     pub ended: BTreeMap<Dot, Dot>,
     /// Why it is parked, and with what values.
@@ -34,8 +36,9 @@ impl Row {
 
     pub fn dots(&self) -> impl Iterator<Item = (Option<&String>, Dot)> {
         let cells = self.cells.iter().map(|(column, dot)| (Some(column), *dot));
+        let claim = self.claim.iter().map(|(written, _)| (None, *written));
         let ended = self.ended.values().map(|death| (None, *death));
-        std::iter::once((None, self.birth)).chain(cells).chain(ended)
+        std::iter::once((None, self.birth)).chain(cells).chain(claim).chain(ended)
     }
 }
 
@@ -163,11 +166,13 @@ fn read_clocks(
                 ended.insert(birth, decode_dot(bytes, sites));
             }
         }
-        let mut cells = BTreeMap::new();
+        let mut cells = (BTreeMap::new(), None);
         if length % 2 == 1 {
             cells = decode_cells(stored, base, birth, columns, sites);
         }
-        table.rows.insert(row[0].clone(), Row { length, birth, cells, ended, parked: None });
+        let (cells, claim) = cells;
+        let row_state = Row { length, birth, cells, claim, ended, parked: None };
+        table.rows.insert(row[0].clone(), row_state);
     });
 }
 
@@ -178,9 +183,10 @@ fn decode_cells(
     birth: Dot,
     columns: &[String],
     sites: &BTreeMap<i64, SiteId>,
-) -> BTreeMap<String, Dot> {
+) -> (BTreeMap<String, Dot>, Option<(Dot, Dot)>) {
     let born = |n: usize| (columns[n].clone(), birth);
-    let Some(mut bytes) = stored else { return (0..base).map(born).collect() };
+    let Some(mut bytes) = stored else { return ((0..base).map(born).collect(), None) };
+    let mut claim = None;
     let mut cells: BTreeMap<String, Dot> = match read_varint(&mut bytes).unwrap() {
         0 => (0..base).map(born).collect(),
         length => {
@@ -191,10 +197,14 @@ fn decode_cells(
     };
     while !bytes.is_empty() {
         let column = read_varint(&mut bytes).unwrap() as usize;
-        let dot = decode_dot(&mut bytes, sites);
-        cells.insert(columns[column].clone(), dot);
+        let written = decode_dot(&mut bytes, sites);
+        if column == usize::from(u16::MAX) {
+            claim = Some((written, decode_dot(&mut bytes, sites)));
+        } else {
+            cells.insert(columns[column].clone(), written);
+        }
     }
-    cells
+    (cells, claim)
 }
 
 fn decode_dot(bytes: &mut &[u8], sites: &BTreeMap<i64, SiteId>) -> Dot {

@@ -1,0 +1,97 @@
+//! Asking SQLite which rows exclude each other, without reading constraints.
+//!
+//! Inside a savepoint that is always rolled back a row is written with `OR REPLACE`; a TEMP
+//! trigger notes what vanished. That works for every kind of unique index, and it is never the
+//! real write: `OR REPLACE` also puts defaults in the place of NULL.
+
+use rusqlite::params_from_iter;
+
+use crate::Result;
+use crate::ids::TableNum;
+use crate::store::contend::{Contender, RowId};
+use crate::store::rows::{Values, refusal};
+use crate::store::sql::ident;
+use crate::store::{Tx, key};
+use crate::value::Value;
+
+/// Runs `body` in a savepoint of which nothing is left. No trigger of the application fires.
+pub(super) fn session<T>(
+    tx: &mut Tx<'_>,
+    body: impl FnOnce(&mut Tx<'_>) -> Result<T>,
+) -> Result<T> {
+    tx.prepare_probe()?;
+    let recursive: bool = tx.conn.query_row("PRAGMA recursive_triggers", [], |row| row.get(0))?;
+    // Without it OR REPLACE removes rows silently. It must not stay on: triggers of the
+    // application would recurse.
+    tx.conn.execute_batch(
+        "PRAGMA recursive_triggers=ON; SAVEPOINT wavesync_probe;
+         UPDATE temp.wavesync_probing SET active = 1;",
+    )?;
+    let done = body(tx);
+    tx.conn.execute_batch("ROLLBACK TO wavesync_probe; RELEASE wavesync_probe;")?;
+    if !recursive {
+        tx.conn.execute_batch("PRAGMA recursive_triggers=OFF")?;
+    }
+    done
+}
+
+impl Tx<'_> {
+    /// The rows of the table that exclude this one with these values. In a [`session`] only.
+    pub(super) fn rivals(&mut self, row: &Contender, values: &Values) -> Result<Vec<RowId>> {
+        let (sql, bound) =
+            super::rows::insertion(&row.table, &row.keys, values, "INSERT OR REPLACE INTO main.")?;
+        self.conn.execute_batch("SAVEPOINT wavesync_rival")?;
+        let forced = self.conn.prepare_cached(&sql)?.execute(params_from_iter(bound));
+        let found = match forced.map_err(crate::Error::from) {
+            Ok(_) => self.vanished(),
+            Err(error) if refusal(&error).is_some() => Ok(Vec::new()),
+            Err(error) => Err(error),
+        };
+        self.conn.execute_batch("ROLLBACK TO wavesync_rival; RELEASE wavesync_rival;")?;
+        let own = key::pack(&row.keys);
+        Ok(found?.into_iter().filter(|(num, key)| (*num, key) != (row.table.num, &own)).collect())
+    }
+
+    fn vanished(&self) -> Result<Vec<RowId>> {
+        let mut statement =
+            self.conn.prepare_cached("SELECT tbl, k FROM temp.wavesync_vanished")?;
+        let found = statement
+            .query_map([], |row| Ok((TableNum(row.get(0)?), Value::from_ref(row.get_ref(1)?))))?
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        let named = found.into_iter().filter(|(_, key)| *key != Value::Null);
+        named
+            .map(|(num, stored)| {
+                let table = self.table(num)?;
+                Ok((num, key::canonical(table.form, table.key_columns, stored)?))
+            })
+            .collect()
+    }
+
+    /// Creates the TEMP table and triggers, once per schema.
+    fn prepare_probe(&mut self) -> Result<()> {
+        if self.cache.probing {
+            return Ok(());
+        }
+        self.conn.execute_batch(
+            "DROP TABLE IF EXISTS temp.wavesync_probing;
+             CREATE TEMP TABLE wavesync_probing(active);
+             INSERT INTO temp.wavesync_probing VALUES(0);
+             CREATE TEMP TABLE IF NOT EXISTS wavesync_vanished(tbl, k);",
+        )?;
+        for table in self.tables() {
+            let Some(shape) = &table.shape else { continue };
+            let number = table.num.0;
+            self.conn.execute_batch(&format!(
+                "DROP TRIGGER IF EXISTS temp.wavesync_vanish_{number};
+                 CREATE TEMP TRIGGER wavesync_vanish_{number} AFTER DELETE ON main.{}
+                 WHEN (SELECT active FROM wavesync_probing) BEGIN
+                   INSERT INTO wavesync_vanished(tbl, k) VALUES({number}, {});
+                 END;",
+                ident(&shape.name)?,
+                key::expression(shape.form, &shape.key, "OLD.")?
+            ))?;
+        }
+        self.cache.probing = true;
+        Ok(())
+    }
+}

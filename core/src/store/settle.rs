@@ -1,0 +1,236 @@
+//! After rows were merged: decides on those that could not simply be written, and on parked rows
+//! that may have been set free. Costs nothing where nothing conflicts, nothing is parked and no
+//! foreign key is enforced.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use crate::ids::{Seq, TableNum};
+use crate::store::Tx;
+use crate::store::admit::Fate;
+use crate::store::contend::{Contender, RowId};
+use crate::store::probe;
+use crate::store::rows::{Kind, Parked, Values, refusal};
+use crate::value::Value;
+use crate::{Error, Result};
+
+/// What has to be done to a row of a table.
+struct Step<'a> {
+    id: &'a RowId,
+    row: &'a Contender,
+    values: &'a Values,
+}
+
+impl Tx<'_> {
+    /// Brings tables and parked rows in step with what was logged after `since`.
+    pub(super) fn settle(&mut self, since: Seq) -> Result<()> {
+        let mut hot = std::mem::take(&mut self.hot);
+        let plan = Rc::clone(&self.cache.plan);
+        let parked = self.parked_rows()? > 0;
+        if parked || !plan.keys.is_empty() {
+            let mut statement = self
+                .conn
+                .prepare_cached("SELECT DISTINCT tbl FROM __wavesync_log WHERE seq > ?1")?;
+            let touched: BTreeSet<TableNum> = statement
+                .query_map([since.0], |row| Ok(TableNum(row.get(0)?)))?
+                .collect::<rusqlite::Result<_>>()?;
+            if parked {
+                let tables = self.affected(touched.clone());
+                hot.extend(self.contending(&tables)?);
+            }
+            self.new_orphans(since, &touched, &mut hot)?;
+        }
+        self.resolve(&hot)
+    }
+
+    /// Rows without a parent because of what was logged after `since`.
+    fn new_orphans(
+        &self,
+        since: Seq,
+        touched: &BTreeSet<TableNum>,
+        hot: &mut BTreeSet<RowId>,
+    ) -> Result<()> {
+        for key in &self.cache.plan.keys {
+            let bound = |table: TableNum| [Value::Integer(since.0), Value::Integer(table.0)];
+            let (child, parent) = (touched.contains(&key.child), touched.contains(&key.parent));
+            match (&key.new_orphans_select, &key.left_orphans_select) {
+                (Some(new), Some(left)) => {
+                    if child {
+                        hot.extend(self.keys_of(new, key.child, &bound(key.child))?);
+                    }
+                    if parent {
+                        hot.extend(self.keys_of(left, key.child, &bound(key.parent))?);
+                    }
+                }
+                _ if child || parent => {
+                    hot.extend(self.keys_of(&key.orphans_select, key.child, &[])?);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at everything that is parked again, and with `all` also at every foreign key.
+    pub(super) fn review(&mut self, all: bool) -> Result<()> {
+        let plan = Rc::clone(&self.cache.plan);
+        let mut hot = std::mem::take(&mut self.hot);
+        if self.parked_rows()? > 0 {
+            for table in self.tables().into_iter().filter(|table| table.shape.is_some()) {
+                let mut statement = self.conn.prepare_cached(
+                    "SELECT k, kind = 'unknown_column' FROM __wavesync_parked
+                     WHERE tbl = ?1 AND kind <> 'incomplete'",
+                )?;
+                let rows = statement
+                    .query_map([table.num.0], |row| {
+                        Ok((Value::from_ref(row.get_ref(0)?), row.get::<_, bool>(1)?))
+                    })?
+                    .collect::<rusqlite::Result<Vec<_>>>()?;
+                for (key, columns) in rows {
+                    if columns {
+                        self.show_columns(&table, &key)?;
+                    } else if plan.of_child(table.num).next().is_some()
+                        || !self.retry_new(&table, &key)?
+                    {
+                        hot.insert((table.num, key));
+                    }
+                }
+            }
+        }
+        if all {
+            for key in &plan.keys {
+                hot.extend(self.keys_of(&key.orphans_select, key.child, &[])?);
+            }
+        }
+        hot.extend(std::mem::take(&mut self.hot));
+        self.resolve(&hot)?;
+        self.store_folded_end()
+    }
+
+    /// Decides on rows and carries it out.
+    pub(super) fn resolve(&mut self, hot: &BTreeSet<RowId>) -> Result<()> {
+        if hot.is_empty() {
+            return Ok(());
+        }
+        let mut refused: BTreeMap<RowId, Parked> = BTreeMap::new();
+        loop {
+            let (rows, fates) = probe::session(self, |tx| {
+                let rows = tx.contenders(hot)?;
+                let fates = tx.admit(&rows, &refused)?;
+                Ok((rows, fates))
+            })?;
+            self.conn.execute_batch("SAVEPOINT wavesync_settle")?;
+            let mut done = self.carry_out(&rows, &fates, false);
+            if matches!(done, Ok(Some((_, Parked { kind: Kind::Unique, .. })))) {
+                // Two rows exchange their values: each stands in the other's way.
+                self.conn.execute_batch("ROLLBACK TO wavesync_settle")?;
+                done = self.carry_out(&rows, &fates, true);
+            }
+            if !matches!(done, Ok(None)) {
+                self.conn.execute_batch("ROLLBACK TO wavesync_settle")?;
+            }
+            self.conn.execute_batch("RELEASE wavesync_settle")?;
+            let Some((id, parked)) = done? else {
+                return self.store_fates(&rows, &fates);
+            };
+            // A trigger of the application does not let it in: the others are decided on again.
+            if refused.insert(id, parked).is_some() {
+                return Err(Error::Database("a row was refused twice".into()));
+            }
+        }
+    }
+
+    /// Writes the differences. Returns the first row that its table refuses.
+    fn carry_out(
+        &mut self,
+        rows: &BTreeMap<RowId, Contender>,
+        fates: &BTreeMap<RowId, Fate>,
+        apart: bool,
+    ) -> Result<Option<(RowId, Parked)>> {
+        let plan = Rc::clone(&self.cache.plan);
+        let mut steps = Vec::new();
+        for (id, row) in rows {
+            match fates.get(id) {
+                Some(Fate::In { values, .. }) => {
+                    let shown = row.shown.as_ref();
+                    let as_is = shown.is_some_and(|shown| {
+                        values.iter().all(|(num, value)| shown.get(num) == Some(value))
+                    });
+                    if !as_is {
+                        steps.push(Step { id, row, values });
+                    }
+                }
+                _ if row.shown.is_some() => {
+                    if row.imported {
+                        self.take_in(&row.table, &id.1)?;
+                    }
+                    self.delete_row(&row.table, &id.1)?;
+                }
+                _ => {}
+            }
+        }
+        steps.sort_by_key(|step| plan.stratum(step.id.0));
+        if apart {
+            for step in steps.iter().filter(|step| step.row.shown.is_some()) {
+                self.delete_row(&step.row.table, &step.id.1)?;
+            }
+        }
+        for Step { id, row, values } in steps {
+            let written = match row.shown.as_ref().filter(|_| !apart) {
+                Some(shown) => {
+                    let moved = values.iter().filter(|(num, value)| shown.get(num) != Some(*value));
+                    let moved: Values = moved.map(|(num, value)| (*num, value.clone())).collect();
+                    self.update_row(&row.table, &id.1, &moved)
+                }
+                None => self.insert_row(&row.table, &id.1, values),
+            };
+            let Err(error) = written else { continue };
+            let Some((kind, reason)) = refusal(&error) else { return Err(error) };
+            let parked = Parked::new(kind, reason, row.values.clone());
+            return Ok(Some((id.clone(), parked)));
+        }
+        Ok(None)
+    }
+
+    /// Parks what stays out and keeps what the tables do not show.
+    fn store_fates(
+        &mut self,
+        rows: &BTreeMap<RowId, Contender>,
+        fates: &BTreeMap<RowId, Fate>,
+    ) -> Result<()> {
+        for (id, row) in rows {
+            let wanted = match fates.get(id) {
+                Some(Fate::Out(parked)) => Some(parked.clone()),
+                Some(Fate::In { hidden, .. }) => {
+                    let mut values = row.foreign();
+                    if hidden.is_empty() {
+                        let reason = "the table here has no such column";
+                        Some(Parked::new(Kind::UnknownColumn, reason, values))
+                    } else {
+                        values.extend(hidden.clone());
+                        let reason = "the row that it refers to is not here";
+                        Some(Parked::new(Kind::Overlay, reason, values))
+                    }
+                    .filter(|parked| !parked.values.is_empty())
+                }
+                None if row.contends || !row.clock.alive() => None,
+                None => continue,
+            };
+            if wanted != row.parked {
+                self.set_parked(&row.table, &id.1, wanted.as_ref())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows of this batch that are parked now.
+    pub(super) fn count_parked(&mut self, ids: &BTreeSet<RowId>) -> Result<u64> {
+        let mut count = 0;
+        for (num, key) in ids {
+            let table = self.table(*num)?;
+            let parked = self.parked(&table, key)?;
+            count += u64::from(parked.is_some_and(|parked| !parked.kind.in_table()));
+        }
+        Ok(count)
+    }
+}

@@ -1,0 +1,347 @@
+//! `T = f(L)` under declared constraints: whatever happens in whatever order, the tables are the
+//! function of the rows that the rule says, and replicas that know the same rows show the same.
+//!
+//! `CASES=4000 cargo test -p wavesync-core --test constraints` runs more; a failure names its seed,
+//! `SEED=n` runs that one.
+#![allow(clippy::unwrap_used)]
+
+#[path = "simulator/image.rs"]
+#[allow(dead_code)]
+mod image;
+#[path = "constraints/oracle.rs"]
+mod oracle;
+#[path = "constraints/schemas.rs"]
+mod schemas;
+
+use std::collections::BTreeMap;
+
+use image::Image;
+use oracle::Outcome;
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+use schemas::Schema;
+use wavesync_core::ids::{Millis, Seq};
+use wavesync_core::store::Store;
+use wavesync_core::store::group::Join;
+use wavesync_core::store::identity::FileIdentity;
+use wavesync_core::store::vector::Vector;
+use wavesync_core::wire::rows::{Batch, TableRows};
+
+/// Cases per schema.
+const CASES: u64 = 200;
+/// 2023-11-14.
+const NOW: u64 = 1_700_000_000_000;
+
+/// A deterministic source of chances.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    fn of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
+        &all[self.below(all.len())]
+    }
+
+    fn percent(&mut self, percent: usize) -> bool {
+        self.below(100) < percent
+    }
+
+    fn shuffle<T>(&mut self, all: &mut [T]) {
+        for at in (1..all.len()).rev() {
+            all.swap(at, self.below(at + 1));
+        }
+    }
+}
+
+struct Replica {
+    store: Store,
+    now: u64,
+    enforced: bool,
+}
+
+impl Replica {
+    fn new(schema: &Schema, number: u8, enforced: bool) -> Self {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(schema.sql).unwrap();
+        let mut store = Store::open(conn).unwrap();
+        let file = FileIdentity("memory".into());
+        let group = Join { topic: "t".into(), foreign_keys: enforced, ..Join::default() };
+        store.join(Millis(NOW), &group, &file, &[number; 64]).unwrap();
+        store.start(Millis(NOW), &file, &[number; 64]).unwrap();
+        while store.backfill_block(Millis(NOW)).unwrap() {}
+        Self { store, now: NOW, enforced }
+    }
+
+    /// A transaction of the application, on the engine's own connection.
+    fn application(&mut self, statements: &[String]) {
+        let conn = self.store.connection();
+        let keys = if self.enforced { "ON" } else { "OFF" };
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true).unwrap();
+        conn.execute_batch(&format!(
+            "PRAGMA foreign_keys={keys}; PRAGMA recursive_triggers=ON; BEGIN"
+        ))
+        .unwrap();
+        for statement in statements {
+            let _ = conn.execute_batch(statement);
+        }
+        if conn.execute_batch("COMMIT").is_err() {
+            conn.execute_batch("ROLLBACK").unwrap();
+        }
+        conn.execute_batch("PRAGMA foreign_keys=OFF; PRAGMA recursive_triggers=OFF").unwrap();
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).unwrap();
+        self.store.write(Millis(self.now), |_| Ok(())).unwrap();
+    }
+
+    /// All rows, each as a batch of its own.
+    fn rows(&mut self) -> Vec<Batch> {
+        let all =
+            self.store.folded(Millis(self.now), |tx| tx.read_piece(Seq(0), &Vector::default()));
+        let all = Batch::decode(&all.unwrap().rows.encode()).unwrap();
+        let single = |table: &TableRows| {
+            let table = table.clone();
+            let rows = table.rows.clone();
+            rows.into_iter().map(move |row| Batch {
+                tables: vec![TableRows { rows: vec![row], ..table.clone() }],
+            })
+        };
+        all.tables.iter().flat_map(single).collect()
+    }
+
+    fn receive(&mut self, rows: &[Batch]) {
+        let mut tables: BTreeMap<String, TableRows> = BTreeMap::new();
+        let mut later = Vec::new();
+        for row in rows {
+            let part = &row.tables[0];
+            match tables.get_mut(&part.name) {
+                None => {
+                    tables.insert(part.name.clone(), part.clone());
+                }
+                Some(known) if known.columns == part.columns => {
+                    known.rows.extend(part.rows.clone());
+                }
+                Some(_) => later.push(row.clone()),
+            }
+        }
+        let batch = Batch { tables: tables.into_values().collect() };
+        self.store.write_applying(Millis(self.now), |tx| tx.apply(&batch)).unwrap();
+        if !later.is_empty() {
+            self.receive(&later);
+        }
+    }
+
+    fn outcome(&self, schema: &'static Schema, image: &Image) -> Outcome {
+        let conn = self.store.connection();
+        let mut outcome = Outcome::default();
+        for table in schema.tables {
+            outcome.shown.insert(table.name, oracle::shown(conn, table));
+            for (key, row) in &image.tables[table.name].rows {
+                let id = (table.name, key.clone());
+                match &row.parked {
+                    Some((_, false, _)) => {
+                        outcome.parked.insert(id);
+                    }
+                    Some((_, true, values)) => {
+                        outcome.overlays.insert(id, values.keys().cloned().collect());
+                    }
+                    None => {}
+                }
+            }
+        }
+        outcome
+    }
+
+    /// Compares with the rule and with SQLite's own opinion; returns what is shown.
+    fn check(&self, schema: &'static Schema, scratch: &Connection, what: &str) -> Outcome {
+        let conn = self.store.connection();
+        let image = Image::read(conn);
+        let expected = oracle::outcome(schema, self.enforced, scratch, &image);
+        let found = self.outcome(schema, &image);
+        assert!(found == expected, "{what}:\n found {found:#?}\n rule  {expected:#?}");
+        let orphans = conn.prepare_cached("PRAGMA foreign_key_check").unwrap().exists([]).unwrap();
+        assert!(!self.enforced || !orphans, "{what}: a child stands without its parent");
+        found
+    }
+
+    fn check_integrity(&self, what: &str) {
+        let conn = self.store.connection();
+        let verdict: String =
+            conn.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(verdict, "ok", "{what}");
+    }
+}
+
+/// One random transaction.
+fn statements(schema: &Schema, dice: &mut Dice) -> Vec<String> {
+    let count = *dice.of(&[1, 1, 1, 2, 3]);
+    (0..count).map(|_| statement(schema, dice)).collect()
+}
+
+fn statement(schema: &Schema, dice: &mut Dice) -> String {
+    let table = dice.of(schema.tables);
+    let key = format!("'{}{}'", table.name, dice.below(4));
+    let value = |pool: &[&str], dice: &mut Dice| {
+        let literal = *dice.of(pool);
+        match literal.strip_prefix('@') {
+            Some(table) => format!("'{table}{}'", dice.below(4)),
+            None => literal.to_owned(),
+        }
+    };
+    let chance = dice.below(100);
+    if chance < 55 {
+        let verb = *dice.of(&["INSERT", "INSERT", "INSERT OR REPLACE", "INSERT OR IGNORE"]);
+        let names: Vec<&str> = table.columns.iter().map(|(name, _)| *name).collect();
+        let values: Vec<String> = table.columns.iter().map(|(_, pool)| value(pool, dice)).collect();
+        let (names, values) = (names.join(", "), values.join(", "));
+        return format!("{verb} INTO {}(id, {names}) VALUES({key}, {values})", table.name);
+    }
+    if chance >= 82 {
+        return format!("DELETE FROM {} WHERE id = {key}", table.name);
+    }
+    let verb = *dice.of(&["UPDATE", "UPDATE OR REPLACE"]);
+    let count = *dice.of(&[1, 1, 2]);
+    let mut columns: Vec<_> = table.columns.iter().collect();
+    dice.shuffle(&mut columns);
+    let set: Vec<String> = columns
+        .iter()
+        .take(count)
+        .map(|(name, pool)| format!("{name} = {}", value(pool, dice)))
+        .collect();
+    format!("{verb} {} SET {} WHERE id = {key}", table.name, set.join(", "))
+}
+
+fn case(schema: &'static Schema, scratch: &Connection, seed: u64, enforced: bool) {
+    let mut dice = Dice(seed);
+    let what = |step: usize| format!("schema {}, SEED={seed}, step {step}", schema.name);
+    let mut replicas: Vec<Replica> = (1..=3).map(|n| Replica::new(schema, n, enforced)).collect();
+    let newcomer = dice.percent(25);
+    let mut sent: Vec<Batch> = Vec::new();
+    let steps = 6 + dice.below(16);
+    for step in 0..steps {
+        let at = dice.below(replicas.len());
+        replicas[at].now += dice.below(4) as u64;
+        if dice.percent(65) {
+            let transaction = statements(schema, &mut dice);
+            if std::env::var("VERBOSE").is_ok() {
+                eprintln!("{step}: replica {at} {transaction:?}");
+            }
+            replicas[at].application(&transaction);
+            if newcomer {
+                sent.extend(replicas[at].rows());
+            }
+        } else {
+            let from = dice.below(replicas.len());
+            let mut rows = replicas[from].rows();
+            if from == at || rows.is_empty() {
+                continue;
+            }
+            dice.shuffle(&mut rows);
+            rows.truncate(1 + dice.below(rows.len()));
+            if std::env::var("VERBOSE").is_ok() {
+                eprintln!("{step}: replica {at} from {from}: {rows:?}");
+            }
+            replicas[at].receive(&rows);
+        }
+        replicas[at].check(schema, scratch, &what(step));
+    }
+    for _ in 0..2 {
+        for to in 0..replicas.len() {
+            for from in (0..replicas.len()).filter(|from| *from != to) {
+                let mut rows = replicas[from].rows();
+                dice.shuffle(&mut rows);
+                replicas[to].receive(&rows);
+            }
+        }
+    }
+    let reference = replicas[0].check(schema, scratch, &what(steps));
+    for replica in &replicas {
+        let shown = replica.check(schema, scratch, &what(steps));
+        assert!(shown == reference, "{}: replicas differ", what(steps));
+        replica.check_integrity(&what(steps));
+    }
+    if !newcomer {
+        return;
+    }
+    // A newcomer gets everything that was ever said, in any order.
+    let mut fresh = Replica::new(schema, 9, enforced);
+    dice.shuffle(&mut sent);
+    sent.truncate(60);
+    let mut last = replicas[0].rows();
+    dice.shuffle(&mut last);
+    sent.extend(last);
+    let mut rest = &sent[..];
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at((1 + dice.below(6)).min(rest.len()));
+        fresh.receive(now);
+        rest = later;
+    }
+    let shown = fresh.check(schema, scratch, &what(steps + 1));
+    assert!(shown == reference, "{}: a newcomer differs", what(steps));
+}
+
+fn run(schema: &'static Schema, enforced: bool) {
+    let scratch = Connection::open_in_memory().unwrap();
+    scratch.execute_batch("PRAGMA foreign_keys=OFF").unwrap();
+    scratch.execute_batch(schema.sql).unwrap();
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    if let Some(seed) = number("SEED") {
+        return case(schema, &scratch, seed, enforced);
+    }
+    for seed in 0..number("CASES").unwrap_or(CASES) {
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            case(schema, &scratch, seed, enforced);
+        }));
+        assert!(done.is_ok(), "schema {}, SEED={seed}", schema.name);
+    }
+}
+
+#[test]
+fn unique_rows_follow_the_rule() {
+    run(&schemas::UNIQ, true);
+}
+
+#[test]
+fn checked_rows_follow_the_rule() {
+    run(&schemas::CHECK, true);
+}
+
+#[test]
+fn children_follow_the_rule() {
+    run(&schemas::FK, true);
+}
+
+#[test]
+fn overlays_follow_the_rule() {
+    run(&schemas::SETNULL, true);
+}
+
+#[test]
+fn trees_follow_the_rule() {
+    run(&schemas::TREE, true);
+}
+
+#[test]
+fn cycles_follow_the_rule() {
+    run(&schemas::CYCLE, true);
+}
+
+#[test]
+fn composite_references_follow_the_rule() {
+    run(&schemas::COMPFK, true);
+}
+
+#[test]
+fn keys_that_the_application_does_not_enforce_hide_nothing() {
+    for schema in [&schemas::FK, &schemas::TREE, &schemas::SETNULL] {
+        run(schema, false);
+    }
+}

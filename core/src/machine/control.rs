@@ -6,7 +6,6 @@ use crate::machine::peer::{Counters, Known, Peer, PeerId, Stream, StreamId, Stre
 use crate::machine::{Level, Machine, Output};
 use crate::store::Store;
 use crate::store::adopt::TableSchema;
-use crate::store::vector::{Caps, Vector};
 use crate::wire::message::{
     Answer, Attach, Hello, Refusal, RefusalCode, State, VectorList, plain, sealed,
 };
@@ -528,53 +527,6 @@ impl Machine {
             cursor,
             caps: own.caps.iter().map(|(site, stamp)| (*site, *stamp)).collect(),
         })
-    }
-
-    /// Rules P13 and P14: what a peer says of this replica, and the caps that it knows. Returns
-    /// whether this machine is over.
-    fn contradicted(
-        &mut self,
-        now: Millis,
-        state: &State,
-        vector: &Vector,
-        store: &mut Store,
-    ) -> Result<bool> {
-        let (fell, own) = store.take_caps(now, &state.caps.iter().copied().collect())?;
-        let common = match own {
-            Some(cap) => Some(cap),
-            None => store.folded(now, |tx| tx.contradiction(vector, state.cursor))?,
-        };
-        if let Some(common) = common {
-            self.renew(common, store)?;
-            return Ok(true);
-        }
-        if fell {
-            self.caps_fell(store.own_state(now)?.caps);
-        }
-        Ok(false)
-    }
-
-    /// Passes that were started with higher claims are given up; what others claim is lowered.
-    fn caps_fell(&mut self, caps: Caps) {
-        let running = |stream: &Stream| {
-            matches!(stream.kind, StreamKind::Incoming { .. } | StreamKind::Outgoing { .. })
-        };
-        let passes: Vec<StreamId> =
-            self.streams.iter().filter(|(_, s)| running(s)).map(|(id, _)| *id).collect();
-        passes.into_iter().for_each(|id| self.close_stream(id));
-        for known in self.peers.values_mut().filter_map(|peer| peer.known.as_mut()) {
-            known.vector.clamp(&caps);
-        }
-        self.own_dirty = true;
-        self.openness_pending = true;
-        self.compare_at = Millis(0);
-    }
-
-    /// Takes another identity; the driver starts everything again.
-    pub(super) fn renew(&mut self, common: Stamp, store: &mut Store) -> Result<()> {
-        let random = self.fresh();
-        store.renew_identity(common, &random)?;
-        Ok(())
     }
 
     pub(super) fn send_control<T: serde::Serialize>(

@@ -7,6 +7,7 @@
 //! opens a stream of its own for each catch-up, so that pushes are never queued behind one.
 
 mod control;
+mod identity;
 mod pass;
 mod peer;
 mod push;

@@ -5,9 +5,14 @@
 //! for that one statement, inside its transaction, and the values of the column are kept for the
 //! members that still have it.
 
-use crate::ids::Millis;
-use crate::store::Store;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use crate::ids::{ColumnNum, Millis};
 use crate::store::adopt::tokens;
+use crate::store::rows::{Kind, Parked};
+use crate::store::tables::Table;
+use crate::store::{Store, Tx};
 use crate::{Error, Result, limits};
 
 impl Store {
@@ -18,6 +23,62 @@ impl Store {
     pub fn alter(&mut self, now: Millis, sql: &str) -> Result<()> {
         let alter = Alter::parse(sql)?;
         self.write(now, |tx| tx.alter_table(sql, &alter.table, alter.drops.as_deref()))
+    }
+}
+
+impl Tx<'_> {
+    /// Before a column goes, its values are parked, so that they are still in `L`.
+    fn park_column(&mut self, table: &Rc<Table>, column: ColumnNum) -> Result<()> {
+        for key in self.clock_keys(table, "cl % 2 = 1")? {
+            let Some(row) = self.clock(table, &key)? else { continue };
+            if !row.clock.cells.contains_key(&column) {
+                continue;
+            }
+            let value = self.table_values(table, &key)?.and_then(|mut all| all.remove(&column));
+            let Some(value) = value else { continue };
+            let mut parked = self.parked(table, &key)?.unwrap_or_else(Self::no_such_column);
+            parked.values.insert(column, value);
+            self.set_parked(table, &key, Some(&parked))?;
+        }
+        self.unlink_column(table.num, column)
+    }
+
+    fn no_such_column() -> Parked {
+        Parked::new(Kind::UnknownColumn, "the table here has no such column", BTreeMap::new())
+    }
+
+    /// Runs one checked `ALTER TABLE` (see [`crate::store::Store::alter`]).
+    pub(super) fn alter_table(
+        &mut self,
+        sql: &str,
+        table: &str,
+        drops: Option<&str>,
+    ) -> Result<()> {
+        let tracked = self.table_named(table).filter(|table| table.shape.is_some());
+        if let (Some(table), Some(column)) = (&tracked, drops) {
+            let column = table
+                .local_columns()
+                .find(|local| local.name.eq_ignore_ascii_case(column))
+                .map(|local| local.num);
+            if let Some(column) = column {
+                self.park_column(table, column)?;
+            }
+            self.drop_triggers(table.num)?;
+        }
+        self.conn.execute_batch(sql)?;
+        if let (Some(table), Some(_)) = (&tracked, drops) {
+            // The triggers are missing for a reason: nothing was written without them.
+            let shape = crate::store::shape::find(self.conn, &table.name)?;
+            let Some(Ok(shape)) = shape else {
+                return Err(Error::Database("the table is gone".into()));
+            };
+            let columns = self.known_columns(table.num, Some(&shape))?.0;
+            self.repair_triggers(table.num, &shape, &columns)?;
+        }
+        self.cache.schema_version = None;
+        self.refresh_schema()?;
+        self.fold()?;
+        self.finish_schema_change()
     }
 }
 
@@ -33,7 +94,8 @@ impl Alter {
     fn parse(sql: &str) -> Result<Self> {
         let refuse = |why: &str| {
             Err(Error::Argument(format!(
-                "wavesync_alter() takes one ALTER TABLE statement on a table of this database: {why}"
+                "wavesync_alter() takes one ALTER TABLE statement on a table of this database: \
+                 {why}"
             )))
         };
         if sql.len() > limits::SCHEMA_SQL_MAX_BYTES || sql.contains('\0') {

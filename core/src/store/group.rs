@@ -67,7 +67,7 @@ impl Store {
         }
         let adopt = join.adopt_schema.unwrap_or(survey.is_empty());
         self.initialise()?;
-        self.bind_identity(file, random)?;
+        self.bind_identity(now, file, random)?;
         let first = super::meta::<String>(&self.conn, "topic")?.is_none();
         self.write(now, |tx| {
             tx.set_meta("topic", &join.topic)?;

@@ -41,7 +41,7 @@ impl Store {
         let boot: [u8; 8] = random[..8].try_into().map_err(|_| damaged())?;
         // Positive and not 0, which stands for "never read".
         let boot = Boot((i64::from_be_bytes(boot) & i64::MAX) | 1);
-        self.bind_identity(file, random)?;
+        self.bind_identity(now, file, random)?;
         if mutants::on(Mutant::ForgetClock) {
             super::set_meta(&self.conn, "hlc", 0)?;
         }
@@ -179,9 +179,14 @@ impl Store {
     }
 
     /// Gives this file an identity, or a new one if the one it carries belongs to another file.
-    /// Happens before anything is folded, so that rows which a copy holds unfolded are stamped by
-    /// the new site.
-    pub(super) fn bind_identity(&mut self, file: &FileIdentity, random: &[u8; 64]) -> Result<()> {
+    /// What a copy holds unfolded is folded as the original folds it, so that a row which both hold
+    /// is one row; because it can hold other writes too, the former site is capped before them.
+    pub(super) fn bind_identity(
+        &mut self,
+        now: Millis,
+        file: &FileIdentity,
+        random: &[u8; 64],
+    ) -> Result<()> {
         let bound: Option<String> = super::meta(&self.conn, "file")?;
         let has_self = super::meta::<i64>(&self.conn, "self")?.is_some();
         if has_self && bound.as_ref() == Some(&file.0) {
@@ -189,8 +194,18 @@ impl Store {
         }
         let site = SiteId::from_slice(&random[8..24]).ok_or_else(damaged)?;
         let secret: [u8; 32] = random[32..].try_into().map_err(|_| damaged())?;
+        let mut caps = Caps::new();
+        if let Some(own) = self.site_id()?.filter(|_| has_self) {
+            let common = self.raw(|tx| tx.seen(own))?;
+            self.write(now, |_| Ok(()))?;
+            self.pushes.clear();
+            if self.raw(|tx| tx.seen(own))? > common {
+                caps.insert(own, common.max(Stamp(0)));
+            }
+        }
         self.conn.execute_batch("BEGIN IMMEDIATE")?;
         let done = self.replace_identity(file, site, &secret);
+        let done = done.and_then(|()| self.raw(|tx| tx.lower_caps(&caps)).map(|_| ()));
         let done = done.and_then(|()| Ok(self.conn.execute_batch("COMMIT")?));
         if done.is_err() {
             self.roll_back();

@@ -22,6 +22,7 @@ pub mod group;
 pub mod identity;
 pub mod key;
 mod moves;
+pub mod names;
 pub mod probe;
 pub mod report;
 pub mod restore;
@@ -112,7 +113,7 @@ struct Cache {
     probing: bool,
     data_version: Option<i64>,
     folded: Option<Seq>,
-    met: schema::Met,
+    met: names::Met,
     watch: schema::Watch,
 }
 

@@ -170,25 +170,42 @@ impl Tx<'_> {
                 "too many rows are parked; create the missing tables or call wavesync_leave".into(),
             ));
         }
-        self.conn
+        let (kind, values) = (parked.kind, encode_values(&parked.values));
+        let known = self
+            .conn
             .prepare_cached(
-                "INSERT INTO __wavesync_parked(tbl, k, in_table, kind, reason, vals, blocker, at)
-                 VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-                 ON CONFLICT(tbl, k) DO UPDATE SET in_table = excluded.in_table,
-                 kind = excluded.kind, reason = excluded.reason, vals = excluded.vals,
-                 blocker = excluded.blocker",
+                "UPDATE __wavesync_parked SET in_table = ?3, kind = ?4, reason = ?5, vals = ?6,
+                 blocker = ?7 WHERE tbl = ?1 AND k = ?2",
             )?
             .execute(params![
                 table.num.0,
                 key,
-                parked.kind.in_table(),
-                parked.kind.name(),
+                kind.in_table(),
+                kind.name(),
                 parked.reason,
-                encode_values(&parked.values),
+                values,
+                parked.blocker
+            ])?;
+        if known > 0 {
+            return Ok(());
+        }
+        self.conn
+            .prepare_cached(
+                "INSERT INTO __wavesync_parked(tbl, k, in_table, kind, reason, vals, blocker, at)
+                 VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?
+            .execute(params![
+                table.num.0,
+                key,
+                kind.in_table(),
+                kind.name(),
+                parked.reason,
+                values,
                 parked.blocker,
                 self.now.0 as i64
             ])?;
-        self.cache.parked = None;
+        // Counting again for each row would take quadratic time.
+        self.cache.parked = Some(before + 1);
         Ok(())
     }
 

@@ -194,7 +194,13 @@ impl Tx<'_> {
             ended: row.ended.clone(),
         };
         match self.place_of(table, &key, &incoming)? {
-            Some(to) => self.join_row(table, &to, Incoming { length: 1, ..incoming }),
+            Some(to) => {
+                // What ended under this key is told of this key, not of the one moved to.
+                let told = self.learn_ended(table, &key, &incoming.ended)?;
+                let patch = Incoming { length: 1, ended: Ended::new(), ..incoming };
+                let joined = self.join_row(table, &to, patch)?;
+                Ok(if joined == Outcome::Same { told } else { joined })
+            }
             None => self.join_row(table, &key, incoming),
         }
     }
@@ -291,6 +297,20 @@ impl Tx<'_> {
             }
             _ => Ok(outcome),
         }
+    }
+
+    /// Notes incarnations of a key that are over.
+    fn learn_ended(&mut self, table: &Rc<Table>, key: &Value, ended: &Ended) -> Result<Outcome> {
+        let Some(current) = self.clock(table, key)?.map(|row| row.clock) else {
+            return Ok(Outcome::Same);
+        };
+        let joined = join_ended(&current.ended, ended);
+        if joined == current.ended {
+            return Ok(Outcome::Same);
+        }
+        self.record(table, key, Clock { ended: joined, ..current })?;
+        self.end_moved(table, key, ended)?;
+        Ok(Outcome::Changed)
     }
 
     /// Nothing in a row is new, but an incomplete row of that incarnation may wait for just that:

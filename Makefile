@@ -22,7 +22,7 @@ PACKAGES := wavesync-core wavesync-transport wavesync-net wavesync-relay wavesyn
 
 # In the order written, also under -j: cargo uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup ext wasm relay demo fmt clippy deny unit sim ext-test sql check test clean
+.PHONY: help setup ext wasm relay demo fmt clippy deny unit sim sim-quick ext-test sql check test clean
 
 help: ## this list
 	@echo "wavesync: any SQLite database, synced peer to peer"
@@ -78,6 +78,9 @@ unit: | setup ## unit, property and network tests of core, transport, net and re
 sim: | setup ## the simulator: many seeds, every property, and the planted mutants
 	SEEDS=$(SEEDS) $(CARGO) test --locked --profile simulator -p wavesync-core --features mutants --test simulator
 
+sim-quick: ## the simulator as far as make test runs it (TEST_SEEDS=1000)
+	@$(MAKE) sim SEEDS=$(or $(TEST_SEEDS),1000)
+
 ext-test: | setup ## load the extension into real hosts (shell, Python, apsw, old SQLite)
 	ext/tests/load.sh
 
@@ -87,7 +90,7 @@ sql: ext ## scenarios in real sqlite3 shells, and what the documents show
 check: fmt clippy ## the quick part, before every commit
 	$(CARGO) test --locked -p wavesync-core --lib
 
-test: fmt clippy deny unit sim ext-test sql demo wasm relay ## everything, in this order
+test: fmt clippy deny unit sim-quick ext-test sql demo wasm relay ## everything, in this order
 	@echo "make test: all of it passed"
 
 clean: ## remove what was built

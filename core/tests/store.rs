@@ -185,3 +185,15 @@ fn forgetting_leaves_a_plain_database() {
     let rows: i64 = site.app.query_row("SELECT count(*) FROM txt", [], |row| row.get(0)).unwrap();
     assert_eq!(rows, 2);
 }
+
+#[test]
+fn a_failed_transaction_keeps_what_earlier_ones_had_to_tell() {
+    let mut site = Site::new(1, TABLES);
+    site.store.take_effects();
+    site.run("CREATE TABLE extra(id INTEGER PRIMARY KEY, v)");
+    site.store.write(NOW, |_| Ok(())).unwrap();
+    let failed: wavesync_core::Result<()> =
+        site.store.write(NOW, |_| Err(wavesync_core::Error::Argument("on purpose".into())));
+    assert!(failed.is_err());
+    assert!(site.store.take_effects().schema_changed);
+}

@@ -87,6 +87,16 @@ pub struct Effects {
     pub notes: Vec<Note>,
 }
 
+impl Effects {
+    fn absorb(&mut self, later: Self) {
+        self.folded += later.folded;
+        self.schema_changed |= later.schema_changed;
+        self.new_site |= later.new_site;
+        self.openness_left |= later.openness_left;
+        self.notes.extend(later.notes);
+    }
+}
+
 /// Something a user should learn from `wavesync_events`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
@@ -238,26 +248,16 @@ impl Store {
             return Err(error);
         }
         self.forget_old_counts();
-        let mut effects = std::mem::take(&mut self.effects);
-        let mut tx = Tx {
-            conn: &self.conn,
-            cache: &mut self.cache,
-            effects: &mut effects,
-            pushes: Vec::new(),
-            hot: BTreeSet::new(),
-            moved: Vec::new(),
-            now,
-            boot: self.boot,
-            bounds: self.bounds,
-        };
+        let mut effects = Effects::default();
+        let mut tx = self.tx(now, &mut effects);
         let done = tx.prepare_to_write(fold).and_then(|()| body(&mut tx));
-        let pushes = tx.pushes;
+        let pushes = std::mem::take(&mut tx.pushes);
         let done = done.and_then(|value| {
             self.conn.execute_batch("COMMIT")?;
             Ok(value)
         });
         if done.is_ok() {
-            self.effects = effects;
+            self.effects.absorb(effects);
             self.pushes.extend(pushes);
             self.reached = Seq(meta(&self.conn, "folded")?.unwrap_or(0));
         } else {
@@ -285,20 +285,10 @@ impl Store {
             return self.write(now, body);
         }
         self.forget_old_counts();
-        let mut effects = std::mem::take(&mut self.effects);
-        let mut tx = Tx {
-            conn: &self.conn,
-            cache: &mut self.cache,
-            effects: &mut effects,
-            pushes: Vec::new(),
-            hot: BTreeSet::new(),
-            moved: Vec::new(),
-            now,
-            boot: self.boot,
-            bounds: self.bounds,
-        };
+        let mut effects = Effects::default();
+        let mut tx = self.tx(now, &mut effects);
         let done = body(&mut tx);
-        self.effects = effects;
+        self.effects.absorb(effects);
         match &done {
             Ok(_) => self.conn.execute_batch("COMMIT")?,
             Err(_) => self.roll_back(),
@@ -306,20 +296,24 @@ impl Store {
         done
     }
 
-    /// Runs `body` in the transaction that is open, or in none, and folds nothing.
-    fn raw<T>(&mut self, body: impl FnOnce(&mut Tx<'_>) -> Result<T>) -> Result<T> {
-        let mut effects = Effects::default();
-        let mut tx = Tx {
+    fn tx<'a>(&'a mut self, now: Millis, effects: &'a mut Effects) -> Tx<'a> {
+        Tx {
             conn: &self.conn,
             cache: &mut self.cache,
-            effects: &mut effects,
+            effects,
             pushes: Vec::new(),
             hot: BTreeSet::new(),
             moved: Vec::new(),
-            now: Millis(0),
+            now,
             boot: self.boot,
             bounds: self.bounds,
-        };
+        }
+    }
+
+    /// Runs `body` in the transaction that is open, or in none, and folds nothing.
+    fn raw<T>(&mut self, body: impl FnOnce(&mut Tx<'_>) -> Result<T>) -> Result<T> {
+        let mut effects = Effects::default();
+        let mut tx = self.tx(Millis(0), &mut effects);
         body(&mut tx)
     }
 
@@ -335,17 +329,7 @@ impl Store {
         self.conn.execute_batch("BEGIN")?;
         self.forget_old_counts();
         let mut effects = Effects::default();
-        let mut tx = Tx {
-            conn: &self.conn,
-            cache: &mut self.cache,
-            effects: &mut effects,
-            pushes: Vec::new(),
-            hot: BTreeSet::new(),
-            moved: Vec::new(),
-            now,
-            boot: self.boot,
-            bounds: self.bounds,
-        };
+        let mut tx = self.tx(now, &mut effects);
         let done = tx.look_at_schema().and_then(|()| body(&mut tx));
         // Nothing was written, so both ends of the transaction come to the same.
         self.roll_back();

@@ -14,7 +14,7 @@ use crate::Result;
 use crate::ids::{ColumnNum, Dot, TableNum};
 use crate::merge::{Clock, Ended, Incoming, KeyKind, moved_key, one_incarnation};
 use crate::store::apply::Outcome;
-use crate::store::rows::{Kind, Values};
+use crate::store::rows::{Kind, Values, refusal};
 use crate::store::sql::ident;
 use crate::store::tables::Table;
 use crate::store::{Tx, claim, key};
@@ -216,7 +216,21 @@ impl Tx<'_> {
             self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)?;
             let done = self.conn.prepare_cached(&sql)?.execute(params_from_iter(bound));
             self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
-            written |= done? > 0;
+            match done.map_err(crate::Error::from) {
+                Ok(rows) => written |= rows > 0,
+                // A constraint or a trigger of the application does not let the link follow.
+                Err(error) => match refusal(&error) {
+                    Some((_, reason)) => {
+                        let message = format!(
+                            "a row of table {} still points to {}, but its target has key {} now: \
+                             {reason}",
+                            child.name, moved.from, moved.to
+                        );
+                        self.note("link_stays", message, "set its foreign key to the new key");
+                    }
+                    None => return Err(error),
+                },
+            }
         }
         Ok(written)
     }

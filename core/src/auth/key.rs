@@ -20,8 +20,8 @@ pub struct GroupKey {
 }
 
 impl GroupKey {
-    /// Derives the key with Argon2id (RFC 9106): 46 MiB, 3 passes, about a tenth of a second
-    /// natively. Must not run on a thread that answers SQL.
+    /// Derives the key with Argon2id (RFC 9106): 46 MiB, 3 passes.
+    /// That takes long enough to be felt: it must not run on a thread that answers SQL.
     ///
     /// # Errors
     /// [`Error::Argument`] for a topic or passphrase that cannot be used.

@@ -37,6 +37,7 @@ impl Machine {
             wants_schema: false,
             counters: Counters::default(),
             last_error: None,
+            schema_told: None,
             attached: 0,
             falls: 0,
             hello_due: false,
@@ -322,6 +323,7 @@ impl Machine {
         let before = peer.control.replace(id);
         peer.session = Some(session);
         (peer.greeting, peer.attached, peer.last_error, peer.known) = (false, 0, None, None);
+        peer.schema_told = None;
         peer.hello_due = true;
         if let Some(before) = before.filter(|before| *before != id) {
             self.close_stream(before);
@@ -342,12 +344,7 @@ impl Machine {
         for id in late {
             self.close_stream(id);
         }
-        let waiting: Vec<PeerId> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.control.is_none() && !peer.greeting)
-            .map(|(id, _)| id.clone())
-            .collect();
+        let waiting = self.peers_where(|_, peer| peer.control.is_none() && !peer.greeting);
         waiting.iter().for_each(|id| self.greet(now, id));
     }
 
@@ -379,9 +376,8 @@ impl Machine {
         let message = "a member is connected";
         self.event(Level::Info, "connected", message, "", Some(id));
         if hello.wants_schema {
-            self.schema_sent = store.schema(now)?;
-            let tables = self.schema_sent.clone();
-            self.send_control(id, sealed::SCHEMA, &tables)?;
+            let tables = store.schema(now)?;
+            self.tell_schema(id, &tables)?;
         }
         self.consider(now, id, store)
     }
@@ -428,34 +424,26 @@ impl Machine {
 
     /// Tells the schema again to those who create tables from it, if it changed.
     pub(super) fn send_schema(&mut self, now: Millis, store: &mut Store) -> Result<()> {
-        let wanting: Vec<PeerId> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.wants_schema && peer.control.is_some())
-            .map(|(id, _)| id.clone())
-            .collect();
+        let wanting = self.peers_where(|_, peer| peer.wants_schema && peer.control.is_some());
         if wanting.is_empty() {
             return Ok(());
         }
         let tables = store.schema(now)?;
-        if tables == self.schema_sent {
+        wanting.iter().try_for_each(|id| self.tell_schema(id, &tables))
+    }
+
+    fn tell_schema(&mut self, id: &PeerId, tables: &[TableSchema]) -> Result<()> {
+        let Some(peer) = self.peers.get_mut(id) else { return Ok(()) };
+        if peer.schema_told.as_deref() == Some(tables) {
             return Ok(());
         }
-        for id in &wanting {
-            self.send_control(id, sealed::SCHEMA, &tables)?;
-        }
-        self.schema_sent = tables;
-        Ok(())
+        peer.schema_told = Some(tables.to_vec());
+        self.send_control(id, sealed::SCHEMA, &tables)
     }
 
     /// Rule P11: whoever is connected is told once whenever the end or the vector moved.
     pub(super) fn announce(&mut self, now: Millis, store: &mut Store) -> Result<()> {
-        let greetings: Vec<PeerId> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.hello_due && peer.control.is_some())
-            .map(|(id, _)| id.clone())
-            .collect();
+        let greetings = self.peers_where(|_, peer| peer.hello_due && peer.control.is_some());
         let due = now.since(self.announced_at) >= limits::ANNOUNCE_INTERVAL_MS;
         if greetings.is_empty() && !(self.own_dirty && due) {
             return Ok(());

@@ -198,7 +198,6 @@ pub struct Machine {
     retry_at: Option<Millis>,
     compare_at: Millis,
     openness_pending: bool,
-    schema_sent: Vec<crate::store::adopt::TableSchema>,
     importing: bool,
     last_error: Option<String>,
     /// Streams of catch-ups whose request is still to be sent.
@@ -235,7 +234,6 @@ impl Machine {
             retry_at: None,
             compare_at: Millis(0),
             openness_pending: true,
-            schema_sent: Vec::new(),
             importing: true,
             last_error: None,
             asking: Vec::new(),
@@ -407,7 +405,7 @@ impl Machine {
     fn after_store(&mut self, now: Millis, store: &mut Store) -> Result<()> {
         for push in store.take_pushes() {
             self.own_dirty = true;
-            self.send_own_push(now, push)?;
+            self.send_own_push(push)?;
         }
         let effects = store.take_effects();
         self.openness_pending |= effects.openness_left;
@@ -475,6 +473,11 @@ impl Machine {
         let mut random = [0; 64];
         (self.random)(&mut random);
         random
+    }
+
+    fn peers_where(&self, wanted: impl Fn(&PeerId, &Peer) -> bool) -> Vec<PeerId> {
+        let found = self.peers.iter().filter(|(id, peer)| wanted(id, peer));
+        found.map(|(id, _)| id.clone()).collect()
     }
 
     fn nonce(&mut self) -> [u8; 32] {

@@ -16,12 +16,7 @@ const LARGE_CHUNK_BYTES: usize = 4 * 1024 * 1024;
 
 impl Machine {
     pub(super) fn consider_all(&mut self, now: Millis, store: &mut Store) -> Result<()> {
-        let known: Vec<PeerId> = self
-            .peers
-            .iter()
-            .filter(|(_, p)| p.known.is_some())
-            .map(|(id, _)| id.clone())
-            .collect();
+        let known = self.peers_where(|_, peer| peer.known.is_some());
         known.iter().try_for_each(|id| self.consider(now, id, store))
     }
 

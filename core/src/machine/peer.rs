@@ -5,6 +5,7 @@ use std::fmt;
 use crate::auth::{Accepting, Channel, Offering, Session};
 use crate::ids::{Cursor, Millis, Seq, SiteId};
 use crate::limits;
+use crate::store::adopt::TableSchema;
 use crate::store::vector::Vector;
 use crate::wire::message::State;
 
@@ -42,6 +43,8 @@ pub(super) struct Peer {
     pub wants_schema: bool,
     pub counters: Counters,
     pub last_error: Option<(String, String)>,
+    /// The schema that it was last told on this control stream.
+    pub schema_told: Option<Vec<TableSchema>>,
     /// Highest number of a stream that the peer attached to the session.
     pub attached: u64,
     /// Control streams in a row that did not last.

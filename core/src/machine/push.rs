@@ -11,7 +11,7 @@ use crate::wire::rows::Batch;
 
 impl Machine {
     /// Sends a commit of our own. What is too large is only announced, and fetched.
-    pub(super) fn send_own_push(&mut self, now: Millis, push: Push) -> Result<()> {
+    pub(super) fn send_own_push(&mut self, push: Push) -> Result<()> {
         let Push { site, boot, prev, upto, rows } = push;
         let Some(rows) = rows else {
             // Nothing but the announcement will tell: let it go out without waiting.
@@ -20,7 +20,6 @@ impl Machine {
         };
         let count = rows.row_count() as u64;
         let message = PushMessage { site, boot, prev, upto, rows: rows.encode() };
-        let _ = now;
         self.spread(&message, count, None)
     }
 

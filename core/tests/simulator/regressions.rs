@@ -52,3 +52,42 @@ fn a_write_at_any_moment_of_the_handshake_arrives() {
         assert!(outcome.is_ok(), "seed {seed}, a write {offset} ms after the start: {outcome:?}");
     }
 }
+
+/// A member whose hello is the first to notice a new table does not take the news from the others.
+#[test]
+fn everybody_who_adopts_tables_is_told_of_a_new_one() {
+    let mut adopted = 0;
+    for (seed, offset) in (1..9).flat_map(|seed| (0..280).step_by(11).map(move |at| (seed, at))) {
+        let mut world = World::new(Plan {
+            seed,
+            replicas: 3,
+            topology: Topology::Star,
+            clocks_equal: true,
+            schemas_meet: true,
+            actions: 0,
+            bounds: Bounds::default(),
+        });
+        world.network.links[1].delay = (40, 0);
+        world.settle(45_000, 200_000).unwrap();
+        world.cut(1, None).unwrap();
+        let (reconnect, _) = world.network.events.keys().next().copied().unwrap();
+        while world.step(reconnect + offset).unwrap() {}
+        // Nobody says that this was committed: the hello may be the first to find it.
+        world.application(0, |conn, _| {
+            conn.execute_batch("CREATE TABLE news(id TEXT PRIMARY KEY, v)").unwrap();
+        });
+        world.settle(45_000, 200_000).unwrap();
+        for at in [1, 2] {
+            let count = |sql: &str| {
+                world.replicas[at].conn().query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap()
+            };
+            if count("SELECT coalesce(max(value), 0) FROM __wavesync_meta WHERE key = 'adopt'") == 1
+            {
+                adopted += 1;
+                let tables = count("SELECT count(*) FROM sqlite_schema WHERE name = 'news'");
+                assert_eq!(tables, 1, "seed {seed}: replica {at} was not told");
+            }
+        }
+    }
+    assert!(adopted > 0, "no replica adopts tables in these runs");
+}

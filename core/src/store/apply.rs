@@ -87,16 +87,17 @@ impl Tx<'_> {
         Ok(applied)
     }
 
-    /// Applies one chunk of a catch-up and moves the cursor; with the last chunk the vector too.
+    /// Applies one chunk of a catch-up and moves the cursor and the place of a key-order pass; with
+    /// the last chunk the vector too.
     pub fn apply_piece(
         &mut self,
         from: SiteId,
         rows: &Batch,
-        cursor: Cursor,
+        (cursor, place): (Cursor, &[u8]),
         last: Option<&Vector>,
     ) -> Result<Applied> {
         let applied = self.apply(rows)?;
-        self.set_cursor(from, cursor)?;
+        self.set_cursor(from, cursor, place)?;
         if let Some(vector) = last {
             self.raise_all(vector)?;
             self.effects.openness_left |= self.test_openness()?;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use wavesync_core::ids::{Boot, Cursor, Millis, SiteId, Stamp};
 use wavesync_core::store::Store;
+use wavesync_core::store::apply::Reach;
 use wavesync_core::store::group::Join;
 use wavesync_core::store::identity::{FileIdentity, Identity};
 use wavesync_core::store::scan::Place;
@@ -89,9 +90,8 @@ impl Site {
             let batch = Batch::decode(&piece.rows.encode()).unwrap();
             cursor = Cursor { boot: from.identity.boot, seq: piece.to, high: piece.high };
             let last = piece.last.then_some(&piece.vector);
-            self.store
-                .write_applying(NOW, |tx| tx.apply_piece(other, &batch, (cursor, &[]), last))
-                .unwrap();
+            let reach = Reach { cursor, ordered: piece.ordered, last, place: &[] };
+            self.store.write_applying(NOW, |tx| tx.apply_piece(other, &batch, &reach)).unwrap();
             if piece.last {
                 return;
             }

@@ -7,6 +7,7 @@ mod image;
 
 use rusqlite::Connection;
 use wavesync_core::ids::{Cursor, Millis, SiteId};
+use wavesync_core::store::apply::Reach;
 use wavesync_core::store::group::Join;
 use wavesync_core::store::identity::FileIdentity;
 use wavesync_core::store::scan::Place;
@@ -124,6 +125,7 @@ impl Site {
             let batch = Batch::decode(&piece.rows.encode()).unwrap();
             cursor = Cursor { boot: wavesync_core::ids::Boot(1), seq: piece.to, high: piece.high };
             let last: Option<&Vector> = piece.last.then_some(&piece.vector);
+            let reach = Reach { cursor, ordered: piece.ordered, last, place: &[] };
             self.store
                 .write_applying(Millis(now), |tx| {
                     tx.apply_piece(other, &batch, (cursor, &[]), last)

@@ -5,6 +5,7 @@ use crate::machine::Machine;
 use crate::machine::peer::{PeerId, Serving, Stream, StreamId, StreamKind};
 use crate::mutants::{self, Mutant};
 use crate::store::Store;
+use crate::store::apply::Reach;
 use crate::store::scan::Place;
 use crate::wire::message::{Attach, Chunk, Request, VectorList, plain, sealed};
 use crate::wire::rows::Batch;
@@ -235,9 +236,9 @@ impl Machine {
         let rows = Batch::decode(&chunk.rows)?;
         let cursor = Cursor { boot: chunk.boot, seq: chunk.to, high: chunk.high };
         let vector = chunk.vector.as_ref().map(VectorList::check).transpose()?;
-        let applied = store.write_applying(now, |tx| {
-            tx.apply_piece(site, &rows, (cursor, &chunk.place), vector.as_ref())
-        })?;
+        let (place, ordered) = (&chunk.place[..], chunk.ordered);
+        let reach = Reach { cursor, place, ordered, last: vector.as_ref() };
+        let applied = store.write_applying(now, |tx| tx.apply_piece(site, &rows, &reach))?;
         // From here on memory follows what is committed.
         self.own_dirty = true;
         if let Some(entry) = self.streams.get_mut(&stream) {

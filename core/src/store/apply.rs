@@ -31,6 +31,19 @@ pub struct Applied {
     pub parked: u64,
 }
 
+/// What a chunk of a catch-up reaches.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reach<'a> {
+    /// How far its sender's log is read with it.
+    pub cursor: Cursor,
+    /// Where a key-order pass goes on after it; empty if none does.
+    pub place: &'a [u8],
+    /// Its rows are in key order.
+    pub ordered: bool,
+    /// With the last chunk, its sender's vector.
+    pub last: Option<&'a Vector>,
+}
+
 /// What to do with a push (rule P10b, c).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PushVerdict {
@@ -93,12 +106,11 @@ impl Tx<'_> {
         &mut self,
         from: SiteId,
         rows: &Batch,
-        (cursor, place): (Cursor, &[u8]),
-        last: Option<&Vector>,
+        reach: &Reach<'_>,
     ) -> Result<Applied> {
         let applied = self.apply(rows)?;
-        self.set_cursor(from, cursor, place)?;
-        if let Some(vector) = last {
+        self.set_cursor(from, reach.cursor, reach.place)?;
+        if let Some(vector) = reach.last {
             self.raise_all(vector)?;
             self.effects.openness_left |= self.test_openness()?;
         }

@@ -10,6 +10,7 @@ use image::Image;
 use rusqlite::Connection;
 use wavesync_core::ids::{Boot, Cursor, Dot, Millis, Seq, SiteId, Stamp};
 use wavesync_core::limits;
+use wavesync_core::store::apply::Reach;
 use wavesync_core::store::group::Join;
 use wavesync_core::store::identity::FileIdentity;
 use wavesync_core::store::scan::Place;
@@ -96,8 +97,8 @@ impl Site {
 
     pub fn apply(&mut self, from: SiteId, rows: &Batch) -> wavesync_core::Result<u64> {
         let cursor = Cursor { boot: Boot(1), seq: Seq(1), high: Seq(1) };
-        let applied =
-            self.store.write_applying(NOW, |tx| tx.apply_piece(from, rows, (cursor, &[]), None))?;
+        let reach = Reach { cursor, ..Reach::default() };
+        let applied = self.store.write_applying(NOW, |tx| tx.apply_piece(from, rows, &reach))?;
         Ok(applied.changed)
     }
 }

@@ -127,9 +127,7 @@ impl Site {
             let last: Option<&Vector> = piece.last.then_some(&piece.vector);
             let reach = Reach { cursor, ordered: piece.ordered, last, place: &[] };
             self.store
-                .write_applying(Millis(now), |tx| {
-                    tx.apply_piece(other, &batch, (cursor, &[]), last)
-                })
+                .write_applying(Millis(now), |tx| tx.apply_piece(other, &batch, &reach))
                 .unwrap();
             if piece.last {
                 return rows;

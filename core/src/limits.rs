@@ -37,6 +37,16 @@ pub const FOLD_WAITING_ROWS: u64 = 256;
 pub const FOLD_BLOCK_ROWS: usize = 10_000;
 /// Existing rows that one back-fill transaction takes in.
 pub const BACKFILL_BLOCK_ROWS: usize = 5_000;
+/// Log entries that are kept for members that are away; older ones are removed.
+pub const LOG_KEEP_ROWS: i64 = 100_000;
+/// Log entries that one transaction removes. Fewer than that are not worth one.
+pub const LOG_TRIM_BLOCK_ROWS: i64 = 2_000;
+/// Pause between two transactions that remove log entries.
+pub const LOG_TRIM_PAUSE_MS: u64 = 10;
+/// The length of the log is looked at at most this often.
+pub const LOG_TRIM_INTERVAL_MS: u64 = 1_000;
+/// For a member that was not seen for this long, the log is not kept.
+pub const LOG_MEMBER_MAX_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
 /// Parked rows that are tried again in one transaction.
 pub const RETRY_BLOCK_ROWS: usize = 1_000;
 /// Parked rows that one replica stores at most.
@@ -102,6 +112,10 @@ pub struct Bounds {
     pub backfill_rows: usize,
     /// See [`OPEN_TEST_MAX_ENTRIES`].
     pub open_test_entries: usize,
+    /// See [`LOG_KEEP_ROWS`].
+    pub log_keep_rows: i64,
+    /// See [`LOG_TRIM_BLOCK_ROWS`].
+    pub log_trim_rows: i64,
 }
 
 impl Default for Bounds {
@@ -112,6 +126,8 @@ impl Default for Bounds {
             push_rows: PUSH_MAX_ROWS,
             backfill_rows: BACKFILL_BLOCK_ROWS,
             open_test_entries: OPEN_TEST_MAX_ENTRIES,
+            log_keep_rows: LOG_KEEP_ROWS,
+            log_trim_rows: LOG_TRIM_BLOCK_ROWS,
         }
     }
 }

@@ -23,6 +23,10 @@ pub enum Mutant {
     KeysEndPass,
     /// K1: the place at which a key-order pass resumes lies behind a row that was not sent.
     PlaceAhead,
+    /// K2: a cursor below the horizon is served from the log.
+    HorizonIgnored,
+    /// P7b: the newest log entry is removed like any other.
+    TrimNewest,
     /// H16: rows of unknown tables are dropped instead of parked.
     NoPark,
 }

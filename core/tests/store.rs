@@ -6,9 +6,10 @@ mod site;
 use rusqlite::Connection;
 use site::image::Image;
 use site::{NOW, Site, TABLES, batch, dump, row};
-use wavesync_core::ids::{Dot, Millis, SiteId, Stamp};
+use wavesync_core::ids::{Cursor, Dot, Millis, Seq, SiteId, Stamp};
 use wavesync_core::limits;
 use wavesync_core::store::Push;
+use wavesync_core::store::changes::Changes;
 use wavesync_core::value::Value;
 use wavesync_core::wire::rows::{Batch, TableRows};
 
@@ -196,4 +197,69 @@ fn a_failed_transaction_keeps_what_earlier_ones_had_to_tell() {
         site.store.write(NOW, |_| Err(wavesync_core::Error::Argument("on purpose".into())));
     assert!(failed.is_err());
     assert!(site.store.take_effects().schema_changed);
+}
+
+/// The log without what is trimmed answers as the whole one did.
+#[test]
+fn a_trimmed_log_hides_no_change() {
+    let mut site = Site::new(1, TABLES);
+    for number in 0..40 {
+        site.run(&format!("INSERT INTO num VALUES({number}, 'a', {number})"));
+    }
+    site.run("UPDATE num SET b = 0 WHERE id < 9; DELETE FROM num WHERE id = 20");
+    site.run("INSERT INTO pair VALUES(1, 'x', 2)");
+    site.fold(NOW);
+    let changes = |site: &Site, after| {
+        let conn = rusqlite::Connection::open(site.path()).unwrap();
+        let mut changes = Changes::new(conn, Seq(after)).unwrap();
+        let mut all = Vec::new();
+        while let Some(change) = changes.next_change(NOW).unwrap() {
+            all.push(change);
+        }
+        all
+    };
+    let (all, some) = (changes(&site, 0), changes(&site, 30));
+    let exported = site.store.export(NOW, Seq(0)).unwrap();
+    let before = site.log_rows();
+    site.store.set_bounds(limits::Bounds { log_trim_rows: 7, ..limits::Bounds::default() });
+    while site.store.trim_block(NOW, &[]).unwrap() {}
+    assert!(site.log_rows() < 8 && before > 45, "{} of {before} entries", site.log_rows());
+    assert!(site.log_rows() > 0, "the newest one stays, or its number would be given again");
+    assert_eq!(changes(&site, 0), all);
+    assert_eq!(changes(&site, 30), some);
+    assert_eq!(site.store.export(NOW, Seq(0)).unwrap(), exported);
+    site.run("INSERT INTO num VALUES(100, 'b', 1)");
+    site.fold(NOW);
+    assert_eq!(changes(&site, 0).len(), all.len() + 2);
+}
+
+/// Members that are away hold the log, but not for ever.
+#[test]
+fn the_log_is_kept_for_members_up_to_a_limit() {
+    let mut site = Site::new(1, TABLES);
+    let bounds = limits::Bounds { log_trim_rows: 1, log_keep_rows: 30, ..Default::default() };
+    site.store.set_bounds(bounds);
+    let member = SiteId([9; 16]);
+    for number in 0..20 {
+        site.run(&format!("INSERT INTO num VALUES({number}, 'a', 0)"));
+    }
+    site.fold(NOW);
+    let boot = site.store.own_state(NOW).unwrap().boot;
+    let cursor = Cursor { boot, seq: Seq(5), high: Seq(20) };
+    site.store.write(NOW, |tx| tx.remember_member(member, b"peer", "", cursor)).unwrap();
+    let trimmed = |site: &mut Site, now: Millis, read: &[(SiteId, Cursor)]| {
+        while site.store.trim_block(now, read).unwrap() {}
+        site.store.folded(now, |tx| tx.horizon()).unwrap()
+    };
+    assert_eq!(trimmed(&mut site, NOW, &[]), Seq(5));
+    let further = Cursor { seq: Seq(12), ..cursor };
+    assert_eq!(trimmed(&mut site, NOW, &[(member, further)]), Seq(12));
+    assert_eq!(trimmed(&mut site, NOW, &[]), Seq(12), "what it had read is remembered");
+    for number in 20..60 {
+        site.run(&format!("INSERT INTO num VALUES({number}, 'a', 0)"));
+    }
+    site.fold(NOW);
+    assert_eq!(trimmed(&mut site, NOW, &[]), Seq(30), "the newest thirty of sixty");
+    let later = Millis(NOW.0 + limits::LOG_MEMBER_MAX_MS + 1);
+    assert_eq!(trimmed(&mut site, later, &[]), Seq(59), "a member not seen for long");
 }

@@ -365,7 +365,8 @@ impl Machine {
         }
         vector.clamp(&store.own_state(now)?.caps);
         let cursor = store.cursor_for(now, hello.site)?;
-        store.write(now, |tx| tx.remember_member(hello.site, &id.0, &hello.name))?;
+        let read = hello.state.cursor;
+        store.write(now, |tx| tx.remember_member(hello.site, &id.0, &hello.name, read))?;
         let adopts = store.adopts()?;
         let Some(peer) = self.peers.get_mut(id) else { return Ok(()) };
         peer.wants_schema = hello.wants_schema;
@@ -397,6 +398,7 @@ impl Machine {
         let known = self.peers.get_mut(id).and_then(|peer| peer.known.as_mut());
         let known = known.ok_or_else(|| Error::protocol("a state before the hello"))?;
         (known.state, known.vector) = (state, vector);
+        self.trim_due = true;
         self.consider(now, id, store)
     }
 
@@ -489,6 +491,7 @@ impl Machine {
         self.own = Some(own);
         self.own_dirty = false;
         if changed {
+            self.trim_due = true;
             self.consider_all(now, store)?;
         }
         Ok(())

@@ -197,6 +197,9 @@ pub struct Machine {
     fold_waiting: bool,
     retry_at: Option<Millis>,
     compare_at: Millis,
+    /// The log may be longer than it needs to be, and when to look.
+    trim_due: bool,
+    trim_at: Millis,
     openness_pending: bool,
     importing: bool,
     last_error: Option<String>,
@@ -233,6 +236,8 @@ impl Machine {
             fold_waiting: false,
             retry_at: None,
             compare_at: Millis(0),
+            trim_due: true,
+            trim_at: Millis(0),
             openness_pending: true,
             importing: true,
             last_error: None,
@@ -310,6 +315,9 @@ impl Machine {
             if self.own_dirty {
                 sooner(self.announced_at.plus(limits::ANNOUNCE_INTERVAL_MS));
             }
+            if self.trim_due {
+                sooner(self.trim_at);
+            }
         }
         for (id, peer) in &self.peers {
             if let (true, None, false, Some(at)) =
@@ -382,7 +390,22 @@ impl Machine {
         self.announce(now, store)?;
         self.compare(now, store)?;
         self.ask(now, store)?;
+        self.trim(now, store)?;
         self.after_store(now, store)
+    }
+
+    /// Rule K2: now and then, what is old of the log goes, a little at a time.
+    fn trim(&mut self, now: Millis, store: &mut Store) -> Result<()> {
+        if !self.trim_due || self.trim_at > now {
+            return Ok(());
+        }
+        let known = self.peers.values().filter_map(|peer| peer.known.as_ref());
+        let read: Vec<_> = known.map(|known| (known.site, known.state.cursor)).collect();
+        self.trim_due = store.trim_block(now, &read)?;
+        let pause =
+            if self.trim_due { limits::LOG_TRIM_PAUSE_MS } else { limits::LOG_TRIM_INTERVAL_MS };
+        self.trim_at = now.plus(pause);
+        Ok(())
     }
 
     /// Rule K3: a commit after a quiet moment is folded and sent at once; while commits stream in,

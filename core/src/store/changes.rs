@@ -31,10 +31,15 @@ pub struct Change {
 /// Rows that one page reads from the log.
 const PAGE_ROWS: i64 = 500;
 
+/// Rows whose entries are no longer in the log (rule K2), in the order of those entries.
+const OLD: &str = "__wavesync_old";
+
 /// Reads changes after a position, page by page, from a connection of its own.
 pub struct Changes {
     store: Store,
     after: Seq,
+    /// The last row read of those below the horizon; `None` once they are through.
+    old: Option<i64>,
     page: std::vec::IntoIter<Change>,
     done: bool,
 }
@@ -48,24 +53,68 @@ impl Changes {
     pub fn new(conn: Connection, after: Seq) -> Result<Self> {
         let store = Store::open(conn)?;
         let done = !store.initialised()?;
-        Ok(Self { store, after, page: Vec::new().into_iter(), done })
+        let mut changes = Self { store, after, old: None, page: Vec::new().into_iter(), done };
+        if !done {
+            changes.gather_old()?;
+        }
+        Ok(changes)
+    }
+
+    /// Notes the rows with entries below the horizon in a table of this connection's own.
+    fn gather_old(&mut self) -> Result<()> {
+        let conn = &self.store.conn;
+        conn.execute_batch("BEGIN")?;
+        let horizon = super::meta::<i64>(conn, "horizon")?.unwrap_or(0);
+        if self.after.0 < horizon {
+            let numbers = conn
+                .prepare("SELECT num FROM __wavesync_table")?
+                .query_map([], |row| row.get::<_, i64>(0))?
+                .collect::<rusqlite::Result<Vec<_>>>()?;
+            conn.execute_batch(&format!("CREATE TEMP TABLE {OLD}_any(seq, tbl, k)"))?;
+            for num in numbers {
+                let sql = format!(
+                    "INSERT INTO temp.{OLD}_any SELECT seq, {num}, k FROM __wavesync_clock_{num}
+                     WHERE seq > ?1 AND seq <= ?2"
+                );
+                conn.execute(&sql, [self.after.0, horizon])?;
+            }
+            conn.execute_batch(&format!(
+                "CREATE TEMP TABLE {OLD} AS SELECT * FROM temp.{OLD}_any ORDER BY seq;
+                 DROP TABLE temp.{OLD}_any"
+            ))?;
+            (self.old, self.after) = (Some(0), Seq(horizon));
+        }
+        Ok(conn.execute_batch("COMMIT")?)
     }
 
     fn load(&mut self, now: Millis) -> Result<()> {
-        let after = self.after;
+        let (sql, after) = match self.old {
+            Some(after) => (
+                format!(
+                    "SELECT seq, tbl, k, rowid FROM temp.{OLD} WHERE rowid > ?1 ORDER BY rowid
+                     LIMIT ?2"
+                ),
+                after,
+            ),
+            None => (
+                "SELECT seq, tbl, pk, seq FROM __wavesync_log WHERE seq > ?1 AND seq <=
+                 (SELECT value FROM __wavesync_meta WHERE key = 'folded') ORDER BY seq LIMIT ?2"
+                    .into(),
+                self.after.0,
+            ),
+        };
         let (page, reached) = self.store.read(now, |tx| {
             let mut page = Vec::new();
-            let mut statement = tx.conn.prepare_cached(
-                "SELECT seq, tbl, pk FROM __wavesync_log WHERE seq > ?1 AND seq <=
-                 (SELECT value FROM __wavesync_meta WHERE key = 'folded') ORDER BY seq LIMIT ?2",
-            )?;
+            let mut statement = tx.conn.prepare_cached(&sql)?;
             let entries = statement
-                .query_map([after.0, PAGE_ROWS], |row| {
-                    Ok((Seq(row.get(0)?), TableNum(row.get(1)?), Value::from_ref(row.get_ref(2)?)))
+                .query_map([after, PAGE_ROWS], |row| {
+                    let place: i64 = row.get(3)?;
+                    let key = Value::from_ref(row.get_ref(2)?);
+                    Ok((Seq(row.get(0)?), TableNum(row.get(1)?), key, place))
                 })?
                 .collect::<rusqlite::Result<Vec<_>>>()?;
-            let reached = entries.last().map(|(seq, _, _)| *seq);
-            for (seq, num, stored) in entries {
+            let reached = entries.last().map(|(.., place)| *place);
+            for (seq, num, stored, _) in entries {
                 let Ok(table) = tx.table(num) else { continue };
                 if stored == Value::Null {
                     continue;
@@ -98,9 +147,11 @@ impl Changes {
             }
             Ok((page, reached))
         })?;
-        match reached {
-            Some(reached) => self.after = reached,
-            None => self.done = true,
+        match (reached, &mut self.old) {
+            (Some(reached), Some(old)) => *old = reached,
+            (Some(reached), None) => self.after = Seq(reached),
+            (None, Some(_)) => self.old = None,
+            (None, None) => self.done = true,
         }
         self.page = page.into_iter();
         Ok(())

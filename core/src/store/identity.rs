@@ -5,7 +5,7 @@
 use rusqlite::params;
 use sha2::{Digest, Sha256};
 
-use crate::ids::{Boot, Millis, Seq, SiteId, Stamp};
+use crate::ids::{Boot, Cursor, Millis, Seq, SiteId, Stamp};
 use crate::mutants::{self, Mutant};
 use crate::store::vector::Caps;
 use crate::store::{Store, Tx};
@@ -271,13 +271,19 @@ impl Tx<'_> {
         self.set_meta("self", number.0)?;
         self.conn.execute("DELETE FROM __wavesync_vector", [])?;
         self.reset_cursors()?;
-        self.set_meta("open_from", 1)?;
+        self.open_everything()?;
         self.effects.new_site = true;
         Ok(())
     }
 
     /// Remembers a member of the group.
-    pub fn remember_member(&mut self, site: SiteId, peer: &[u8], name: &str) -> Result<()> {
+    pub fn remember_member(
+        &mut self,
+        site: SiteId,
+        peer: &[u8],
+        name: &str,
+        read: Cursor,
+    ) -> Result<()> {
         let number = self.site_num(site)?;
         self.conn
             .prepare_cached(
@@ -286,6 +292,6 @@ impl Tx<'_> {
                  peer = excluded.peer, name = excluded.name, seen = excluded.seen",
             )?
             .execute(params![number.0, peer, name, self.now.0 as i64])?;
-        Ok(())
+        self.remember_read(site, read)
     }
 }

@@ -36,6 +36,7 @@ pub mod sql;
 pub mod state;
 pub mod tables;
 pub mod triggers;
+pub mod trim;
 pub mod vector;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -125,6 +126,8 @@ struct Cache {
     data_version: Option<i64>,
     folded: Option<Seq>,
     met: names::Met,
+    /// How far a test for uncovered rows has come below the horizon.
+    open_at: Option<(TableNum, crate::value::Value)>,
     watch: schema::Watch,
 }
 
@@ -522,6 +525,6 @@ CREATE TABLE __wavesync_parked(tbl INTEGER NOT NULL, k NOT NULL, in_table INTEGE
 CREATE TABLE __wavesync_conflict(id INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, k NOT NULL,
   kind TEXT NOT NULL, reason TEXT NOT NULL, ours TEXT, theirs TEXT, site INTEGER, at INTEGER NOT NULL);
 CREATE TABLE __wavesync_member(site INTEGER PRIMARY KEY, peer BLOB, name TEXT NOT NULL,
-  applied BLOB, seen INTEGER NOT NULL);
+  applied BLOB, seen INTEGER NOT NULL, read INTEGER NOT NULL DEFAULT 0);
 INSERT INTO __wavesync_meta(key, value) VALUES('format', 1), ('folded', 0), ('hlc', 0);
 ";

@@ -10,7 +10,6 @@
 
 use std::rc::Rc;
 
-use rusqlite::params;
 use sha2::{Digest, Sha256};
 
 use crate::ids::{Seq, TableNum};
@@ -122,23 +121,23 @@ fn digest(tables: &[Rc<Table>]) -> [u8; 8] {
 }
 
 impl Tx<'_> {
-    /// The log is complete above this position; below it, only the rows themselves are there.
-    pub fn horizon(&self) -> Result<Seq> {
-        Ok(Seq(self.meta("horizon")?.unwrap_or(0)))
-    }
-
     /// Where a pass can really go on: a place in the log that is not there any more, or a key-order
     /// pass that began under another order of tables, begins (again) with the first phase.
     pub(super) fn resume(&mut self, place: Place) -> Result<Place> {
         let end = self.folded_end()?;
         Ok(match place {
-            Place::Log(seq) if seq > Seq(0) && seq >= self.horizon()? => Place::Log(seq),
+            Place::Log(seq) if seq > Seq(0) && !self.is_trimmed(seq)? => Place::Log(seq),
             Place::Log(seq) => Place::Keys(KeyPlace::start(seq, end)),
             Place::Keys(place) if place.end > end || self.at(&place).is_none() => {
                 Place::Keys(KeyPlace::start(place.floor, end))
             }
             Place::Keys(place) => Place::Keys(place),
         })
+    }
+
+    /// Whether the log after a position is no longer complete (rule K2).
+    fn is_trimmed(&self, seq: Seq) -> Result<bool> {
+        Ok(seq < self.horizon()? && !mutants::on(Mutant::HorizonIgnored))
     }
 
     /// Every numbered table, parents before children, also those that only peers have.
@@ -202,10 +201,7 @@ impl Tx<'_> {
         let start = after == Value::Null;
         let sql = if start { &table.statements.keys_first } else { &table.statements.keys_after };
         let mut statement = conn.prepare_cached(sql)?;
-        let mut keys = match start {
-            true => statement.query(params![floor.0])?,
-            false => statement.query(params![floor.0, after])?,
-        };
+        let mut keys = if start { statement.query([])? } else { statement.query([&after])? };
         let mut last = after;
         while let Some(row) = keys.next()? {
             let key = Value::from_ref(row.get_ref(0)?);
@@ -214,7 +210,8 @@ impl Tx<'_> {
                 return Ok(Some((last, key)));
             }
             reading.scanned += 1;
-            if let Some(row) = self.clock(table, &key)? {
+            let newer = Seq(row.get(1)?) > floor;
+            if let Some(row) = newer.then(|| self.clock(table, &key)).transpose()?.flatten() {
                 let fresh = |dot| !vector.covers(dot);
                 self.emit(&mut reading.builder, table, &key, &row.clock, fresh)?;
             }

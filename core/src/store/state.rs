@@ -75,9 +75,19 @@ impl Tx<'_> {
         Ok(())
     }
 
+    /// Rows of any age may hold write events that the vector does not cover.
+    pub(super) fn open_everything(&mut self) -> Result<()> {
+        self.cache.open_at = None;
+        self.set_meta("open_from", 1)
+    }
+
     /// See [`Store::test_openness`].
     pub(super) fn test_openness(&mut self) -> Result<bool> {
         let Some(from) = self.meta::<i64>("open_from")? else { return Ok(false) };
+        let horizon = self.horizon()?;
+        if Seq(from) <= horizon {
+            return self.test_below_horizon(Seq(from), horizon);
+        }
         let vector = self.vector()?;
         let most = self.bounds.open_test_entries;
         let mut statement = self.conn.prepare_cached(

@@ -248,7 +248,7 @@ impl Tx<'_> {
         }
         if fell {
             self.reset_cursors()?;
-            self.set_meta("open_from", 1)?;
+            self.open_everything()?;
         }
         Ok(fell)
     }

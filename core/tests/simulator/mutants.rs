@@ -74,3 +74,13 @@ fn k1_a_key_order_scan_that_ends_the_pass_is_noticed() {
 fn k1_resuming_behind_a_row_that_was_not_sent_is_noticed() {
     is_killed(Mutant::PlaceAhead);
 }
+
+#[test]
+fn k2_a_cursor_below_the_horizon_that_is_served_from_the_log_is_noticed() {
+    is_killed(Mutant::HorizonIgnored);
+}
+
+#[test]
+fn p7b_removing_the_newest_log_entry_is_noticed() {
+    is_killed(Mutant::TrimNewest);
+}

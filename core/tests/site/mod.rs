@@ -75,6 +75,10 @@ impl Site {
         self.app.query_row("SELECT count(*) FROM __wavesync_log", [], |row| row.get(0)).unwrap()
     }
 
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
     pub fn own_site(&self) -> SiteId {
         self.store.site_id().unwrap().unwrap()
     }

@@ -15,6 +15,10 @@ pub const CHUNK_SCAN_MAX_ENTRIES: usize = 50_000;
 pub const PLACE_MAX_BYTES: usize = 8 * 1024;
 /// One row, all its values together. A larger row is reported and held.
 pub const ROW_MAX_BYTES: usize = 64 * 1024 * 1024;
+/// Parameters of one SQL statement: SQLite's own limit is a little higher.
+pub const SQL_PARAMETERS_MAX: usize = 30_000;
+/// New rows of one table in a chunk that are worth being written set-wise.
+pub const BULK_MIN_ROWS: usize = 32;
 /// A whole message on a catch-up stream: one chunk whose last row may be as large as a row can be.
 pub const PASS_MESSAGE_MAX_BYTES: usize = ROW_MAX_BYTES + 2 * CHUNK_TARGET_BYTES;
 /// A whole message on the control stream.
@@ -116,6 +120,8 @@ pub struct Bounds {
     pub log_keep_rows: i64,
     /// See [`LOG_TRIM_BLOCK_ROWS`].
     pub log_trim_rows: i64,
+    /// See [`BULK_MIN_ROWS`].
+    pub bulk_rows: usize,
 }
 
 impl Default for Bounds {
@@ -128,6 +134,7 @@ impl Default for Bounds {
             open_test_entries: OPEN_TEST_MAX_ENTRIES,
             log_keep_rows: LOG_KEEP_ROWS,
             log_trim_rows: LOG_TRIM_BLOCK_ROWS,
+            bulk_rows: BULK_MIN_ROWS,
         }
     }
 }

@@ -25,6 +25,8 @@ pub enum Mutant {
     PlaceAhead,
     /// K2: a cursor below the horizon is served from the log.
     HorizonIgnored,
+    /// P8: rows that are written set-wise leave no log entry.
+    BulkUnlogged,
     /// P7b: the newest log entry is removed like any other.
     TrimNewest,
     /// H16: rows of unknown tables are dropped instead of parked.

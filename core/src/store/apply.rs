@@ -4,8 +4,6 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use rusqlite::params;
-
 use crate::ids::{ColumnNum, Cursor, Dot, Seq, SiteId, Stamp};
 use crate::merge::{
     Clock, Ended, Incoming, KeyKind, Verdict, join_ended, judge, moved_key, one_incarnation,
@@ -15,7 +13,7 @@ use crate::store::clock::ClockRow;
 use crate::store::rows::{Kind, Parked, Values, refusal};
 use crate::store::tables::Table;
 use crate::store::vector::Vector;
-use crate::store::{Tx, claim, key};
+use crate::store::{Tx, bulk, claim, key};
 use crate::value::Value;
 use crate::wire::rows::{Batch, Row, TableRows};
 use crate::{Error, Result};
@@ -29,6 +27,14 @@ pub struct Applied {
     pub changed: u64,
     /// Rows that were parked.
     pub parked: u64,
+}
+
+impl Applied {
+    fn add(&mut self, outcome: Outcome) {
+        self.rows += 1;
+        self.changed += u64::from(outcome != Outcome::Same);
+        self.parked += u64::from(outcome == Outcome::Parked);
+    }
 }
 
 /// What a chunk of a catch-up reaches.
@@ -66,20 +72,31 @@ impl Tx<'_> {
         for part in &batch.tables {
             let (table, columns) = self.names_of(part)?;
             parts.push((self.cache.plan.stratum(table.num), table, columns, part));
+            clock = part.rows.iter().map(bulk::newest).fold(clock, Stamp::max);
         }
         parts.sort_by_key(|(stratum, ..)| *stratum);
+        let mut work = Vec::with_capacity(parts.len());
+        for (_, table, columns, part) in parts {
+            let (bulk, others) = self.split(&table, &columns, part)?;
+            work.push((table, columns, bulk, others));
+        }
         // What is deleted makes room for what is new; then parents before children.
         for alive in [false, true] {
-            for (_, table, columns, part) in &parts {
-                for row in part.rows.iter().filter(|row| (row.length % 2 == 1) == alive) {
-                    applied.rows += 1;
-                    let outcome = self.apply_row(table, columns, row)?;
-                    let newest = row.cells.iter().map(|(_, dot, _)| dot.stamp).max();
-                    let ended = row.ended.values().map(|death| death.stamp).max();
-                    let newest = newest.max(ended).unwrap_or(Stamp::NONE);
-                    clock = clock.max(row.birth.stamp).max(newest);
-                    applied.changed += u64::from(outcome != Outcome::Same);
-                    applied.parked += u64::from(outcome == Outcome::Parked);
+            for (table, columns, bulk, others) in &mut work {
+                if let Some(bulk) = bulk.take_if(|_| alive) {
+                    if self.write_bulk(table, &bulk)? {
+                        let count = bulk.rows().count() as u64;
+                        applied.rows += count;
+                        applied.changed += count;
+                    } else {
+                        others.extend(bulk.rows().filter(|row| row.length % 2 == 1));
+                        for row in bulk.rows().filter(|row| row.length % 2 == 0) {
+                            applied.add(self.apply_row(table, columns, row)?);
+                        }
+                    }
+                }
+                for row in others.iter().filter(|row| (row.length % 2 == 1) == alive) {
+                    applied.add(self.apply_row(table, columns, row)?);
                 }
             }
         }
@@ -512,58 +529,6 @@ impl Tx<'_> {
             self.set_parked(table, key, Some(&rest))?;
         }
         Ok(outcome == Outcome::Changed)
-    }
-
-    /// Our row gives way to a newer incarnation: what it held is kept for the user.
-    fn keep_overwritten(
-        &mut self,
-        table: &Rc<Table>,
-        key: &Value,
-        current: &Clock,
-        incoming: &Incoming,
-    ) -> Result<()> {
-        let newest = current.dots().max();
-        if newest.is_none_or(|newest| newest < incoming.birth) {
-            return Ok(());
-        }
-        let reason = "another replica deleted the row without having seen this edit";
-        let ours = self.all_values(table, key)?;
-        let theirs = incoming.cells.iter().map(|(num, (_, value))| (*num, value.clone())).collect();
-        let site = incoming.birth.site;
-        self.add_conflict(table, key, ("overwritten", reason), &ours, &theirs, site)
-    }
-
-    /// Notes a conflict, of a kind and in words, once.
-    pub(super) fn add_conflict(
-        &mut self,
-        table: &Rc<Table>,
-        key: &Value,
-        (kind, reason): (&str, &str),
-        ours: &Values,
-        theirs: &Values,
-        site: SiteId,
-    ) -> Result<()> {
-        let site = self.site_num(site)?;
-        let ours = super::report::values_json(table, ours);
-        let theirs = super::report::values_json(table, theirs);
-        self.conn
-            .prepare_cached(
-                "INSERT INTO __wavesync_conflict(tbl, k, kind, reason, ours, theirs, site, at)
-                 SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE NOT EXISTS (
-                   SELECT 1 FROM __wavesync_conflict
-                   WHERE tbl = ?1 AND k = ?2 AND kind = ?3 AND site = ?7 AND theirs = ?6)",
-            )?
-            .execute(params![
-                table.num.0,
-                key,
-                kind,
-                reason,
-                ours,
-                theirs,
-                site.0,
-                self.now.0 as i64
-            ])?;
-        Ok(())
     }
 }
 

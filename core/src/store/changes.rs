@@ -2,10 +2,12 @@
 
 use rusqlite::Connection;
 
+use crate::Result;
 use crate::ids::{ColumnNum, Millis, Seq, SiteId};
-use crate::store::{Store, key};
+use crate::store::span::LogEntry;
+use crate::store::tables::Table;
+use crate::store::{Store, Tx};
 use crate::value::Value;
-use crate::{Result, ids::TableNum};
 
 /// One change as `wavesync_changes` shows it.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,7 +31,7 @@ pub struct Change {
 }
 
 /// Rows that one page reads from the log.
-const PAGE_ROWS: i64 = 500;
+const PAGE_ROWS: usize = 500;
 
 /// Rows whose entries are no longer in the log (rule K2), in the order of those entries.
 const OLD: &str = "__wavesync_old";
@@ -91,58 +93,33 @@ impl Changes {
         let (sql, after) = match self.old {
             Some(after) => (
                 format!(
-                    "SELECT seq, tbl, k, rowid FROM temp.{OLD} WHERE rowid > ?1 ORDER BY rowid
-                     LIMIT ?2"
+                    "SELECT seq, tbl, k, 0, NULL, rowid FROM temp.{OLD} WHERE rowid > ?1
+                     ORDER BY rowid"
                 ),
                 after,
             ),
             None => (
-                "SELECT seq, tbl, pk, seq FROM __wavesync_log WHERE seq > ?1 AND seq <=
-                 (SELECT value FROM __wavesync_meta WHERE key = 'folded') ORDER BY seq LIMIT ?2"
+                "SELECT seq, tbl, pk, cols, at, seq FROM __wavesync_log WHERE seq > ?1 AND seq <=
+                 (SELECT value FROM __wavesync_meta WHERE key = 'folded') ORDER BY seq"
                     .into(),
                 self.after.0,
             ),
         };
         let (page, reached) = self.store.read(now, |tx| {
-            let mut page = Vec::new();
             let mut statement = tx.conn.prepare_cached(&sql)?;
-            let entries = statement
-                .query_map([after, PAGE_ROWS], |row| {
-                    let place: i64 = row.get(3)?;
-                    let key = Value::from_ref(row.get_ref(2)?);
-                    Ok((Seq(row.get(0)?), TableNum(row.get(1)?), key, place))
-                })?
-                .collect::<rusqlite::Result<Vec<_>>>()?;
-            let reached = entries.last().map(|(.., place)| *place);
-            for (seq, num, stored, _) in entries {
-                let Ok(table) = tx.table(num) else { continue };
-                if stored == Value::Null {
-                    continue;
-                }
-                let key = key::canonical(table.form, table.key_columns, stored)?;
-                let Some(row) = tx.clock(&table, &key)?.filter(|row| row.seq == seq) else {
-                    continue;
-                };
-                let change = |column, value, dot: crate::ids::Dot| Change {
-                    table: table.name.clone(),
-                    key: key.clone(),
-                    column,
-                    value,
-                    stamp: dot.stamp.0,
-                    db_version: seq,
-                    site: dot.site,
-                    length: row.clock.length,
-                };
-                if row.clock.cells.is_empty() {
-                    page.push(change(None, Value::Null, row.clock.birth));
-                    continue;
-                }
-                let mut values = tx.all_values(&table, &key)?;
-                let cells = row.clock.cells.iter();
-                for (column, dot) in cells.filter(|(column, _)| **column != ColumnNum::CLAIM) {
-                    let name = table.column(*column).map(|column| column.name.clone());
-                    let value = values.remove(column).unwrap_or(Value::Null);
-                    page.push(change(name, value, *dot));
+            let mut entries = statement.query([after])?;
+            let (mut page, mut reached, mut read) = (Vec::new(), None, 0);
+            while read < PAGE_ROWS
+                && let Some(entry) = entries.next()?
+            {
+                reached = Some(entry.get(5)?);
+                let entry = LogEntry::read(entry)?;
+                let Ok(table) = tx.table(entry.table) else { continue };
+                let seq = entry.seq;
+                let keys = tx.keys_of_entry(&table, entry)?;
+                read += keys.len().max(1);
+                for key in keys {
+                    tx.show_changes(&mut page, &table, &key, seq)?;
                 }
             }
             Ok((page, reached))
@@ -171,5 +148,42 @@ impl Changes {
             }
             self.load(now)?;
         }
+    }
+}
+
+impl Tx<'_> {
+    /// Adds the columns of a row, if this is its newest entry.
+    fn show_changes(
+        &mut self,
+        page: &mut Vec<Change>,
+        table: &Table,
+        key: &Value,
+        seq: Seq,
+    ) -> Result<()> {
+        let Some(row) = self.clock(table, key)?.filter(|row| row.seq == seq) else {
+            return Ok(());
+        };
+        let change = |column, value, dot: crate::ids::Dot| Change {
+            table: table.name.clone(),
+            key: key.clone(),
+            column,
+            value,
+            stamp: dot.stamp.0,
+            db_version: seq,
+            site: dot.site,
+            length: row.clock.length,
+        };
+        if row.clock.cells.is_empty() {
+            page.push(change(None, Value::Null, row.clock.birth));
+            return Ok(());
+        }
+        let mut values = self.all_values(table, key)?;
+        let cells = row.clock.cells.iter();
+        for (column, dot) in cells.filter(|(column, _)| **column != ColumnNum::CLAIM) {
+            let name = table.column(*column).map(|column| column.name.clone());
+            let value = values.remove(column).unwrap_or(Value::Null);
+            page.push(change(name, value, *dot));
+        }
+        Ok(())
     }
 }

@@ -75,6 +75,9 @@ pub struct ForeignKey {
     /// Keys of children logged after a position that have no parent; `None` if the child's key
     /// cannot be compared with the log.
     pub new_orphans_select: Option<String>,
+    /// The same for children whose entry stands for many rows: from one key to another, and with
+    /// this entry.
+    pub span_orphans_select: Option<String>,
     /// Keys of children of parents that are gone and were logged after a position; `None` if
     /// the parent is not referred to by its key.
     pub left_orphans_select: Option<String>,
@@ -224,7 +227,7 @@ fn foreign_key(
         "SET DEFAULT" if !in_key => Action::SetDefault,
         _ => Action::Park,
     };
-    let texts = texts(child_shape, parent_shape, &declared.columns, &parent_names)?;
+    let texts = texts((child.num, child_shape), parent_shape, &declared.columns, &parent_names)?;
     let by_key = parent_columns.as_slice() == [Place::Key(0)] && parent_shape.key.len() == 1;
     let overlay = overlay(conn, child, &columns, action)?;
     Ok(Some(ForeignKey {
@@ -239,6 +242,7 @@ fn foreign_key(
         children_select: texts.children,
         orphans_select: texts.orphans,
         new_orphans_select: (child_shape.key.len() == 1).then_some(texts.new_orphans),
+        span_orphans_select: (child_shape.key.len() == 1).then_some(texts.span_orphans),
         left_orphans_select: by_key.then_some(texts.left_orphans),
     }))
 }
@@ -268,10 +272,16 @@ struct Texts {
     children: String,
     orphans: String,
     new_orphans: String,
+    span_orphans: String,
     left_orphans: String,
 }
 
-fn texts(child: &Shape, parent: &Shape, columns: &[String], parents: &[&str]) -> Result<Texts> {
+fn texts(
+    (num, child): (TableNum, &Shape),
+    parent: &Shape,
+    columns: &[String],
+    parents: &[&str],
+) -> Result<Texts> {
     let (c, p) = (ident(&child.name)?, ident(&parent.name)?);
     let child_key = crate::store::key::expression(child.form, &child.key, "c.")?;
     let parent_key = crate::store::key::expression(parent.form, &parent.key, "p.")?;
@@ -298,6 +308,11 @@ fn texts(child: &Shape, parent: &Shape, columns: &[String], parents: &[&str]) ->
         new_orphans: format!(
             "SELECT {child_key} FROM __wavesync_log AS l CROSS JOIN main.{c} AS c
              WHERE l.seq > ?1 AND l.tbl = ?2 AND c.{key} = l.pk AND {orphan}"
+        ),
+        span_orphans: format!(
+            "SELECT {child_key} FROM __wavesync_clock_{} AS l CROSS JOIN main.{c} AS c
+             WHERE l.k >= ?1 AND l.k <= ?2 AND l.seq = ?3 AND c.{key} = l.k AND {orphan}",
+            num.0
         ),
         left_orphans: format!(
             "SELECT {child_key} FROM __wavesync_log AS l CROSS JOIN main.{c} AS c

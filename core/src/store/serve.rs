@@ -13,9 +13,10 @@ use crate::merge::Clock;
 use crate::mutants::{self, Mutant};
 use crate::store::rows::Kind;
 use crate::store::scan::Place;
+use crate::store::span::LogEntry;
 use crate::store::tables::Table;
 use crate::store::vector::Vector;
-use crate::store::{Tx, claim, key};
+use crate::store::{Tx, claim};
 use crate::value::Value;
 use crate::wire::rows::{Batch, CLAIM, Row, TableRows};
 
@@ -129,7 +130,8 @@ impl Tx<'_> {
     fn read_log(&mut self, from: Seq, vector: &Vector) -> Result<Piece> {
         let high = self.folded_end()?;
         let mut statement = self.conn.prepare_cached(
-            "SELECT seq, tbl, pk FROM __wavesync_log WHERE seq > ?1 AND seq <= ?2 ORDER BY seq",
+            "SELECT seq, tbl, pk, cols, at FROM __wavesync_log
+             WHERE seq > ?1 AND seq <= ?2 ORDER BY seq",
         )?;
         let mut entries = statement.query(params![from.0, high.0])?;
         let mut builder = BatchBuilder::default();
@@ -141,18 +143,17 @@ impl Tx<'_> {
                 finished = false;
                 break;
             }
-            scanned += 1;
-            let seq = Seq(entry.get(0)?);
+            let entry = LogEntry::read(entry)?;
+            let seq = entry.seq;
             to = seq;
-            let stored = Value::from_ref(entry.get_ref(2)?);
-            let Ok(table) = self.table(TableNum(entry.get(1)?)) else { continue };
-            if stored == Value::Null {
-                continue;
-            }
-            let key = key::canonical(table.form, table.key_columns, stored)?;
-            let Some(row) = self.clock(&table, &key)? else { continue };
-            if row.seq == seq {
-                self.emit(&mut builder, &table, &key, &row.clock, |dot| !vector.covers(dot))?;
+            scanned += 1;
+            let Ok(table) = self.table(entry.table) else { continue };
+            for key in self.keys_of_entry(&table, entry)? {
+                scanned += 1;
+                let Some(row) = self.clock(&table, &key)? else { continue };
+                if row.seq == seq {
+                    self.emit(&mut builder, &table, &key, &row.clock, |dot| !vector.covers(dot))?;
+                }
             }
         }
         if finished {

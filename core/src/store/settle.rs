@@ -57,6 +57,11 @@ impl Tx<'_> {
                 (Some(new), Some(left)) => {
                     if child {
                         hot.extend(self.keys_of(new, key.child, &bound(key.child))?);
+                        if let Some(select) = &key.span_orphans_select {
+                            for span in self.spans_since(since, key.child)? {
+                                hot.extend(self.keys_of(select, key.child, &span)?);
+                            }
+                        }
                     }
                     if parent {
                         hot.extend(self.keys_of(left, key.child, &bound(key.parent))?);

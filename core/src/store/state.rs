@@ -3,10 +3,10 @@
 use rusqlite::params;
 
 use crate::Result;
-use crate::ids::{Boot, Cursor, Millis, Seq, SiteId, TableNum};
+use crate::ids::{Boot, Cursor, Millis, Seq, SiteId};
+use crate::store::span::LogEntry;
 use crate::store::vector::{Caps, Vector};
-use crate::store::{Store, Tx, key};
-use crate::value::Value;
+use crate::store::{Store, Tx};
 
 /// End, vector and openness of this replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,27 +91,25 @@ impl Tx<'_> {
         let vector = self.vector()?;
         let most = self.bounds.open_test_entries;
         let mut statement = self.conn.prepare_cached(
-            "SELECT seq, tbl, pk FROM __wavesync_log WHERE seq >= ?1 ORDER BY seq LIMIT ?2",
+            "SELECT seq, tbl, pk, cols, at FROM __wavesync_log WHERE seq >= ?1 ORDER BY seq LIMIT ?2",
         )?;
         let mut entries = statement.query(params![from, most as i64])?;
         let mut tested = 0;
         let mut reached = from;
         while let Some(entry) = entries.next()? {
             tested += 1;
-            let seq = Seq(entry.get(0)?);
+            let entry = LogEntry::read(entry)?;
+            let seq = entry.seq;
             reached = seq.0;
-            let stored = Value::from_ref(entry.get_ref(2)?);
-            let Ok(table) = self.table(TableNum(entry.get(1)?)) else { continue };
-            if stored == Value::Null {
-                continue;
-            }
-            let key = key::canonical(table.form, table.key_columns, stored)?;
-            let Some(row) = self.clock(&table, &key)?.filter(|row| row.seq == seq) else {
-                continue;
-            };
-            if !row.clock.dots().all(|dot| vector.covers(dot)) {
-                self.set_meta("open_from", seq.0)?;
-                return Ok(false);
+            let Ok(table) = self.table(entry.table) else { continue };
+            for key in self.keys_of_entry(&table, entry)? {
+                let Some(row) = self.clock(&table, &key)?.filter(|row| row.seq == seq) else {
+                    continue;
+                };
+                if !row.clock.dots().all(|dot| vector.covers(dot)) {
+                    self.set_meta("open_from", seq.0)?;
+                    return Ok(false);
+                }
             }
         }
         if tested < most {

@@ -13,7 +13,7 @@ use crate::limits;
 use crate::merge::KeyKind;
 use crate::store::shape::{KeyForm, Refusal, Shape, ShapeColumn};
 use crate::store::sql::{ident, ident_list, parameters};
-use crate::store::{Store, Tx, capture, clock, key, shape};
+use crate::store::{Store, Tx, bulk, capture, clock, key, shape};
 use crate::value::Value;
 use crate::{Error, Result};
 
@@ -66,6 +66,14 @@ pub struct Statements {
     pub keys_first: String,
     /// The same after a key.
     pub keys_after: String,
+    /// Keys with a state from one key to another.
+    pub keys_between: String,
+    /// The same, of rows whose newest entry is a certain one.
+    pub keys_of_span: String,
+    /// Clocks of new rows: one, and [`bulk::INSERT_ROWS`].
+    pub clock_insert: String,
+    /// See `clock_insert`.
+    pub clock_insert_many: String,
     /// Clock by key: insert or replace all of it.
     pub clock_upsert: String,
     /// The values of the local columns by key.
@@ -74,6 +82,10 @@ pub struct Statements {
     pub row_delete: String,
     /// Insert of the key and all local columns.
     pub row_insert: String,
+    /// The same for `row_many` rows.
+    pub row_insert_many: String,
+    /// How many rows one statement can insert.
+    pub row_many: usize,
 }
 
 impl Table {
@@ -510,6 +522,12 @@ fn statements(num: TableNum, shape: Option<&Shape>, columns: &[Column]) -> Resul
         clock_select: format!("SELECT cl, seq, stamp, site, cells FROM {clocks} WHERE k = ?1"),
         keys_first: format!("SELECT k, seq FROM {clocks} ORDER BY k"),
         keys_after: format!("SELECT k, seq FROM {clocks} WHERE k > ?1 ORDER BY k"),
+        keys_between: format!("SELECT k FROM {clocks} WHERE k >= ?1 AND k <= ?2 ORDER BY k"),
+        keys_of_span: format!(
+            "SELECT k FROM {clocks} WHERE k >= ?1 AND k <= ?2 AND seq = ?3 ORDER BY k"
+        ),
+        clock_insert: clock_insert(&clocks, 1),
+        clock_insert_many: clock_insert(&clocks, bulk::INSERT_ROWS),
         clock_upsert: format!(
             "INSERT INTO {clocks}(k, cl, seq, stamp, site, cells) VALUES(?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT(k) DO UPDATE SET cl = excluded.cl, seq = excluded.seq,
@@ -532,10 +550,20 @@ fn statements(num: TableNum, shape: Option<&Shape>, columns: &[Column]) -> Resul
         ident_list("", shape.key.iter().map(|c| c.name.as_str()).chain(locals.iter().copied()))?;
     statements.row_select = format!("SELECT {selected} FROM main.{table} WHERE {matches}");
     statements.row_delete = format!("DELETE FROM main.{table} WHERE {matches}");
-    statements.row_insert = format!(
-        "{}{table}({named}) VALUES({})",
-        shape.insert_verb(),
-        parameters(1, keys + locals.len())
-    );
+    let width = keys + locals.len();
+    let insert = format!("{}{table}({named}) VALUES", shape.insert_verb());
+    statements.row_insert = format!("{insert}({})", parameters(1, width));
+    statements.row_many = bulk::INSERT_ROWS.min(limits::SQL_PARAMETERS_MAX / width).max(1);
+    statements.row_insert_many = format!("{insert}{}", tuples(width, statements.row_many));
     Ok(statements)
+}
+
+fn clock_insert(clocks: &str, rows: usize) -> String {
+    format!("INSERT INTO {clocks}(k, cl, seq, stamp, site, cells) VALUES{}", tuples(6, rows))
+}
+
+/// `(?1, ?2), (?3, ?4), …`: rows of parameters.
+fn tuples(width: usize, rows: usize) -> String {
+    let tuple = |row: usize| format!("({})", parameters(1 + row * width, width));
+    (0..rows).map(tuple).collect::<Vec<_>>().join(", ")
 }

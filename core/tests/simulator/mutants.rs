@@ -84,3 +84,8 @@ fn k2_a_cursor_below_the_horizon_that_is_served_from_the_log_is_noticed() {
 fn p7b_removing_the_newest_log_entry_is_noticed() {
     is_killed(Mutant::TrimNewest);
 }
+
+#[test]
+fn p8_rows_that_are_written_set_wise_and_leave_no_log_entry_are_noticed() {
+    is_killed(Mutant::BulkUnlogged);
+}

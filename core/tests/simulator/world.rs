@@ -66,6 +66,7 @@ impl Plan {
                 open_test_entries: dice.within(2, 6) as usize,
                 log_keep_rows: dice.within(1, 40) as i64,
                 log_trim_rows: dice.within(1, 5) as i64,
+                bulk_rows: dice.within(1, 3) as usize,
             },
         }
     }

@@ -1,0 +1,136 @@
+//! Rows written set-wise against rows written one by one: the same tables, clocks and parked rows.
+#![allow(clippy::unwrap_used)]
+
+mod site;
+
+use proptest::prelude::*;
+use site::{NOW, Site, content};
+use wavesync_core::limits::Bounds;
+use wavesync_core::store::group::Join;
+use wavesync_core::store::identity::FileIdentity;
+use wavesync_core::wire::rows::Batch;
+
+const SOURCE: &str = "
+    CREATE TABLE parent(id INTEGER PRIMARY KEY, a, b);
+    CREATE TABLE child(k TEXT PRIMARY KEY NOT NULL, parent, a);
+    CREATE TABLE pair(x, y, v, PRIMARY KEY(x, y)) WITHOUT ROWID;
+    CREATE TABLE bin(k BLOB PRIMARY KEY NOT NULL) WITHOUT ROWID;";
+
+/// The same tables with rules that the source does not have, or without a column that it has.
+const TARGETS: [&str; 4] = [
+    SOURCE,
+    "CREATE TABLE parent(id INTEGER PRIMARY KEY, a UNIQUE, b CHECK(b <> 3));
+     CREATE TABLE child(k TEXT PRIMARY KEY NOT NULL COLLATE NOCASE, parent NOT NULL, a);
+     CREATE TABLE pair(x, y, v UNIQUE, PRIMARY KEY(x, y));",
+    "CREATE TABLE parent(id INTEGER PRIMARY KEY, b);
+     CREATE TABLE child(k TEXT PRIMARY KEY NOT NULL, a, parent DEFAULT 5, more DEFAULT 'm');
+     CREATE TABLE bin(k BLOB PRIMARY KEY NOT NULL);",
+    "PRAGMA foreign_keys=ON;
+     CREATE TABLE parent(id INTEGER PRIMARY KEY, a, b);
+     CREATE TABLE child(k TEXT PRIMARY KEY NOT NULL, parent REFERENCES parent(id), a);
+     CREATE TABLE note(id INTEGER PRIMARY KEY, text);
+     CREATE TRIGGER noted AFTER INSERT ON parent BEGIN INSERT INTO note(text) VALUES(NEW.a); END;",
+];
+
+fn statement() -> impl Strategy<Value = String> {
+    let key = 0..14i64;
+    prop_oneof![
+        4 => (key.clone(), 0..9i64, 0..5i64).prop_map(|(id, a, b)| format!(
+            "INSERT OR IGNORE INTO parent VALUES({id}, {a}, {b})"
+        )),
+        4 => (key.clone(), 0..9i64, 0..5i64).prop_map(|(k, p, a)| format!(
+            "INSERT OR IGNORE INTO child(k, parent, a) VALUES('k{k}', {p}, {a})"
+        )),
+        2 => (0..4i64, 0..4i64, 0..9i64).prop_map(|(x, y, v)| format!(
+            "INSERT OR IGNORE INTO pair VALUES({x}, 'y{y}', {v})"
+        )),
+        1 => (0..4i64).prop_map(|k| format!("INSERT OR IGNORE INTO bin VALUES(x'0{k}')")),
+        1 => key.clone().prop_map(|id| format!("UPDATE parent SET a = 7 WHERE id = {id}")),
+        1 => key.clone().prop_map(|k| format!("UPDATE child SET a = NULL WHERE k = 'k{k}'")),
+        1 => key.clone().prop_map(|id| format!("DELETE FROM parent WHERE id = {id}")),
+        1 => key.prop_map(|k| format!("DELETE FROM child WHERE k = 'k{k}'")),
+    ]
+}
+
+fn target(schema: usize) -> Site {
+    let mut site = Site::new(2, TARGETS[schema]);
+    let foreign_keys = TARGETS[schema].contains("foreign_keys=ON");
+    let join = Join { topic: "t".into(), foreign_keys, ..Join::default() };
+    site.store.join(NOW, &join, &FileIdentity("file".into()), &[2; 64]).unwrap();
+    site
+}
+
+/// Statements that the target's schema may refuse are left out there.
+fn run(site: &Site, script: &[String]) {
+    for sql in script {
+        let _ = site.app.execute_batch(sql);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn set_wise_and_row_by_row_come_to_the_same(
+        schema in 0..TARGETS.len(),
+        before in prop::collection::vec(statement(), 0..6),
+        script in prop::collection::vec(statement(), 1..40),
+        later in prop::collection::vec(statement(), 0..10),
+        rows in 1..9usize,
+    ) {
+        let mut source = Site::new(1, SOURCE);
+        run(&source, &script);
+        source.fold(NOW);
+        let mut pieces = source.pieces(rows);
+        run(&source, &later);
+        source.fold(NOW);
+        pieces.extend(source.pieces(rows));
+        let from = source.own_site();
+        let mut images = Vec::new();
+        let mut logs = Vec::new();
+        for bulk_rows in [usize::MAX, 1] {
+            let mut target = target(schema);
+            target.store.set_bounds(Bounds { bulk_rows, ..Bounds::default() });
+            run(&target, &before);
+            for piece in &pieces {
+                target.apply(from, piece).unwrap();
+            }
+            images.push(content(&target.image()));
+            logs.push(target.log_rows());
+            let all: Vec<Batch> = target.pieces(3);
+            // Whoever reads the log of either gets the same.
+            let mut third = Site::new(3, SOURCE);
+            for piece in &all {
+                third.apply(target.own_site(), piece).unwrap();
+            }
+            images.push(content(&third.image()));
+        }
+        prop_assert_eq!(&images[0], &images[2], "the targets");
+        prop_assert_eq!(&images[1], &images[3], "third replicas");
+        prop_assert!(logs[1] <= logs[0], "{} entries set-wise, {} row by row", logs[1], logs[0]);
+    }
+}
+
+/// A first sync leaves one log entry for many rows, and that entry is enough.
+#[test]
+fn new_rows_leave_one_entry_in_the_log() {
+    let mut source = Site::new(1, SOURCE);
+    for id in 0..500 {
+        source.run(&format!("INSERT INTO parent VALUES({id}, {id}, 0)"));
+    }
+    source.fold(NOW);
+    let mut target = Site::new(2, SOURCE);
+    for piece in source.pieces(100) {
+        target.apply(source.own_site(), &piece).unwrap();
+    }
+    assert_eq!(target.log_rows(), 5);
+    target.run("UPDATE parent SET a = 'new' WHERE id = 250");
+    target.fold(NOW);
+    // From the middle: the rows of the last two entries, and the changed one.
+    let piece = target
+        .store
+        .folded(NOW, |tx| tx.read_piece(wavesync_core::ids::Seq(3), &Default::default()))
+        .unwrap();
+    assert_eq!(piece.rows.row_count(), 201);
+    assert!(piece.last);
+}

@@ -23,6 +23,7 @@ pub mod foreign;
 pub mod group;
 pub mod identity;
 pub mod key;
+pub mod mask;
 mod moves;
 pub mod names;
 pub mod probe;
@@ -40,6 +41,7 @@ pub mod state;
 pub mod tables;
 pub mod triggers;
 pub mod trim;
+pub mod unique;
 pub mod vector;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

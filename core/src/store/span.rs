@@ -4,6 +4,7 @@
 //! those between them whose clocks name this entry as their newest: a row that was written since has
 //! an entry of its own, and one that came between them later never had this one.
 
+use rusqlite::types::ValueRef;
 use rusqlite::{Row, params};
 
 use crate::Result;
@@ -29,7 +30,7 @@ pub(super) struct LogEntry {
 impl LogEntry {
     /// Takes an entry out of a result row.
     pub fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        let span = row.get::<_, Option<i64>>(3)? == Some(SPAN);
+        let span = row.get_ref(3)? == ValueRef::Integer(SPAN);
         Ok(Self {
             seq: Seq(row.get(0)?),
             table: TableNum(row.get(1)?),

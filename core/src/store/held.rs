@@ -247,11 +247,10 @@ impl Tx<'_> {
         if told {
             return Ok(());
         }
-        let ahead = until.millis().saturating_sub(self.now.0) / 1_000;
+        let ahead = duration(until.millis().saturating_sub(self.now.0));
         let who = member_name(self.conn, number)?.unwrap_or_else(|| site.to_string());
-        let message = format!(
-            "changes of {who} are held back: the clock there is {ahead} seconds ahead of this one"
-        );
+        let message =
+            format!("changes of {who} are held back: the clock there is {ahead} ahead of this one");
         let hint = "set the clock of that device right; wavesync_conflicts says when what it \
                     wrote is shown";
         self.note("future", message, hint);
@@ -406,6 +405,14 @@ impl Vector {
         }
         applied
     }
+}
+
+/// A duration in words.
+fn duration(millis: u64) -> String {
+    let units =
+        [(86_400_000, "days"), (3_600_000, "hours"), (60_000, "minutes"), (1_000, "seconds")];
+    let unit = units.into_iter().find(|(size, _)| millis >= 2 * size);
+    unit.map_or_else(|| format!("{millis} ms"), |(size, name)| format!("{} {name}", millis / size))
 }
 
 /// The name of a member by the number of its site.

@@ -84,3 +84,13 @@ fn p17_a_vector_without_what_is_held_is_noticed() {
 fn p17_a_release_that_nobody_is_told_of_is_noticed() {
     is_killed(Mutant::SilentRelease);
 }
+
+#[test]
+fn k1_a_key_order_scan_that_ends_the_pass_is_noticed() {
+    is_killed(Mutant::KeysEndPass);
+}
+
+#[test]
+fn k1_resuming_behind_a_row_that_was_not_sent_is_noticed() {
+    is_killed(Mutant::PlaceAhead);
+}

@@ -23,6 +23,7 @@ mod held;
 pub mod identity;
 pub mod key;
 mod lost;
+pub mod mask;
 mod moves;
 pub mod names;
 pub mod probe;
@@ -38,6 +39,7 @@ pub mod sql;
 pub mod state;
 pub mod tables;
 pub mod triggers;
+pub mod unique;
 pub mod vector;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

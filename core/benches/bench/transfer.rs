@@ -2,6 +2,9 @@
 
 use wavesync_core::ids::{Boot, Cursor, Seq, SiteId};
 use wavesync_core::store::Store;
+use wavesync_core::store::apply::Reach;
+use wavesync_core::store::scan::Place;
+use wavesync_core::store::serve::Piece;
 use wavesync_core::store::vector::Vector;
 use wavesync_core::wire::rows::Batch;
 
@@ -33,34 +36,35 @@ pub fn export(bench: &Bench, report: &mut Report) {
 /// A catch-up from the beginning, as its responder sends it.
 struct Sent {
     site: SiteId,
-    pieces: Vec<(Vec<u8>, Seq)>,
+    pieces: Vec<(Vec<u8>, Piece)>,
     vector: Vector,
 }
 
 fn send(store: &mut Store) -> Sent {
     let site = store.site_id().unwrap().unwrap();
-    let (mut from, mut pieces) = (Seq(0), Vec::new());
+    let (mut place, mut pieces) = (Place::Log(Seq(0)), Vec::new());
     loop {
         let none = Vector::default();
-        let piece = store.folded(now(), |tx| tx.read_piece(from, &none)).unwrap();
-        from = piece.to;
-        pieces.push((piece.rows.encode(), piece.to));
-        if piece.last {
-            return Sent { site, pieces, vector: piece.vector };
+        let mut piece = store.folded(now(), |tx| tx.read_piece(place, &none)).unwrap();
+        let rows = std::mem::take(&mut piece.rows);
+        place = piece.next.clone();
+        let vector = piece.last.then(|| piece.vector.clone());
+        pieces.push((rows.encode(), piece));
+        if let Some(vector) = vector {
+            return Sent { site, pieces, vector };
         }
     }
 }
 
 fn receive(store: &mut Store, sent: &Sent) -> u64 {
     let mut changed = 0;
-    let high = sent.pieces.last().unwrap().1;
-    for (bytes, to) in &sent.pieces {
-        let cursor = Cursor { boot: Boot(1), seq: *to, high };
-        let last = (*to == high).then_some(&sent.vector);
+    for (bytes, piece) in &sent.pieces {
+        let cursor = Cursor { boot: Boot(1), seq: piece.to, high: piece.high };
+        let (place, last) = (piece.next.encode(), piece.last.then_some(&sent.vector));
+        let reach = Reach { cursor, place: &place, ordered: piece.ordered, last };
         let rows = Batch::decode(bytes).unwrap();
-        let applied = store
-            .write_applying(now(), |tx| tx.apply_piece(sent.site, &rows, cursor, last))
-            .unwrap();
+        let applied =
+            store.write_applying(now(), |tx| tx.apply_piece(sent.site, &rows, &reach)).unwrap();
         changed += applied.changed;
     }
     store.take_effects();

@@ -17,7 +17,8 @@ use crate::merge::{Clock, Ended};
 use crate::store::fold::{Entry, Hand};
 use crate::store::shape::KeyForm;
 use crate::store::tables::Table;
-use crate::store::{Tx, capture};
+use crate::store::mask::MASK_INSERT;
+use crate::store::Tx;
 
 /// Rows that a run has of each of its tables on average, or it is not worth the statements.
 const ROWS_PER_TABLE_MIN: usize = 16;
@@ -53,7 +54,7 @@ impl Tx<'_> {
         let mut before = None;
         while let Some(row) = rows.next()? {
             let table = TableNum(row.get(1)?);
-            let mask: Option<i64> = row.get(3)?;
+            let inserted = row.get_ref(3)? == ValueRef::Integer(MASK_INSERT);
             let (mut key, mut usable) = (None, true);
             match (tables.get(&table), row.get_ref(2)?) {
                 (None, _) | (_, ValueRef::Null) => usable = false,
@@ -66,7 +67,7 @@ impl Tx<'_> {
                 seq: Seq(row.get(0)?),
                 table,
                 at: row.get::<_, Option<i64>>(4)?.unwrap_or(0),
-                insert: usable && mask == Some(capture::MASK_INSERT),
+                insert: usable && inserted,
                 rises: key.is_some() && key > before,
             });
             before = key;

@@ -124,7 +124,7 @@ fn remote(key: i64, value: i64) -> Batch {
 /// and what was pushed.
 fn run(steps: &[Step], fold_run_rows: usize) -> (String, String) {
     let mut site = Site::before_backfill(1, SCHEMA);
-    let push_rows = if steps.len() % 2 == 0 { 4 } else { 256 };
+    let push_rows = if steps.len().is_multiple_of(2) { 4 } else { 256 };
     site.store.set_bounds(Bounds {
         fold_run_rows,
         backfill_rows: 5,

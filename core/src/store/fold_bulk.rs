@@ -14,11 +14,11 @@ use crate::Result;
 use crate::ids::{Dot, Seq, Stamp, TableNum};
 use crate::limits;
 use crate::merge::{Clock, Ended};
+use crate::store::Tx;
 use crate::store::fold::{Entry, Hand};
+use crate::store::mask::MASK_INSERT;
 use crate::store::shape::KeyForm;
 use crate::store::tables::Table;
-use crate::store::mask::MASK_INSERT;
-use crate::store::Tx;
 
 /// Rows that a run has of each of its tables on average, or it is not worth the statements.
 const ROWS_PER_TABLE_MIN: usize = 16;

@@ -5,7 +5,7 @@ mod site;
 
 use site::{NOW, Site, TABLES, batch, row};
 use wavesync_core::ids::{Boot, Cursor, Dot, Millis, Seq, SiteId, Stamp};
-use wavesync_core::limits::FUTURE_LIMIT_MS;
+use wavesync_core::limits::{Bounds, FUTURE_LIMIT_MS};
 use wavesync_core::store::apply::Reach;
 use wavesync_core::store::report;
 use wavesync_core::store::vector::Vector;
@@ -111,6 +111,8 @@ fn a_local_insert_stands_when_what_was_held_comes() {
     let mut tombstone = born("dead", hour);
     (tombstone.length, tombstone.cells) = (2, Vec::new());
     apply(&mut site, vec![tombstone], hour);
+    // Also where a long run of inserts is folded in bulk.
+    site.store.set_bounds(Bounds { fold_run_rows: 1, ..Bounds::default() });
     site.run("INSERT INTO txt VALUES('k', 'here', 'here'), ('dead', 'here', 'here')");
     site.fold(NOW);
     let length = |site: &Site, key| site.image().tables["txt"].rows[&Value::text(key)].length;

@@ -68,7 +68,7 @@ fn run(site: &Site, script: &[String]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn set_wise_and_row_by_row_come_to_the_same(

@@ -10,6 +10,7 @@ use crate::merge::{
 };
 use crate::mutants::{self, Mutant};
 use crate::store::clock::ClockRow;
+use crate::store::held::Due;
 use crate::store::rows::{Kind, Parked, Values, refusal};
 use crate::store::tables::Table;
 use crate::store::vector::Vector;
@@ -30,10 +31,12 @@ pub struct Applied {
 }
 
 impl Applied {
-    fn add(&mut self, outcome: Outcome) {
+    /// Counts a row. Returns its newest stamp that was applied.
+    fn add(&mut self, (outcome, newest): (Outcome, Stamp)) -> Stamp {
         self.rows += 1;
         self.changed += u64::from(outcome != Outcome::Same);
         self.parked += u64::from(outcome == Outcome::Parked);
+        newest
     }
 }
 
@@ -72,7 +75,6 @@ impl Tx<'_> {
         for part in &batch.tables {
             let (table, columns) = self.names_of(part)?;
             parts.push((self.cache.plan.stratum(table.num), table, columns, part));
-            clock = part.rows.iter().map(bulk::newest).fold(clock, Stamp::max);
         }
         parts.sort_by_key(|(stratum, ..)| *stratum);
         let mut work = Vec::with_capacity(parts.len());
@@ -88,15 +90,16 @@ impl Tx<'_> {
                         let count = bulk.rows().count() as u64;
                         applied.rows += count;
                         applied.changed += count;
+                        clock = bulk.rows().map(bulk::newest).fold(clock, Stamp::max);
                     } else {
                         others.extend(bulk.rows().filter(|row| row.length % 2 == 1));
                         for row in bulk.rows().filter(|row| row.length % 2 == 0) {
-                            applied.add(self.apply_row(table, columns, row)?);
+                            clock = clock.max(applied.add(self.apply_row(table, columns, row)?));
                         }
                     }
                 }
                 for row in others.iter().filter(|row| (row.length % 2 == 1) == alive) {
-                    applied.add(self.apply_row(table, columns, row)?);
+                    clock = clock.max(applied.add(self.apply_row(table, columns, row)?));
                 }
             }
         }
@@ -167,9 +170,10 @@ impl Tx<'_> {
                 }
                 let table = self.table_on_wire(&part.name, part.integer_key, part.key_columns)?;
                 let Some(table) = table else { return Ok(false) };
-                let clock = self.clock(&table, &key::pack(&row.key))?.map(|row| row.clock);
+                let key = key::pack(&row.key);
+                let clock = self.clock(&table, &key)?.map(|row| row.clock);
                 let here = clock.is_some_and(|known| joins(table.kind, &known, row));
-                if !here && !self.has_moved(&table, row)? {
+                if !here && !self.has_moved(&table, row)? && !self.holds(&table, &key, row)? {
                     return Ok(false);
                 }
             }
@@ -198,14 +202,15 @@ impl Tx<'_> {
         self.columns_on_wire(table, &part.columns)
     }
 
+    /// Applies a row, or what of it is due. Returns the newest stamp that was applied.
     fn apply_row(
         &mut self,
         table: &Rc<Table>,
         columns: &[ColumnNum],
         row: &Row,
-    ) -> Result<Outcome> {
+    ) -> Result<(Outcome, Stamp)> {
         if table.shape.is_none() && mutants::on(Mutant::NoPark) {
-            return Ok(Outcome::Same);
+            return Ok((Outcome::Same, Stamp::NONE));
         }
         let key = key::pack(&row.key);
         let cells = row.cells.iter().filter_map(|(at, dot, value)| {
@@ -223,16 +228,25 @@ impl Tx<'_> {
             cells: cells.collect(),
             ended: row.ended.clone(),
         };
-        match self.place_of(table, &key, &incoming)? {
+        let newest = |row: &Incoming| row.dots().map(|dot| dot.stamp).max().unwrap_or(Stamp::NONE);
+        let clock = if mutants::on(Mutant::HeldInClock) { newest(&incoming) } else { Stamp::NONE };
+        let (incoming, held) = match self.due(table, &key, incoming)? {
+            Due::Now(row) => (row, Outcome::Same),
+            Due::Later(row, until) => return Ok((self.hold(table, &key, row, until)?, clock)),
+            Due::Parts { now, later, until } => (now, self.hold(table, &key, later, until)?),
+        };
+        let clock = clock.max(newest(&incoming));
+        let outcome = match self.place_of(table, &key, &incoming)? {
             Some(to) => {
                 // What ended under this key is told of this key, not of the one moved to.
                 let told = self.learn_ended(table, &key, &incoming.ended)?;
                 let patch = Incoming { length: 1, ended: Ended::new(), ..incoming };
                 let joined = self.join_row(table, &to, patch)?;
-                Ok(if joined == Outcome::Same { told } else { joined })
+                if joined == Outcome::Same { told } else { joined }
             }
-            None => self.join_row(table, &key, incoming),
-        }
+            None => self.join_row(table, &key, incoming)?,
+        };
+        Ok((if outcome == Outcome::Same { held } else { outcome }, clock))
     }
 
     /// Joins an incoming state of a row into what is here under a key.

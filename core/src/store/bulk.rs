@@ -77,12 +77,14 @@ impl Tx<'_> {
         let Some(mut rows) = self.rising(part)? else { return Ok((None, all())) };
         let Some(known) = self.known_between(table, &rows)? else { return Ok((None, all())) };
         let mut known = known.iter().peekable();
+        let future = self.future()?;
         let mut others = Vec::new();
         rows.retain(|new| {
             while known.next_if(|key| **key < new.key).is_some() {}
             let fits = known.peek().is_none_or(|key| **key != new.key)
                 && new.row.whole
                 && new.row.ended.is_empty()
+                && newest(new.row) <= future
                 && (new.row.length % 2 == 0 || new.row.cells.len() == places.len());
             if !fits {
                 others.push(new.row);

@@ -68,7 +68,7 @@ impl BatchBuilder {
     }
 
     /// Adds a row whose cells are in order of their numbers, `#claim` last.
-    fn push(&mut self, table: &Table, mut row: Row) {
+    pub(super) fn push(&mut self, table: &Table, mut row: Row) {
         self.bytes += 24 + 40 * row.ended.len() + row.key.iter().map(Value::weight).sum::<usize>();
         self.bytes += row.cells.iter().map(|(_, _, value)| 2 + value.weight()).sum::<usize>();
         self.rows += 1;
@@ -148,11 +148,16 @@ impl Tx<'_> {
             to = seq;
             scanned += 1;
             let Ok(table) = self.table(entry.table) else { continue };
+            let fresh = |dot| !vector.covers(dot);
+            if let Some(held) = self.held_at(seq)? {
+                self.emit_held(&mut builder, held, fresh)?;
+                continue;
+            }
             for key in self.keys_of_entry(&table, entry)? {
                 scanned += 1;
                 let Some(row) = self.clock(&table, &key)? else { continue };
                 if row.seq == seq {
-                    self.emit(&mut builder, &table, &key, &row.clock, |dot| !vector.covers(dot))?;
+                    self.emit(&mut builder, &table, &key, &row.clock, fresh)?;
                 }
             }
         }

@@ -128,6 +128,16 @@ impl Tx<'_> {
                 }
             }
         }
+        let held = conn
+            .prepare_cached("SELECT seq FROM __wavesync_held WHERE seq >= ?1 AND seq <= ?2")?
+            .query_map([from.0, horizon.0], |row| Ok(Seq(row.get(0)?)))?
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        for seq in held {
+            let held = self.held_at(seq)?;
+            if held.is_some_and(|held| !held.row.dots().all(|dot| vector.covers(dot))) {
+                return Ok(false);
+            }
+        }
         self.set_meta("open_from", horizon.0 + 1)?;
         Ok(true)
     }

@@ -1,4 +1,4 @@
-//! Values that lost, kept for the user.
+//! Values that lost against a write which did not know of them: kept for the user.
 
 use std::rc::Rc;
 

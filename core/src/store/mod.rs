@@ -26,6 +26,7 @@ pub mod mask;
 mod moves;
 pub mod names;
 pub mod probe;
+mod receive;
 pub mod report;
 pub mod restore;
 pub mod rows;

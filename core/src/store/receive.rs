@@ -20,13 +20,13 @@ impl Store {
         reach: &Reach<'_>,
     ) -> Result<Applied> {
         // Decoding takes a while, so it is done before the file is locked.
-        let news = match self.raw(|tx| tx.knows(rows))? {
+        let news = match self.raw(|tx| tx.has_all(rows))? {
             true => None,
             false => Some(Batch::decode(rows)?),
         };
         self.write_applying(now, |tx| match news {
             Some(news) => tx.apply_piece(from, &news, reach),
-            None if tx.knows(rows)? => tx.apply_piece(from, &Batch::default(), reach),
+            None if tx.has_all(rows)? => tx.apply_piece(from, &Batch::default(), reach),
             None => tx.apply_piece(from, &Batch::decode(rows)?, reach),
         })
     }
@@ -35,8 +35,8 @@ impl Store {
 impl Tx<'_> {
     /// Whether every write event in an encoded batch is covered by the vector, so that what is
     /// stored dominates it (rule P6). A row of which only a part has arrived may still wait for a
-    /// known row, to be whole: then nothing counts as known.
-    fn knows(&mut self, rows: &[u8]) -> Result<bool> {
+    /// known row, to be whole, and so may what is held back: then nothing counts as known.
+    fn has_all(&mut self, rows: &[u8]) -> Result<bool> {
         let newest = Batch::newest(rows)?;
         let vector = self.vector()?;
         if !newest.iter().all(|dot| vector.covers(*dot)) {
@@ -47,6 +47,6 @@ impl Tx<'_> {
                 .conn
                 .prepare_cached("SELECT 1 FROM __wavesync_parked WHERE kind = 'incomplete'")?
                 .exists([])?;
-        Ok(!incomplete)
+        Ok(!incomplete && !self.holds_any()?)
     }
 }

@@ -398,6 +398,8 @@ impl Machine {
         store.write(now, |_| Ok(()))?;
         self.fold_waiting = false;
         self.last_fold = now;
+        // What another connection applied, such as an import, is news with nothing left to fold.
+        self.own_dirty = true;
         Ok(())
     }
 

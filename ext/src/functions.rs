@@ -22,6 +22,7 @@ pub static FUNCTIONS: &[SqlFunction] = &[
     function("wavesync_leave", 0, 1, "wavesync_leave(['forget'])", leave),
     function("wavesync_pause", 0, 0, "wavesync_pause()", pause),
     function("wavesync_resume", 0, 0, "wavesync_resume()", resume),
+    function("wavesync_network_changed", 0, 0, "wavesync_network_changed()", network_changed),
     function("wavesync_track", 1, 1, "wavesync_track(table)", track),
     function("wavesync_untrack", 1, 1, "wavesync_untrack(table)", untrack),
     function("wavesync_alter", 1, 1, "wavesync_alter(sql)", alter),
@@ -48,7 +49,11 @@ const fn function(
 }
 
 /// The settings that `wavesync_config` keeps in the database, and what each is.
-const SETTINGS: &[(&str, &str)] = &[("name", "what other members see as this replica's name")];
+const SETTINGS: &[(&str, &str)] = &[
+    ("name", "what other members see as this replica's name"),
+    (FUTURE_LIMIT, "changes from clocks that are further ahead than this, in ms, wait"),
+];
+const FUTURE_LIMIT: &str = "future_limit_ms";
 
 /// The file behind a handle, by one name however it was opened.
 ///
@@ -138,6 +143,7 @@ fn join(context: &CallContext, args: &[Value]) -> Outcome {
             name,
             listen: options.listen.unwrap_or_default(),
             peers: options.peers.unwrap_or_default(),
+            relays: options.relays.unwrap_or_default(),
             lan: options.mdns.unwrap_or(true),
         },
     )?;
@@ -191,6 +197,12 @@ fn pause(context: &CallContext, _: &[Value]) -> Outcome {
     control.pause();
     let paused = board.wait(Duration::from_secs(2), |snapshot| snapshot.state == "paused");
     Ok(Value::Integer(i64::from(paused)))
+}
+
+fn network_changed(context: &CallContext, _: &[Value]) -> Outcome {
+    let (control, _) = running(context)?;
+    control.network_changed();
+    Ok(Value::Integer(1))
 }
 
 fn resume(context: &CallContext, _: &[Value]) -> Outcome {
@@ -333,14 +345,27 @@ fn config(context: &CallContext, args: &[Value]) -> Outcome {
             known.join(", ")
         )));
     }
-    let (_, mut store) = store(context)?;
+    let (path, mut store) = store(context)?;
     joined(&store)?;
     if let Some(value) = args.get(1) {
-        let value = text(value, "the value")?;
+        let number = match value {
+            Value::Integer(number) => Some(number.to_string()),
+            _ => None,
+        };
+        let value = match &number {
+            Some(number) => number,
+            None => text(value, "the value")?,
+        };
+        if key == FUTURE_LIMIT && !value.parse().is_ok_and(|limit: u64| limit >= 1_000) {
+            return Err(SqlError::new("future_limit_ms takes milliseconds, 1000 or more"));
+        }
         if value.len() > wavesync_core::limits::REPLICA_NAME_MAX_BYTES {
             return Err(SqlError::new("the value is too long"));
         }
         store.set_setting(driver::now(), key, value)?;
+        if let Some((control, _)) = engine::find(&path) {
+            control.committed(engine::next_token());
+        }
     }
     Ok(store.setting(key)?.map_or(Value::Null, Value::Text))
 }

@@ -118,6 +118,7 @@ impl<'a> Group<'a> {
             push_rows: if self.dice.percent(30) { 2 } else { 256 },
             backfill_rows: self.dice.within(1, 5) as usize,
             open_test_entries: self.dice.within(2, 6) as usize,
+            fold_run_rows: self.dice.within(1, 5) as usize,
         });
         let now = Millis(self.now.saturating_add_signed(skew));
         let join = Join {

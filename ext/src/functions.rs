@@ -240,9 +240,14 @@ fn joined(store: &Store) -> Result<(), SqlError> {
     if store.topic()?.is_some() {
         return Ok(());
     }
-    Err(SqlError::new(
+    Err(not_joined())
+}
+
+/// The error of calls that need a member.
+pub fn not_joined() -> SqlError {
+    SqlError::new(
         "this database has not joined a group; call wavesync_join(topic, passphrase) first",
-    ))
+    )
 }
 
 fn wait(context: &CallContext, args: &[Value]) -> Outcome {

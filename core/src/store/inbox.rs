@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, params};
 
 use crate::ids::{ColumnNum, Dot, SiteId, Stamp};
-use crate::merge::{Clock, ENDED_MAX, Ended, KeyKind, one_incarnation};
+use crate::merge::{Clock, ENDED_MAX, Ended, KeyKind, moved_key, one_incarnation};
 use crate::store::changes::Change;
 use crate::store::rows::Kind;
 use crate::store::shape::KeyForm;
@@ -326,8 +326,19 @@ impl Tx<'_> {
         };
         let clock = self.clock(&table, &posted.key)?.map(|row| row.clock);
         let Some(clock) = clock else { return Ok(None) };
-        if clock.length > posted.length && table.kind == KeyKind::Natural {
+        let over = match table.kind {
+            KeyKind::Natural => clock.length > posted.length,
+            KeyKind::Integer => clock.ended.contains_key(&posted.birth),
+        };
+        if over {
             return Ok(Some(false));
+        }
+        // A row that moved is found where it went.
+        if let (KeyKind::Integer, Value::Integer(key)) = (table.kind, &posted.key) {
+            let to = Value::Integer(moved_key(*key, posted.birth));
+            if self.clock(&table, &to)?.is_some() {
+                return Ok(Some(true));
+            }
         }
         let here = self.holds_incarnation(&table, &posted.key, &clock, posted)?;
         Ok(here.then_some(true))

@@ -4,8 +4,8 @@ use wavesync_core::ids::{Millis, SiteId};
 use wavesync_core::machine::{Level, PeerReport};
 use wavesync_core::store::report;
 use wavesync_core::value::Value;
-use wavesync_net::PeerKey;
 use wavesync_net::driver::Snapshot;
+use wavesync_net::{PeerKey, RelayReport};
 
 use crate::changes;
 use crate::engine;
@@ -165,7 +165,7 @@ fn status(context: &TableContext) -> Result<Rows, SqlError> {
         text(shown.peer),
         text(shown.state),
         text(serde_json::to_string(&shown.listen).unwrap_or_default()),
-        text("[]"),
+        text(relays(&shown.relays)),
         flag(shown.leader),
         count(shown.progress.members as u64),
         Value::Integer(shown.progress.db_version),
@@ -177,6 +177,20 @@ fn status(context: &TableContext) -> Result<Rows, SqlError> {
         text(last_error),
         text(hint),
     ]])
+}
+
+/// The relays of the status, as JSON.
+fn relays(reports: &[RelayReport]) -> String {
+    let relays = reports.iter().map(|relay| {
+        serde_json::json!({
+            "address": relay.address,
+            "state": relay.state,
+            "members": relay.members,
+            "limit_bytes": relay.limit_bytes,
+            "error": relay.error,
+        })
+    });
+    serde_json::Value::Array(relays.collect()).to_string()
 }
 
 /// The status of a database without an engine in this process: what the file says.

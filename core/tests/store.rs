@@ -9,7 +9,7 @@ use site::{NOW, Site, TABLES, batch, dump, row};
 use wavesync_core::ids::{Cursor, Dot, Millis, Seq, SiteId, Stamp};
 use wavesync_core::limits;
 use wavesync_core::store::Push;
-use wavesync_core::store::changes::Changes;
+use wavesync_core::store::changes::{Changes, Wanted};
 use wavesync_core::value::Value;
 use wavesync_core::wire::rows::{Batch, TableRows};
 
@@ -211,7 +211,8 @@ fn a_trimmed_log_hides_no_change() {
     site.fold(NOW);
     let changes = |site: &Site, after| {
         let conn = rusqlite::Connection::open(site.path()).unwrap();
-        let mut changes = Changes::new(conn, Seq(after)).unwrap();
+        let mut changes =
+            Changes::new(conn, Wanted { after: Seq(after), ..Wanted::default() }).unwrap();
         let mut all = Vec::new();
         while let Some(change) = changes.next_change(NOW).unwrap() {
             all.push(change);

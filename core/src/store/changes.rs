@@ -3,13 +3,15 @@
 use rusqlite::Connection;
 
 use crate::Result;
-use crate::ids::{ColumnNum, Millis, Seq, SiteId};
+use crate::ids::{ColumnNum, Dot, Millis, Seq, SiteId};
+use crate::merge::Ended;
+use crate::store::rows::Kind;
 use crate::store::span::LogEntry;
 use crate::store::tables::Table;
-use crate::store::{Store, Tx};
+use crate::store::{Store, Tx, claim, inbox};
 use crate::value::Value;
 
-/// One change as `wavesync_changes` shows it.
+/// One change as `wavesync_changes` shows it, and takes it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
     /// The table.
@@ -22,12 +24,33 @@ pub struct Change {
     pub value: Value,
     /// Hybrid logical clock value of the write.
     pub stamp: i64,
-    /// Local position of the row's newest change.
+    /// Local position of the row's newest change. Means nothing elsewhere.
     pub db_version: Seq,
     /// Who wrote it.
     pub site: SiteId,
     /// Causal length of the row: odd alive, even dead.
     pub length: i64,
+    /// Key columns of the table; 0 for an `INTEGER PRIMARY KEY`.
+    pub key_columns: usize,
+    /// How many changes the row consists of; `None` if the replica does not have all of it.
+    pub cells: Option<usize>,
+    /// The insert that began this incarnation, or the delete that ended it.
+    pub birth: Dot,
+    /// Of an INTEGER key: earlier incarnations that are over.
+    pub history: Ended,
+}
+
+/// Which changes are asked for. More may be given, never fewer.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// After this position.
+    pub after: Seq,
+    /// Up to this position.
+    pub through: Option<Seq>,
+    /// Of this table.
+    pub table: Option<String>,
+    /// By this site.
+    pub site: Option<SiteId>,
 }
 
 /// Rows that one page reads from the log.
@@ -39,7 +62,7 @@ const OLD: &str = "__wavesync_old";
 /// Reads changes after a position, page by page, from a connection of its own.
 pub struct Changes {
     store: Store,
-    after: Seq,
+    wanted: Wanted,
     /// The last row read of those below the horizon; `None` once they are through.
     old: Option<i64>,
     page: std::vec::IntoIter<Change>,
@@ -47,15 +70,15 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Starts after a position. The connection must not be shared. Nothing is written: what an
+    /// Reads what is wanted. The connection must not be shared. Nothing is written: what an
     /// engine has not folded yet is not shown.
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub fn new(conn: Connection, after: Seq) -> Result<Self> {
+    pub fn new(conn: Connection, wanted: Wanted) -> Result<Self> {
         let store = Store::open(conn)?;
         let done = !store.initialised()?;
-        let mut changes = Self { store, after, old: None, page: Vec::new().into_iter(), done };
+        let mut changes = Self { store, wanted, old: None, page: Vec::new().into_iter(), done };
         if !done {
             changes.gather_old()?;
         }
@@ -67,7 +90,7 @@ impl Changes {
         let conn = &self.store.conn;
         conn.execute_batch("BEGIN")?;
         let horizon = super::meta::<i64>(conn, "horizon")?.unwrap_or(0);
-        if self.after.0 < horizon {
+        if self.wanted.after.0 < horizon {
             let numbers = conn
                 .prepare("SELECT num FROM __wavesync_table")?
                 .query_map([], |row| row.get::<_, i64>(0))?
@@ -78,55 +101,60 @@ impl Changes {
                     "INSERT INTO temp.{OLD}_any SELECT seq, {num}, k FROM __wavesync_clock_{num}
                      WHERE seq > ?1 AND seq <= ?2"
                 );
-                conn.execute(&sql, [self.after.0, horizon])?;
+                conn.execute(&sql, [self.wanted.after.0, horizon])?;
             }
             conn.execute_batch(&format!(
                 "CREATE TEMP TABLE {OLD} AS SELECT * FROM temp.{OLD}_any ORDER BY seq;
                  DROP TABLE temp.{OLD}_any"
             ))?;
-            (self.old, self.after) = (Some(0), Seq(horizon));
+            (self.old, self.wanted.after) = (Some(0), Seq(horizon));
         }
         Ok(conn.execute_batch("COMMIT")?)
     }
 
     fn load(&mut self, now: Millis) -> Result<()> {
+        let wanted = &self.wanted;
         let (sql, after) = match self.old {
             Some(after) => (
                 format!(
-                    "SELECT seq, tbl, k, 0, NULL, rowid FROM temp.{OLD} WHERE rowid > ?1
-                     ORDER BY rowid"
+                    "SELECT seq, tbl, k, 0, NULL, rowid FROM temp.{OLD}
+                     WHERE rowid > ?1 AND seq <= ?2 ORDER BY rowid"
                 ),
                 after,
             ),
             None => (
                 "SELECT seq, tbl, pk, cols, at, seq FROM __wavesync_log WHERE seq > ?1 AND seq <=
-                 (SELECT value FROM __wavesync_meta WHERE key = 'folded') ORDER BY seq"
+                 (SELECT value FROM __wavesync_meta WHERE key = 'folded') AND seq <= ?2
+                 ORDER BY seq"
                     .into(),
-                self.after.0,
+                wanted.after.0,
             ),
         };
         let (page, reached) = self.store.read(now, |tx| {
             let mut statement = tx.conn.prepare_cached(&sql)?;
-            let mut entries = statement.query([after])?;
+            let through = wanted.through.map_or(i64::MAX, |through| through.0);
+            let mut entries = statement.query([after, through])?;
             let (mut page, mut reached, mut read) = (Vec::new(), None, 0);
             while read < PAGE_ROWS
                 && let Some(entry) = entries.next()?
             {
                 reached = Some(entry.get(5)?);
+                read += 1;
                 let entry = LogEntry::read(entry)?;
                 let Ok(table) = tx.table(entry.table) else { continue };
                 let seq = entry.seq;
-                let keys = tx.keys_of_entry(&table, entry)?;
-                read += keys.len().max(1);
-                for key in keys {
-                    tx.show_changes(&mut page, &table, &key, seq)?;
+                if wanted.table.as_ref().is_none_or(|name| *name == table.name) {
+                    for key in tx.keys_of_entry(&table, entry)? {
+                        read += 1;
+                        tx.changes_of(&table, key, seq, wanted, &mut page)?;
+                    }
                 }
             }
             Ok((page, reached))
         })?;
         match (reached, &mut self.old) {
             (Some(reached), Some(old)) => *old = reached,
-            (Some(reached), None) => self.after = Seq(reached),
+            (Some(reached), None) => self.wanted.after = Seq(reached),
             (None, Some(_)) => self.old = None,
             (None, None) => self.done = true,
         }
@@ -152,18 +180,21 @@ impl Changes {
 }
 
 impl Tx<'_> {
-    /// Adds the columns of a row, if this is its newest entry.
-    fn show_changes(
+    /// The changes of a row, if this log entry is its newest.
+    fn changes_of(
         &mut self,
-        page: &mut Vec<Change>,
         table: &Table,
-        key: &Value,
+        key: Value,
         seq: Seq,
+        wanted: &Wanted,
+        page: &mut Vec<Change>,
     ) -> Result<()> {
-        let Some(row) = self.clock(table, key)?.filter(|row| row.seq == seq) else {
+        let Some(row) = self.clock(table, &key)?.filter(|row| row.seq == seq) else {
             return Ok(());
         };
-        let change = |column, value, dot: crate::ids::Dot| Change {
+        let clock = row.clock;
+        let asked = |dot: &Dot| wanted.site.is_none_or(|site| site == dot.site);
+        let change = |column, value, dot: Dot, cells| Change {
             table: table.name.clone(),
             key: key.clone(),
             column,
@@ -171,18 +202,35 @@ impl Tx<'_> {
             stamp: dot.stamp.0,
             db_version: seq,
             site: dot.site,
-            length: row.clock.length,
+            length: clock.length,
+            key_columns: inbox::shown_key_columns(table),
+            cells,
+            birth: clock.birth,
+            history: clock.ended.clone(),
         };
-        if row.clock.cells.is_empty() {
-            page.push(change(None, Value::Null, row.clock.birth));
+        if clock.cells.is_empty() {
+            if asked(&clock.birth) {
+                page.push(change(None, Value::Null, clock.birth, Some(0)));
+            }
             return Ok(());
         }
-        let mut values = self.all_values(table, key)?;
-        let cells = row.clock.cells.iter();
-        for (column, dot) in cells.filter(|(column, _)| **column != ColumnNum::CLAIM) {
-            let name = table.column(*column).map(|column| column.name.clone());
-            let value = values.remove(column).unwrap_or(Value::Null);
-            page.push(change(name, value, *dot));
+        if !clock.cells.values().any(asked) {
+            return Ok(());
+        }
+        let parked = self.parked(table, &key)?;
+        let complete = parked.is_none_or(|parked| parked.kind != Kind::Incomplete);
+        let mut values = self.all_values(table, &key)?;
+        if values.is_empty() {
+            // No longer tracked, or dropped: a row without its values would be an invented one.
+            return Ok(());
+        }
+        values.extend(clock.claim.map(|claim| (ColumnNum::CLAIM, claim::encode(claim))));
+        let held = clock.cells.keys().filter(|column| values.contains_key(column)).count();
+        let cells = complete.then_some(held);
+        for (column, dot) in clock.cells.iter().filter(|(_, dot)| asked(dot)) {
+            if let Some(value) = values.remove(column) {
+                page.push(change(inbox::cell_name(table, *column), value, *dot, cells));
+            }
         }
         Ok(())
     }

@@ -150,7 +150,9 @@ fn status(context: &TableContext) -> Result<Rows, SqlError> {
     let hint = match shown.state.as_str() {
         "failed" => "call wavesync_join() again once the cause is gone",
         "waiting" => "another process syncs this file; this one records and takes over if it ends",
-        "running" if shown.progress.members == 0 && refused.is_some() => {
+        "running"
+            if refused.is_some_and(|p| shown.progress.members == 0 || p.state == "unrelated") =>
+        {
             refused.map_or("", |peer| peer.hint.as_str())
         }
         "running" if shown.progress.members == 0 => {

@@ -2,10 +2,13 @@
 
 use crate::ids::{Boot, Cursor, Millis, Seq};
 use crate::machine::Machine;
+use crate::machine::contact::Approach;
 use crate::machine::peer::{PeerId, Serving, Stream, StreamId, StreamKind};
 use crate::mutants::{self, Mutant};
 use crate::store::Store;
-use crate::wire::message::{Attach, Chunk, Request, VectorList, plain, sealed};
+use crate::wire::message::{
+    Attach, Chunk, Refusal, RefusalCode, Request, VectorList, plain, sealed,
+};
 use crate::wire::rows::Batch;
 use crate::{Error, Result, limits, wire};
 
@@ -55,8 +58,16 @@ impl Machine {
             known.cursor = cursor;
         }
         if covered && (read || jump) {
-            return Ok(());
+            return self.resume(now, id, store);
         }
+        let Some(own) = self.own.clone() else { return Ok(()) };
+        let approach = self.approach(now, id, &own, store)?;
+        let Some(peer) = self.peers.get_mut(id).filter(|_| approach != Approach::Wait) else {
+            return Ok(());
+        };
+        peer.sampled = approach == Approach::Sampled;
+        let known = peer.known.as_ref();
+        peer.first_contact = known.is_some_and(|k| !own.vector.covers_imports(&k.vector));
         peer.requesting = true;
         if let Some(known) = peer.known.as_mut() {
             known.started_at = cursor.seq;
@@ -95,10 +106,13 @@ impl Machine {
             };
             let cursor = store.cursor_for(now, site)?;
             let own = store.own_state(now)?;
+            let sampled = peer.is_some_and(|peer| peer.sampled);
+            let sample = if sampled { store.folded(now, |tx| tx.sample())? } else { Vec::new() };
             let request = Request {
                 vector: VectorList::from(&own.vector),
                 applied: VectorList::default(),
                 cursor,
+                sample,
             };
             self.asking.pop();
             if let Some(StreamKind::Incoming { position, .. }) =
@@ -134,10 +148,28 @@ impl Machine {
         if serving.is_some() {
             return Err(Error::protocol("a second request on one stream"));
         }
+        if own.importing {
+            return self.put_off(stream);
+        }
+        if !self.judge(now, stream, request, store)? {
+            return Ok(());
+        }
+        store.note_shared(now)?;
+        let Some(entry) = self.streams.get_mut(&stream) else { return Ok(()) };
+        let StreamKind::Outgoing { serving, .. } = &mut entry.kind else { return Ok(()) };
         let position = if ours { request.cursor.seq } else { Seq(0) };
         *serving =
             Some(Serving { position, vector, credit: CHUNKS_IN_FLIGHT, end_at_start: own.end });
         self.serve(now, stream, store)
+    }
+
+    /// Existing rows are being taken in: rows that are told before all of them are could not be
+    /// recognised. The new state tells when.
+    fn put_off(&mut self, stream: StreamId) -> Result<()> {
+        let code = RefusalCode::Other.number();
+        self.send_sealed(stream, sealed::ABORT, &wire::encode(&Refusal { code })?)?;
+        self.close_stream(stream);
+        Ok(())
     }
 
     /// The requester can take one more chunk.
@@ -172,6 +204,9 @@ impl Machine {
             let fixed_end = mutants::on(Mutant::FixedEnd) && piece.to >= serving.end_at_start;
             piece.last |= fixed_end;
             let own = store.own_state(now)?;
+            if own.importing {
+                return self.put_off(stream);
+            }
             let rows = piece.rows.row_count() as u64;
             let with_vector = piece.last || mutants::on(Mutant::VectorEachChunk);
             let vector = if fixed_end { own.vector.clone() } else { piece.vector };

@@ -74,6 +74,7 @@ impl Tx<'_> {
             self.set_meta("hlc", clock.0)?;
         }
         if applied.changed > 0 {
+            self.note_received(batch)?;
             let hot = self.hot.clone();
             self.settle(start)?;
             applied.parked += self.count_parked(&hot)?;

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::ids::Millis;
 use crate::ids::{Boot, ColumnNum, Dot, Seq, SiteId, Stamp, TableNum};
-use crate::merge::{Clock, Ended, Incoming};
+use crate::merge::{Clock, Ended, Incoming, KeyKind};
 use crate::store::clock::ClockRow;
 use crate::store::rows::{Kind, Values};
 use crate::store::sql::{ident, ident_list, parameters};
@@ -70,6 +70,9 @@ impl Tx<'_> {
         let keys = self.keys_to_import(table)?;
         for key in &keys {
             self.take_in(table, key)?;
+        }
+        if !keys.is_empty() && table.kind == KeyKind::Integer {
+            self.note_populated()?;
         }
         // Rows of peers that were joined with these may stand in each other's way. Rows that broke
         // a foreign key before are left as they are.

@@ -13,6 +13,7 @@ pub mod capture;
 pub mod changes;
 pub mod claim;
 pub mod clock;
+pub mod contact;
 pub mod contend;
 pub mod coupling;
 pub mod export;
@@ -24,6 +25,7 @@ pub mod key;
 mod moves;
 pub mod names;
 pub mod probe;
+mod renumber;
 pub mod report;
 pub mod restore;
 pub mod rows;
@@ -521,6 +523,6 @@ CREATE TABLE __wavesync_parked(tbl INTEGER NOT NULL, k NOT NULL, in_table INTEGE
 CREATE TABLE __wavesync_conflict(id INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, k NOT NULL,
   kind TEXT NOT NULL, reason TEXT NOT NULL, ours TEXT, theirs TEXT, site INTEGER, at INTEGER NOT NULL);
 CREATE TABLE __wavesync_member(site INTEGER PRIMARY KEY, peer BLOB, name TEXT NOT NULL,
-  applied BLOB, seen INTEGER NOT NULL);
+  applied BLOB, seen INTEGER NOT NULL, contact TEXT, accepted INTEGER NOT NULL DEFAULT 0);
 INSERT INTO __wavesync_meta(key, value) VALUES('format', 1), ('folded', 0), ('hlc', 0);
 ";

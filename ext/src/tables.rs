@@ -185,6 +185,7 @@ fn not_running(context: &TableContext) -> Result<Rows, SqlError> {
     let mut topic = Value::Null;
     let mut own = Value::Null;
     let mut version = 0;
+    let mut last_error = String::new();
     let (parked, conflicts) = {
         let host = context.connection()?;
         report::conflict_counts(&host)?
@@ -196,6 +197,7 @@ fn not_running(context: &TableContext) -> Result<Rows, SqlError> {
         topic = store.topic()?.map_or(Value::Null, Value::Text);
         own = site(store.site_id()?);
         version = store.db_version()?.0;
+        last_error = store.stopped_contact()?.unwrap_or_default();
     }
     list(vec![vec![
         topic,
@@ -212,7 +214,7 @@ fn not_running(context: &TableContext) -> Result<Rows, SqlError> {
         count(0),
         Value::Integer(parked),
         Value::Integer(conflicts),
-        text(""),
+        text(last_error),
         text("call wavesync_join(topic, passphrase) to sync this database"),
     ]])
 }

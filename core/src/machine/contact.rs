@@ -51,8 +51,8 @@ impl Machine {
             if self.peers.values().any(|other| other.requesting && other.first_contact) {
                 return Ok(Approach::Wait);
             }
-            let merged =
-                own.vector.imports().next().is_some() && known.vector.covers_imports(&own.vector);
+            // One back-fill in both: they have met by way of others, as somebody has decided.
+            let merged = own.vector.imports().any(|import| known.vector.0.contains_key(&import));
             if own.populated && !merged && !store.folded(now, |tx| tx.contact(site))?.1 {
                 let judged = judged(&own.vector, &known.vector);
                 if peer.stopped.as_ref() == Some(&judged) {

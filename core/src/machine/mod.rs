@@ -371,6 +371,10 @@ impl Machine {
             // The peers' first request should find the existing rows already taken in.
             self.importing = store.backfill_block(now)?;
             self.own_dirty = true;
+            if !self.importing {
+                // Nobody was asked for anything meanwhile.
+                self.compare_at = Millis(0);
+            }
         }
         if self.openness_pending {
             self.openness_pending = store.test_openness(now)?;

@@ -80,7 +80,10 @@ impl Tx<'_> {
         self.resolve(&hot)?;
         self.store_folded_end()?;
         if keys.len() < self.bounds.backfill_rows {
-            self.raise(birth.site, birth.stamp, Boot(0))?;
+            // An empty table brings nothing, and is not told of.
+            if !keys.is_empty() || self.has_clocks(table)? {
+                self.raise(birth.site, birth.stamp, Boot(0))?;
+            }
             self.effects.openness_left |= self.test_openness()?;
             self.conn.execute(
                 "UPDATE __wavesync_table SET import = NULL, import_after = NULL WHERE num = ?1",
@@ -99,6 +102,12 @@ impl Tx<'_> {
         // The cached table still says that its import runs.
         self.cache.schema_version = None;
         self.refresh_schema().map(|_| ())
+    }
+
+    /// Whether anything is known of rows of a table.
+    fn has_clocks(&self, table: &Table) -> Result<bool> {
+        let sql = format!("SELECT 1 FROM __wavesync_clock_{} LIMIT 1", table.num.0);
+        Ok(self.conn.prepare(&sql)?.exists([])?)
     }
 
     /// The clock of a row, after a row of the table that was not captured got its base state: one

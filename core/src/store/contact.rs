@@ -5,12 +5,15 @@
 //! their rows by that. So before anything is exchanged with a replica that brings rows of its own,
 //! some rows are compared; if most of them differ, nothing is, and the user decides.
 
+use std::rc::Rc;
+
 use rusqlite::{OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
-use crate::ids::{ColumnNum, Millis, SiteId};
+use crate::ids::{ColumnNum, Dot, Millis, SiteId};
 use crate::limits;
-use crate::merge::KeyKind;
+use crate::merge::{Clock, Incoming, KeyKind};
+use crate::store::rows::Values;
 use crate::store::tables::Table;
 use crate::store::{Store, Tx};
 use crate::value::Value;
@@ -90,6 +93,19 @@ impl Store {
                 }
             }
         })
+    }
+
+    /// Why nothing is exchanged with some member, if so, as of when an engine last ran.
+    pub fn stopped_contact(&self) -> Result<Option<String>> {
+        if !self.initialised()? {
+            return Ok(None);
+        }
+        let tables: Option<String> = super::optional(self.conn.query_row(
+            "SELECT contact FROM __wavesync_member WHERE contact IS NOT NULL LIMIT 1",
+            [],
+            |row| row.get(0),
+        ))?;
+        Ok(tables.map(|tables| describe(&[tables])))
     }
 
     /// Notes that another replica is about to have rows of this one.
@@ -220,11 +236,7 @@ impl Tx<'_> {
 
     /// The values of a row that existed before its replica joined, of columns that nobody wrote
     /// since; `None` if there is no such row.
-    fn unwritten(
-        &mut self,
-        table: &Table,
-        key: &Value,
-    ) -> Result<Option<std::collections::BTreeMap<ColumnNum, Value>>> {
+    fn unwritten(&mut self, table: &Table, key: &Value) -> Result<Option<Values>> {
         let clock = match self.clock(table, key)? {
             Some(row) => Some(row.clock),
             None if self.table_values(table, key)?.is_some() => self.imported_clock(table)?,
@@ -269,6 +281,45 @@ impl Tx<'_> {
             }
         }
         Ok(unrelated)
+    }
+
+    /// Two values of one row from before their replicas joined: the one that gives way here is kept
+    /// for the user, because nobody ever decided that the other one is newer.
+    pub(super) fn keep_existing(
+        &mut self,
+        table: &Rc<Table>,
+        key: &Value,
+        current: &Clock,
+        incoming: &Incoming,
+        wins: &[ColumnNum],
+    ) -> Result<()> {
+        let old = |dot: &Dot| dot.stamp.is_base();
+        let both = |num: &&ColumnNum| {
+            current.cells.get(num).is_some_and(old)
+                && incoming.cells.get(num).is_some_and(|(dot, _)| old(dot))
+        };
+        let both: Vec<ColumnNum> = wins.iter().filter(both).copied().collect();
+        if both.is_empty() {
+            return Ok(());
+        }
+        let held = self.all_values(table, key)?;
+        let (mut ours, mut theirs) = (Values::new(), Values::new());
+        for num in both {
+            let (Some(mine), Some((_, other))) = (held.get(&num), incoming.cells.get(&num)) else {
+                continue;
+            };
+            if mine != other {
+                ours.insert(num, mine.clone());
+                theirs.insert(num, other.clone());
+            }
+        }
+        if ours.is_empty() {
+            return Ok(());
+        }
+        let reason = "both databases had this row before they joined; the one that joined first is \
+                      shown";
+        let site = incoming.birth.site;
+        self.add_conflict(table, key, ("overwritten", reason), &ours, &theirs, site)
     }
 
     /// As [`Tx::unrelated`], for rows that came by another way than a connection.

@@ -126,7 +126,7 @@ impl Tx<'_> {
             self.conn.execute(&sql, [shape.name.to_ascii_lowercase()])?;
         }
         // Tables that are not synced follow, too.
-        for ((table, column), _) in links {
+        for (table, column) in links.keys() {
             let Some(root) = root(shapes, links, table, column).filter(|root| root != table) else {
                 continue;
             };

@@ -142,6 +142,8 @@ pub struct Store {
     boot: crate::ids::Boot,
     /// The folded end as this store last left or saw it.
     reached: Seq,
+    /// The number of the own site as this store last left or saw it.
+    own: Option<i64>,
     bounds: Bounds,
 }
 
@@ -181,6 +183,7 @@ impl Store {
             effects: Effects::default(),
             boot: crate::ids::Boot(0),
             reached: Seq(0),
+            own: None,
             bounds: Bounds::default(),
         };
         if store.initialised()? {
@@ -266,6 +269,7 @@ impl Store {
             self.effects.absorb(effects);
             self.pushes.extend(pushes);
             self.reached = Seq(meta(&self.conn, "folded")?.unwrap_or(0));
+            self.own = meta(&self.conn, "self")?;
         } else {
             self.roll_back();
         }
@@ -521,6 +525,8 @@ CREATE TABLE __wavesync_former(tbl INTEGER NOT NULL, col INTEGER NOT NULL,
   name TEXT NOT NULL COLLATE NOCASE, PRIMARY KEY(tbl, col, name)) WITHOUT ROWID;
 CREATE TABLE __wavesync_column(tbl INTEGER NOT NULL, num INTEGER NOT NULL, name TEXT NOT NULL,
   since INTEGER, PRIMARY KEY(tbl, num)) WITHOUT ROWID;
+CREATE TABLE __wavesync_once(tbl INTEGER NOT NULL, k NOT NULL, cl INTEGER NOT NULL,
+  stamp INTEGER NOT NULL, site INTEGER NOT NULL, PRIMARY KEY(tbl, k)) WITHOUT ROWID;
 CREATE TABLE __wavesync_parked(tbl INTEGER NOT NULL, k NOT NULL, in_table INTEGER NOT NULL,
   kind TEXT NOT NULL, reason TEXT NOT NULL, vals BLOB NOT NULL, blocker, at INTEGER NOT NULL,
   PRIMARY KEY(tbl, k)) WITHOUT ROWID;

@@ -113,7 +113,7 @@ impl Machine {
             let sample = if sampled { store.folded(now, |tx| tx.sample())? } else { Vec::new() };
             let request = Request {
                 vector: VectorList::from(&own.vector),
-                applied: VectorList::default(),
+                applied: VectorList::from(&own.lowered),
                 cursor,
                 place,
                 sample,

@@ -23,6 +23,8 @@ pub const CONTROL_MESSAGE_MAX_BYTES: usize = 4 * 1024 * 1024;
 pub const HANDSHAKE_MESSAGE_MAX_BYTES: usize = 1024;
 /// LZ4 cannot expand a block by more than this, so a larger claim is a lie.
 pub const COMPRESSION_MAX_RATIO: usize = 255;
+/// Cells of a row batch, where each row and each key column counts as one, too.
+pub const BATCH_MAX_CELLS: usize = 1 << 20;
 /// Log entries that one test for uncovered rows looks at (rule P12).
 pub const OPEN_TEST_MAX_ENTRIES: usize = 20_000;
 /// Local rows that are sent at once as a push; a larger fold is announced and fetched.

@@ -30,6 +30,7 @@ pub mod mask;
 mod moves;
 pub mod names;
 pub mod probe;
+mod receive;
 mod renumber;
 pub mod report;
 pub mod restore;

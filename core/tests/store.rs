@@ -247,7 +247,8 @@ fn the_log_is_kept_for_members_up_to_a_limit() {
     site.fold(NOW);
     let boot = site.store.own_state(NOW).unwrap().boot;
     let cursor = Cursor { boot, seq: Seq(5), high: Seq(20) };
-    site.store.write(NOW, |tx| tx.remember_member(member, b"peer", "", cursor)).unwrap();
+    site.store.write(NOW, |tx| tx.remember_member(member, b"peer", "")).unwrap();
+    site.store.write(NOW, |tx| tx.remember_read(member, cursor)).unwrap();
     let trimmed = |site: &mut Site, now: Millis, read: &[(SiteId, Cursor)]| {
         while site.store.trim_block(now, read).unwrap() {}
         site.store.folded(now, |tx| tx.horizon()).unwrap()

@@ -5,7 +5,7 @@
 use rusqlite::params;
 use sha2::{Digest, Sha256};
 
-use crate::ids::{Boot, Cursor, Millis, Seq, SiteId, Stamp};
+use crate::ids::{Boot, Millis, Seq, SiteId, Stamp};
 use crate::mutants::{self, Mutant};
 use crate::store::vector::Caps;
 use crate::store::{Store, Tx};
@@ -102,7 +102,10 @@ impl Store {
                 .query_row([], |row| row.get(0)),
         )?;
         let folded = Seq(super::meta(&self.conn, "folded")?.unwrap_or(0));
-        if newest != Some(self.boot.0) || folded < self.reached {
+        // A call on another connection may have taken another site id, too.
+        let own: Option<i64> = super::meta(&self.conn, "self")?;
+        let renamed = self.own.is_some() && self.own != own;
+        if newest != Some(self.boot.0) || folded < self.reached || renamed {
             return Err(Error::Replaced);
         }
         Ok(())
@@ -277,13 +280,7 @@ impl Tx<'_> {
     }
 
     /// Remembers a member of the group.
-    pub fn remember_member(
-        &mut self,
-        site: SiteId,
-        peer: &[u8],
-        name: &str,
-        read: Cursor,
-    ) -> Result<()> {
+    pub fn remember_member(&mut self, site: SiteId, peer: &[u8], name: &str) -> Result<()> {
         let number = self.site_num(site)?;
         self.conn
             .prepare_cached(
@@ -292,6 +289,6 @@ impl Tx<'_> {
                  peer = excluded.peer, name = excluded.name, seen = excluded.seen",
             )?
             .execute(params![number.0, peer, name, self.now.0 as i64])?;
-        self.remember_read(site, read)
+        Ok(())
     }
 }

@@ -73,7 +73,7 @@ impl Tx<'_> {
     }
 
     /// How far a member has read this log.
-    pub(super) fn remember_read(&mut self, site: SiteId, cursor: Cursor) -> Result<()> {
+    pub fn remember_read(&mut self, site: SiteId, cursor: Cursor) -> Result<()> {
         let read = if self.cursor_is_ours(cursor)? { cursor.seq } else { Seq(0) };
         let number = self.site_num(site)?;
         self.conn

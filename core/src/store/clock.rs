@@ -199,6 +199,14 @@ pub fn create(table: TableNum, integer: bool) -> String {
     }
 }
 
+/// The SQL that inserts clocks of new rows into a clock table.
+pub fn insert(clocks: &str, rows: usize) -> String {
+    format!(
+        "INSERT INTO {clocks}(k, cl, seq, stamp, site, cells) VALUES{}",
+        super::sql::tuples(6, rows)
+    )
+}
+
 /// Appends a base-128 varint, least significant group first.
 pub fn write_varint(bytes: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {

@@ -25,6 +25,12 @@ pub fn parameters(first: usize, count: usize) -> String {
     (first..first + count).map(|n| format!("?{n}")).collect::<Vec<_>>().join(", ")
 }
 
+/// `(?1, ?2), (?3, ?4), …`: rows of parameters.
+pub fn tuples(width: usize, rows: usize) -> String {
+    let tuple = |row: usize| format!("({})", parameters(1 + row * width, width));
+    (0..rows).map(tuple).collect::<Vec<_>>().join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

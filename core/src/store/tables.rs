@@ -13,7 +13,7 @@ use crate::limits;
 use crate::merge::KeyKind;
 use crate::store::shape::{KeyForm, Refusal, Shape, ShapeColumn};
 use crate::store::sql::{ident, ident_list, parameters};
-use crate::store::{Store, Tx, bulk, capture, clock, key, shape};
+use crate::store::{Store, Tx, bulk, capture, clock, key, shape, sql};
 use crate::value::Value;
 use crate::{Error, Result};
 
@@ -74,6 +74,11 @@ pub struct Statements {
     pub clock_insert: String,
     /// See `clock_insert`.
     pub clock_insert_many: String,
+    /// Of rows with entries above a position by rising keys: k, cl, stamp, site, whether `cells` is empty and whether the row stands
+    /// here, and the row's local columns; empty if clock and row cannot be joined.
+    pub rows_first: String,
+    /// The same after a key.
+    pub rows_after: String,
     /// Clock by key: insert or replace all of it.
     pub clock_upsert: String,
     /// The values of the local columns by key.
@@ -546,8 +551,8 @@ fn statements(num: TableNum, shape: Option<&Shape>, columns: &[Column]) -> Resul
         keys_of_span: format!(
             "SELECT k FROM {clocks} WHERE k >= ?1 AND k <= ?2 AND seq = ?3 ORDER BY k"
         ),
-        clock_insert: clock_insert(&clocks, 1),
-        clock_insert_many: clock_insert(&clocks, bulk::INSERT_ROWS),
+        clock_insert: clock::insert(&clocks, 1),
+        clock_insert_many: clock::insert(&clocks, bulk::INSERT_ROWS),
         clock_upsert: format!(
             "INSERT INTO {clocks}(k, cl, seq, stamp, site, cells) VALUES(?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT(k) DO UPDATE SET {key}cl = excluded.cl, seq = excluded.seq,
@@ -558,6 +563,22 @@ fn statements(num: TableNum, shape: Option<&Shape>, columns: &[Column]) -> Resul
     let Some(shape) = shape else { return Ok(statements) };
     let table = ident(&shape.name)?;
     let keys = shape.key.len();
+    if let ([key], true) = (&shape.key[..], shape.form != KeyForm::Composite) {
+        let listed: Result<Vec<String>> = columns
+            .iter()
+            .filter(|column| column.local.is_some())
+            .map(|column| Ok(format!(", t.{}", ident(&column.name)?)))
+            .collect();
+        let joined = format!(
+            "SELECT c.k, c.cl, c.stamp, c.site, c.cells IS NULL, t.{} IS NOT NULL{}
+             FROM {clocks} AS c LEFT JOIN main.{table} AS t ON {} WHERE",
+            ident(&key.name)?,
+            listed?.concat(),
+            shape.key_equals("t.", |_| "c.k".into())?
+        );
+        statements.rows_first = format!("{joined} c.seq > ?1 ORDER BY c.k");
+        statements.rows_after = format!("{joined} c.k > ?2 AND c.seq > ?1 ORDER BY c.k");
+    }
     let matches = shape.key_matches(1)?;
     let locals: Vec<&str> = columns
         .iter()
@@ -574,16 +595,6 @@ fn statements(num: TableNum, shape: Option<&Shape>, columns: &[Column]) -> Resul
     let insert = format!("{}{table}({named}) VALUES", shape.insert_verb());
     statements.row_insert = format!("{insert}({})", parameters(1, width));
     statements.row_many = bulk::INSERT_ROWS.min(limits::SQL_PARAMETERS_MAX / width).max(1);
-    statements.row_insert_many = format!("{insert}{}", tuples(width, statements.row_many));
+    statements.row_insert_many = format!("{insert}{}", sql::tuples(width, statements.row_many));
     Ok(statements)
-}
-
-fn clock_insert(clocks: &str, rows: usize) -> String {
-    format!("INSERT INTO {clocks}(k, cl, seq, stamp, site, cells) VALUES{}", tuples(6, rows))
-}
-
-/// `(?1, ?2), (?3, ?4), …`: rows of parameters.
-fn tuples(width: usize, rows: usize) -> String {
-    let tuple = |row: usize| format!("({})", parameters(1 + row * width, width));
-    (0..rows).map(tuple).collect::<Vec<_>>().join(", ")
 }

@@ -213,7 +213,9 @@ impl Tx<'_> {
             Some(Ok(shape)) => {
                 self.number_table(&shape)?;
                 self.cache.schema_version = None;
-                self.refresh_schema().map(|_| ())
+                self.refresh_schema()?;
+                // Rows of it that members have sent meanwhile are parked.
+                self.finish_schema_change()
             }
         }
     }
@@ -223,8 +225,15 @@ impl Tx<'_> {
         let Some(table) = table else {
             return Err(Error::Argument(format!("table {} is not tracked", ident(name)?)));
         };
-        self.conn
-            .execute("UPDATE __wavesync_table SET tracked = 0 WHERE num = ?1", [table.num.0])?;
+        // What nobody records any more is not served, so it must not be claimed: what other members
+        // have of it comes back parked, and is passed on.
+        if self.forget_rows(&table)? > 0 {
+            self.start_over()?;
+        }
+        self.conn.execute(
+            "UPDATE __wavesync_table SET tracked = 0, here = 0, import = NULL WHERE num = ?1",
+            [table.num.0],
+        )?;
         self.drop_triggers(table.num)?;
         self.cache.schema_version = None;
         self.refresh_schema().map(|_| ())

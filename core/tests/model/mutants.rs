@@ -55,7 +55,13 @@ fn broken_joins_and_moves_are_noticed() {
 
 #[test]
 fn broken_constraints_are_noticed() {
-    are_killed(&[Mutant::LatestStays, Mutant::OrphansStay, Mutant::ParkedForGood]);
+    are_killed(&[
+        Mutant::LatestStays,
+        Mutant::OrphansStay,
+        Mutant::ParkedForGood,
+        Mutant::RivalsForgotten,
+        Mutant::TriggersCount,
+    ]);
 }
 
 #[test]

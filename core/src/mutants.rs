@@ -47,12 +47,8 @@ pub enum Mutant {
     NoCoupling,
     /// I7: what was seen is forgotten when an engine starts.
     ForgetVector,
-    /// C6: children without a parent are not looked at.
-    OrphansStay,
     /// C9: rows that wait are not tried again.
     ParkedForGood,
-    /// C8: SET NULL parks the child instead of showing NULL.
-    OverlaysPark,
     /// A row that stands in the way of another is not decided on with it.
     RivalsForgotten,
     /// I5: what triggers of the application do to other tracked tables stays.

@@ -9,7 +9,6 @@ use rusqlite::Connection;
 
 use crate::Result;
 use crate::ids::{ColumnNum, TableNum};
-use crate::mutants::{self, Mutant};
 use crate::store::Tx;
 use crate::store::rows::Values;
 use crate::store::shape::Shape;
@@ -221,7 +220,7 @@ fn foreign_key(
     let (Some(columns), Some(parent_columns)) = (columns, parent_columns) else { return Ok(None) };
     let in_key = columns.iter().any(|place| matches!(place, Place::Key(_)));
     let action = match declared.on_delete.to_ascii_uppercase().as_str() {
-        "SET NULL" if !in_key && !mutants::on(Mutant::OverlaysPark) => Action::SetNull,
+        "SET NULL" if !in_key => Action::SetNull,
         "SET DEFAULT" if !in_key => Action::SetDefault,
         _ => Action::Park,
     };

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use crate::ids::{Seq, TableNum};
-use crate::mutants::{self, Mutant};
 use crate::store::Tx;
 use crate::store::admit::Fate;
 use crate::store::contend::{Contender, RowId};
@@ -51,7 +50,7 @@ impl Tx<'_> {
         touched: &BTreeSet<TableNum>,
         hot: &mut BTreeSet<RowId>,
     ) -> Result<()> {
-        for key in self.cache.plan.keys.iter().filter(|_| !mutants::on(Mutant::OrphansStay)) {
+        for key in &self.cache.plan.keys {
             let bound = |table: TableNum| [Value::Integer(since.0), Value::Integer(table.0)];
             let (child, parent) = (touched.contains(&key.child), touched.contains(&key.parent));
             match (&key.new_orphans_select, &key.left_orphans_select) {

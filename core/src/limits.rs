@@ -11,6 +11,8 @@ pub const CHUNK_TARGET_BYTES: usize = 1024 * 1024;
 pub const CHUNK_MAX_ROWS: usize = 4_000;
 /// Log entries looked at for one chunk, so that a scan over dead entries stays short.
 pub const CHUNK_SCAN_MAX_ENTRIES: usize = 50_000;
+/// Where a key-order pass goes on, as it travels; a longer key makes it go on at its table's start.
+pub const PLACE_MAX_BYTES: usize = 8 * 1024;
 /// One row, all its values together. A larger row is reported and held.
 pub const ROW_MAX_BYTES: usize = 64 * 1024 * 1024;
 /// A whole message on a catch-up stream: one chunk whose last row may be as large as a row can be.
@@ -21,6 +23,8 @@ pub const CONTROL_MESSAGE_MAX_BYTES: usize = 4 * 1024 * 1024;
 pub const HANDSHAKE_MESSAGE_MAX_BYTES: usize = 1024;
 /// LZ4 cannot expand a block by more than this, so a larger claim is a lie.
 pub const COMPRESSION_MAX_RATIO: usize = 255;
+/// Cells of a row batch, where each row and each key column counts as one, too.
+pub const BATCH_MAX_CELLS: usize = 1 << 20;
 /// Log entries that one test for uncovered rows looks at (rule P12).
 pub const OPEN_TEST_MAX_ENTRIES: usize = 20_000;
 /// Local rows that are sent at once as a push; a larger fold is announced and fetched.
@@ -30,15 +34,23 @@ pub const PUSH_MAX_BYTES: usize = 192 * 1024;
 /// While commits stream in, the log is folded at most this often.
 pub const FOLD_INTERVAL_MS: u64 = 25;
 /// While commits stream in, the log is folded once this many rows wait.
-pub const FOLD_WAITING_ROWS: u64 = 256;
+pub const FOLD_WAITING_ROWS: u64 = 10_000;
 /// Log rows that one fold transaction turns into clocks.
 pub const FOLD_BLOCK_ROWS: usize = 10_000;
+/// Consecutive inserts that are folded in bulk from this many on.
+pub const FOLD_RUN_MIN_ROWS: usize = 128;
 /// Existing rows that one back-fill transaction takes in.
 pub const BACKFILL_BLOCK_ROWS: usize = 5_000;
 /// Parked rows that are tried again in one transaction.
 pub const RETRY_BLOCK_ROWS: usize = 1_000;
+/// Stamps this far ahead of the own clock are held, unless the setting `future_limit_ms` says else.
+pub const FUTURE_LIMIT_MS: u64 = 300_000;
+/// Held rows that are released in one transaction.
+pub const RELEASE_BLOCK_ROWS: usize = 1_000;
 /// Parked rows that one replica stores at most.
 pub const PARKED_MAX_ROWS: i64 = 1_000_000;
+/// Cells inserted into `wavesync_changes` that wait to be taken in, at most.
+pub const INBOX_MAX_CELLS: i64 = 1_000_000;
 /// Tables (known and unknown) that one replica numbers at most.
 pub const TABLES_MAX: usize = 4_096;
 /// Columns of one table, as in SQLite.
@@ -96,6 +108,8 @@ pub struct Bounds {
     pub chunk_scan_entries: usize,
     /// See [`PUSH_MAX_ROWS`].
     pub push_rows: usize,
+    /// See [`FOLD_RUN_MIN_ROWS`].
+    pub fold_run_rows: usize,
     /// See [`BACKFILL_BLOCK_ROWS`].
     pub backfill_rows: usize,
     /// See [`OPEN_TEST_MAX_ENTRIES`].
@@ -108,6 +122,7 @@ impl Default for Bounds {
             chunk_rows: CHUNK_MAX_ROWS,
             chunk_scan_entries: CHUNK_SCAN_MAX_ENTRIES,
             push_rows: PUSH_MAX_ROWS,
+            fold_run_rows: FOLD_RUN_MIN_ROWS,
             backfill_rows: BACKFILL_BLOCK_ROWS,
             open_test_entries: OPEN_TEST_MAX_ENTRIES,
         }

@@ -19,8 +19,20 @@ pub enum Mutant {
     NoAnnounce,
     /// P3: the hybrid logical clock is not stored.
     ForgetClock,
+    /// K1: a key-order scan ends the pass, without the log that was written meanwhile.
+    KeysEndPass,
+    /// K1: the place at which a key-order pass resumes lies behind a row that was not sent.
+    PlaceAhead,
     /// H16: rows of unknown tables are dropped instead of parked.
     NoPark,
+    /// P17: rows of the future are dropped instead of held.
+    HeldDropped,
+    /// P17: the clock takes in stamps that are held.
+    HeldInClock,
+    /// P17: what is held is left out of the vector.
+    HeldOutsideVector,
+    /// P17: a release is not announced.
+    SilentRelease,
 }
 
 #[cfg(feature = "mutants")]

@@ -7,8 +7,10 @@ mod image;
 
 use rusqlite::Connection;
 use wavesync_core::ids::{Cursor, Millis, SiteId};
+use wavesync_core::store::apply::Reach;
 use wavesync_core::store::group::Join;
 use wavesync_core::store::identity::FileIdentity;
+use wavesync_core::store::scan::Place;
 use wavesync_core::store::vector::Vector;
 use wavesync_core::store::{Store, report};
 use wavesync_core::wire::rows::Batch;
@@ -116,19 +118,21 @@ impl Site {
         let (mut cursor, vector) =
             self.store.folded(Millis(now), |tx| Ok((tx.cursor(other)?, tx.vector()?))).unwrap();
         let mut rows = 0;
+        let mut place = Place::from(cursor.seq);
         loop {
-            let piece =
-                from.store.folded(Millis(now), |tx| tx.read_piece(cursor.seq, &vector)).unwrap();
+            let piece = from.store.folded(Millis(now), |tx| tx.read_piece(place, &vector)).unwrap();
             rows += piece.rows.row_count();
             let batch = Batch::decode(&piece.rows.encode()).unwrap();
             cursor = Cursor { boot: wavesync_core::ids::Boot(1), seq: piece.to, high: piece.high };
             let last: Option<&Vector> = piece.last.then_some(&piece.vector);
+            let reach = Reach { cursor, ordered: piece.ordered, last, place: &[] };
             self.store
-                .write_applying(Millis(now), |tx| tx.apply_piece(other, &batch, cursor, last))
+                .write_applying(Millis(now), |tx| tx.apply_piece(other, &batch, &reach))
                 .unwrap();
             if piece.last {
                 return rows;
             }
+            place = piece.next;
         }
     }
 }
@@ -532,4 +536,36 @@ fn what_happened_while_a_table_was_not_tracked_is_noticed() {
     a.store.track(Millis(a.now), "note").unwrap();
     sync(&mut a, &mut b);
     assert_eq!(same(&a, &b, "SELECT id FROM note ORDER BY id"), "1 2 3 4");
+}
+
+const COUNTED: &str = "CREATE TABLE note(id INTEGER PRIMARY KEY, title TEXT, body TEXT);
+    CREATE TABLE tally(id INTEGER PRIMARY KEY, n);
+    CREATE TRIGGER counted AFTER INSERT ON note BEGIN
+      INSERT INTO tally(id, n) VALUES(1, 1) ON CONFLICT(id) DO UPDATE SET n = n + 1; END";
+
+#[test]
+fn a_table_with_triggers_of_the_application_gets_a_column() {
+    let (mut a, mut b) = pair(COUNTED, "INSERT INTO note VALUES(1, 'a', 'x')");
+    a.run("INSERT INTO note VALUES(2, 'b', 'y')");
+    sync(&mut a, &mut b);
+    for site in [&mut a, &mut b] {
+        site.run("ALTER TABLE note ADD COLUMN due; ALTER TABLE tally ADD COLUMN more");
+        site.look();
+    }
+    a.run("INSERT INTO note VALUES(3, 'c', 'z', 'soon'); UPDATE note SET due = 'now' WHERE id = 2");
+    sync(&mut a, &mut b);
+    assert_eq!(same(&a, &b, "SELECT id, due FROM note ORDER BY id"), "1|- 2|now 3|soon");
+    assert_eq!(same(&a, &b, "SELECT n FROM tally"), "3");
+}
+
+#[test]
+fn a_column_of_a_database_with_triggers_of_the_application_is_dropped() {
+    let (mut a, mut b) = pair(COUNTED, "INSERT INTO note VALUES(1, 'a', 'x')");
+    b.run("INSERT INTO note VALUES(2, 'b', 'y')");
+    sync(&mut a, &mut b);
+    a.store.alter(Millis(a.now), "ALTER TABLE note DROP COLUMN body").unwrap();
+    b.run("INSERT INTO note VALUES(3, 'c', 'z')");
+    sync(&mut a, &mut b);
+    assert_eq!(a.rows("SELECT * FROM note ORDER BY id"), "1|a 2|b 3|c");
+    assert_eq!(same(&a, &b, "SELECT n FROM tally"), "3");
 }

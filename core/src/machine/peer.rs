@@ -6,6 +6,7 @@ use crate::auth::{Accepting, Channel, Offering, Session};
 use crate::ids::{Cursor, Millis, Seq, SiteId};
 use crate::limits;
 use crate::store::adopt::TableSchema;
+use crate::store::scan::Place;
 use crate::store::vector::Vector;
 use crate::wire::message::State;
 
@@ -51,6 +52,8 @@ pub(super) struct Peer {
     pub falls: u32,
     /// The handshake is complete and our hello has not been sent.
     pub hello_due: bool,
+    /// It holds back what was written here, because this clock is ahead.
+    pub held_back: bool,
 }
 
 /// What a peer said of itself.
@@ -59,6 +62,8 @@ pub(super) struct Known {
     pub name: String,
     pub state: State,
     pub vector: Vector,
+    /// What of that it has applied (rule P17).
+    pub applied: Vector,
     /// Our cursor into its log.
     pub cursor: Cursor,
     /// Folded end of its log that a pass of ours is heading for.
@@ -104,7 +109,7 @@ pub(super) enum StreamKind {
 
 /// A catch-up that we serve.
 pub(super) struct Serving {
-    pub position: Seq,
+    pub place: Place,
     pub vector: Vector,
     /// Chunks that may still be sent.
     pub credit: u32,

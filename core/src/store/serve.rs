@@ -1,4 +1,5 @@
-//! Reading rows for others: the log from a cursor, filtered by the requester's vector.
+//! Reading rows for others, filtered by the requester's vector: the log from a cursor, or, for who
+//! is too far behind it, the rows in key order ([`crate::store::scan`]).
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -11,19 +12,26 @@ use crate::limits;
 use crate::merge::Clock;
 use crate::mutants::{self, Mutant};
 use crate::store::rows::Kind;
+use crate::store::scan::Place;
 use crate::store::tables::Table;
 use crate::store::vector::Vector;
 use crate::store::{Tx, claim, key};
 use crate::value::Value;
 use crate::wire::rows::{Batch, CLAIM, Row, TableRows};
 
-/// A piece of the log, read in one transaction without unfolded rows.
+/// A piece of a pass, read in one transaction without unfolded rows.
 #[derive(Debug)]
 pub struct Piece {
     /// The rows.
     pub rows: Batch,
-    /// The log position that it reaches.
+    /// The log position that it starts after.
+    pub from: Seq,
+    /// The log position that it reaches: every row whose newest entry is at or below it was sent.
     pub to: Seq,
+    /// Where the pass goes on.
+    pub next: Place,
+    /// The rows were read in key order.
+    pub ordered: bool,
     /// The folded end in that transaction.
     pub high: Seq,
     /// The vector in that transaction.
@@ -47,6 +55,11 @@ impl BatchBuilder {
         self.bytes
     }
 
+    /// Whether a chunk ends here.
+    pub(super) fn is_full(&self, bounds: limits::Bounds) -> bool {
+        self.bytes >= limits::CHUNK_TARGET_BYTES || self.rows >= bounds.chunk_rows
+    }
+
     /// The batch.
     #[must_use]
     pub fn finish(self) -> Batch {
@@ -54,7 +67,7 @@ impl BatchBuilder {
     }
 
     /// Adds a row whose cells are in order of their numbers, `#claim` last.
-    fn push(&mut self, table: &Table, mut row: Row) {
+    pub(super) fn push(&mut self, table: &Table, mut row: Row) {
         self.bytes += 24 + 40 * row.ended.len() + row.key.iter().map(Value::weight).sum::<usize>();
         self.bytes += row.cells.iter().map(|(_, _, value)| 2 + value.weight()).sum::<usize>();
         self.rows += 1;
@@ -102,11 +115,18 @@ impl Tx<'_> {
         Ok(Seq(self.meta("folded")?.unwrap_or(0)))
     }
 
-    /// Reads the log after `from`: rows of which `vector` does not cover everything.
+    /// Reads the next piece of a pass: rows of which `vector` does not cover everything.
     ///
     /// # Errors
     /// If SQLite fails.
-    pub fn read_piece(&mut self, from: Seq, vector: &Vector) -> Result<Piece> {
+    pub fn read_piece(&mut self, from: impl Into<Place>, vector: &Vector) -> Result<Piece> {
+        match self.resume(from.into())? {
+            Place::Log(seq) => self.read_log(seq, vector),
+            Place::Keys(place) => self.read_keys(place, vector),
+        }
+    }
+
+    fn read_log(&mut self, from: Seq, vector: &Vector) -> Result<Piece> {
         let high = self.folded_end()?;
         let mut statement = self.conn.prepare_cached(
             "SELECT seq, tbl, pk FROM __wavesync_log WHERE seq > ?1 AND seq <= ?2 ORDER BY seq",
@@ -117,10 +137,7 @@ impl Tx<'_> {
         let mut scanned = 0usize;
         let mut finished = true;
         while let Some(entry) = entries.next()? {
-            let full = builder.bytes >= limits::CHUNK_TARGET_BYTES
-                || builder.rows >= self.bounds.chunk_rows
-                || scanned >= self.bounds.chunk_scan_entries;
-            if full {
+            if builder.is_full(self.bounds) || scanned >= self.bounds.chunk_scan_entries {
                 finished = false;
                 break;
             }
@@ -133,15 +150,22 @@ impl Tx<'_> {
                 continue;
             }
             let key = key::canonical(table.form, table.key_columns, stored)?;
+            let fresh = |dot| !vector.covers(dot);
+            if let Some(held) = self.held_at(seq)? {
+                self.emit_held(&mut builder, held, fresh)?;
+                continue;
+            }
             let Some(row) = self.clock(&table, &key)? else { continue };
             if row.seq == seq {
-                self.emit(&mut builder, &table, &key, &row.clock, |dot| !vector.covers(dot))?;
+                self.emit(&mut builder, &table, &key, &row.clock, fresh)?;
             }
         }
         if finished {
             to = high.max(from);
         }
-        Ok(Piece { rows: builder.finish(), to, high, vector: self.vector()?, last: finished })
+        let (rows, vector) = (builder.finish(), self.vector()?);
+        let next = Place::Log(to);
+        Ok(Piece { rows, from, to, next, ordered: false, high, vector, last: finished })
     }
 
     /// Adds a row if any of its write events is `fresh`: whole if its birth is, else a patch.

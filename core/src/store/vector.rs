@@ -109,6 +109,9 @@ impl Tx<'_> {
 
     /// The whole version vector.
     pub fn vector(&mut self) -> Result<Vector> {
+        if let Some(vector) = &self.cache.vector {
+            return Ok(vector.clone());
+        }
         let mut statement =
             self.conn.prepare_cached("SELECT site, stamp, boot FROM __wavesync_vector")?;
         let rows = statement
@@ -118,6 +121,7 @@ impl Tx<'_> {
         for (site, stamp, boot) in rows {
             vector.0.insert(self.site(SiteNum(site))?, (Stamp(stamp), Boot(boot)));
         }
+        self.cache.vector = Some(vector.clone());
         Ok(vector)
     }
 
@@ -150,13 +154,21 @@ impl Tx<'_> {
                  WHERE excluded.stamp > stamp",
             )?
             .execute(params![number.0, stamp.0, boot.0])?;
+        if let Some(vector) = &mut self.cache.vector
+            && vector.get(site) < stamp
+        {
+            vector.0.insert(site, (stamp, boot));
+        }
         Ok(())
     }
 
     /// Merges the vector that came with the last chunk of a pass.
     pub(super) fn raise_all(&mut self, vector: &Vector) -> Result<()> {
+        let known = self.vector()?;
         for (site, (stamp, boot)) in &vector.0 {
-            self.raise(*site, *stamp, *boot)?;
+            if known.get(*site) < *stamp {
+                self.raise(*site, *stamp, *boot)?;
+            }
         }
         Ok(())
     }
@@ -207,6 +219,7 @@ impl Tx<'_> {
     /// because the vector claimed more is read again. Returns whether any bound fell.
     pub(super) fn lower_caps(&mut self, caps: &Caps) -> Result<bool> {
         let mut fell = false;
+        self.cache.vector = None;
         for (site, stamp) in caps {
             let number = self.site_num(*site)?;
             fell |= 0 < self

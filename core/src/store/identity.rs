@@ -271,7 +271,7 @@ impl Tx<'_> {
         self.set_meta("self", number.0)?;
         self.conn.execute("DELETE FROM __wavesync_vector", [])?;
         self.cache.vector = None;
-        self.conn.execute("UPDATE __wavesync_cursor SET seq = 0", [])?;
+        self.reset_cursors()?;
         self.set_meta("open_from", 1)?;
         self.effects.new_site = true;
         Ok(())

@@ -33,6 +33,8 @@ pub const PUSH_MAX_BYTES: usize = 192 * 1024;
 pub const PUSH_GRACE_MS: u64 = 500;
 /// Receivers that a push names at most.
 pub const PUSH_MAX_SENT_TO: usize = 24;
+/// Bytes of a site id that stand for it in a push.
+pub const SITE_TAG_BYTES: usize = 4;
 /// While commits stream in, the log is folded at most this often.
 pub const FOLD_INTERVAL_MS: u64 = 25;
 /// While commits stream in, the log is folded once this many rows wait.

@@ -193,7 +193,7 @@ pub struct PushMessage {
     pub prev: Stamp,
     /// And has everything up to here afterwards.
     pub upto: Stamp,
-    /// To whom `site` itself sent this push: the first [`SITE_TAG_BYTES`] bytes of their site
+    /// To whom `site` itself sent this push: the first [`limits::SITE_TAG_BYTES`] bytes of their site
     /// ids. Whoever passes it on leaves them out.
     #[serde(with = "serde_bytes")]
     pub sent_to: Vec<u8>,
@@ -202,21 +202,19 @@ pub struct PushMessage {
     pub rows: Vec<u8>,
 }
 
-/// Bytes of a site id that stand for it in [`PushMessage::sent_to`].
-pub const SITE_TAG_BYTES: usize = 4;
-
 impl PushMessage {
     /// Whether the push says that it was sent to this site.
     #[must_use]
     pub fn was_sent_to(&self, site: SiteId) -> bool {
-        let tag = &site.0[..SITE_TAG_BYTES];
-        self.sent_to.chunks_exact(SITE_TAG_BYTES).any(|sent| sent == tag)
+        let tag = &site.0[..limits::SITE_TAG_BYTES];
+        self.sent_to.chunks_exact(limits::SITE_TAG_BYTES).any(|sent| sent == tag)
     }
 
     /// Names the receivers, as many as there is room for.
     pub fn name_receivers(&mut self, sites: &[SiteId]) {
         let sites = sites.iter().take(limits::PUSH_MAX_SENT_TO);
-        self.sent_to = sites.flat_map(|site| site.0[..SITE_TAG_BYTES].iter().copied()).collect();
+        self.sent_to =
+            sites.flat_map(|site| site.0[..limits::SITE_TAG_BYTES].iter().copied()).collect();
     }
 }
 
@@ -313,7 +311,7 @@ impl Message {
                 if !possible || push.upto.is_base() {
                     return Err(Error::protocol("a push covers an impossible range"));
                 }
-                if push.sent_to.len() > limits::PUSH_MAX_SENT_TO * SITE_TAG_BYTES {
+                if push.sent_to.len() > limits::PUSH_MAX_SENT_TO * limits::SITE_TAG_BYTES {
                     return Err(Error::protocol("a push names too many receivers"));
                 }
                 Self::Push(push)

@@ -2,7 +2,7 @@
 //! [`wavesync_core::mesh`], every frame counted.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
@@ -65,12 +65,12 @@ pub struct Crowd {
     pub traffic: BTreeMap<u8, Traffic>,
     dice: Dice,
     events: BinaryHeap<Reverse<(u64, u64)>>,
-    pending: HashMap<u64, Event>,
+    pending: BTreeMap<u64, Event>,
     next_event: u64,
-    pairs: HashMap<u64, Pair>,
+    pairs: BTreeMap<u64, Pair>,
     next_pair: u64,
     /// One-way delays in milliseconds of links that are up.
-    links: HashMap<(usize, usize), u64>,
+    links: BTreeMap<(usize, usize), u64>,
     /// Links that may exist; without it, any.
     allowed: Option<BTreeSet<(usize, usize)>>,
     /// Watched writes.
@@ -91,11 +91,11 @@ impl Crowd {
             traffic: BTreeMap::new(),
             dice: Dice::new(seed),
             events: BinaryHeap::new(),
-            pending: HashMap::new(),
+            pending: BTreeMap::new(),
             next_event: 0,
-            pairs: HashMap::new(),
+            pairs: BTreeMap::new(),
             next_pair: 0,
-            links: HashMap::new(),
+            links: BTreeMap::new(),
             allowed,
             watched: Vec::new(),
             churning: false,
@@ -392,6 +392,11 @@ impl Crowd {
         self.watched.push(id);
         self.members[at].arrived.insert(id, (0, self.now));
         self.feed(at, Input::Committed);
+    }
+
+    /// The one-way delays from member to member, in milliseconds.
+    pub fn way(&self, members: &[usize]) -> u64 {
+        members.windows(2).map(|pair| self.links[&link(pair[0], pair[1])]).sum()
     }
 
     /// Members that have not a write yet.

@@ -1,9 +1,10 @@
 //! What a write costs in groups of many sizes: messages, bytes, hops and time, with and without
 //! members that come and go. `GROUP_SIZES=2,10,100,1000` prints the table of docs/PROTOCOL.md.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod crowd;
 #[path = "../simulator/dice.rs"]
+#[allow(dead_code)]
 mod dice;
 
 use crowd::{Crowd, Traffic};
@@ -108,7 +109,8 @@ fn sizes() -> Vec<usize> {
 #[test]
 fn a_write_reaches_everyone_at_a_bounded_cost_per_member() {
     println!(
-        "| members | away and back | neighbours | messages a write | of these pushes | bytes a write and member | hops | ms, median | ms, most | bytes a minute, idle member |"
+        "| members | away and back | neighbours | messages a write | of these pushes \
+         | bytes a write and member | hops | ms, median | ms, most | bytes a minute, idle member |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|");
     for size in sizes() {
@@ -136,4 +138,24 @@ fn a_write_reaches_everyone_at_a_bounded_cost_per_member() {
             assert!(per_member <= mesh::NEIGHBOURS_MAX as f64, "{per_member} pushes a member");
         }
     }
+}
+
+#[test]
+fn a_write_crosses_a_line_of_five_without_waiting_for_a_timer() {
+    let line = (0..4).map(|at| (at, at + 1)).collect();
+    let mut crowd = Crowd::new(5, 11, Some(line));
+    let met = crowd.run_while(60_000, |crowd| {
+        let links = crowd.members.iter().map(|member| member.neighbours.len()).sum::<usize>();
+        links < 8 || !crowd.greeted()
+    });
+    assert!(met);
+    crowd.run_until(crowd.now + 5_000);
+    let way = crowd.way(&[0, 1, 2, 3, 4]);
+    let start = crowd.now;
+    crowd.write(0, 1);
+    assert!(crowd.run_while(2_000, |crowd| crowd.missing(1) > 0));
+    let (hops, at) = crowd.members[4].arrived[&1];
+    assert_eq!(hops, 4);
+    // Virtual time passes on the way only.
+    assert_eq!(at - start, way, "milliseconds for a way of {way}");
 }

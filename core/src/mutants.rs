@@ -25,6 +25,14 @@ pub enum Mutant {
     PlaceAhead,
     /// H16: rows of unknown tables are dropped instead of parked.
     NoPark,
+    /// P17: rows of the future are dropped instead of held.
+    HeldDropped,
+    /// P17: the clock takes in stamps that are held.
+    HeldInClock,
+    /// P17: what is held is left out of the vector.
+    HeldOutsideVector,
+    /// P17: a release is not announced.
+    SilentRelease,
 }
 
 #[cfg(feature = "mutants")]

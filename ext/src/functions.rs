@@ -49,7 +49,11 @@ const fn function(
 }
 
 /// The settings that `wavesync_config` keeps in the database, and what each is.
-const SETTINGS: &[(&str, &str)] = &[("name", "what other members see as this replica's name")];
+const SETTINGS: &[(&str, &str)] = &[
+    ("name", "what other members see as this replica's name"),
+    (FUTURE_LIMIT, "changes from clocks that are further ahead than this, in ms, wait"),
+];
+const FUTURE_LIMIT: &str = "future_limit_ms";
 
 /// The file behind a handle, by one name however it was opened.
 ///
@@ -248,9 +252,14 @@ fn joined(store: &Store) -> Result<(), SqlError> {
     if store.topic()?.is_some() {
         return Ok(());
     }
-    Err(SqlError::new(
+    Err(not_joined())
+}
+
+/// The error of calls that need a member.
+pub fn not_joined() -> SqlError {
+    SqlError::new(
         "this database has not joined a group; call wavesync_join(topic, passphrase) first",
-    ))
+    )
 }
 
 fn wait(context: &CallContext, args: &[Value]) -> Outcome {
@@ -323,7 +332,15 @@ fn restore(context: &CallContext, args: &[Value]) -> Outcome {
     };
     let (path, mut store) = store(context)?;
     joined(&store)?;
-    store.restore(driver::now(), *id)?;
+    store.restore(driver::now(), *id).map_err(|error| {
+        if error.retryable() {
+            return SqlError::new(format!(
+                "{error}; if this statement also reads the database (and that does not use WAL), \
+                 look the id up in a statement of its own, else try again"
+            ));
+        }
+        error.into()
+    })?;
     if let Some((control, _)) = engine::find(&path) {
         control.committed(engine::next_token());
     }
@@ -341,14 +358,27 @@ fn config(context: &CallContext, args: &[Value]) -> Outcome {
             known.join(", ")
         )));
     }
-    let (_, mut store) = store(context)?;
+    let (path, mut store) = store(context)?;
     joined(&store)?;
     if let Some(value) = args.get(1) {
-        let value = text(value, "the value")?;
+        let number = match value {
+            Value::Integer(number) => Some(number.to_string()),
+            _ => None,
+        };
+        let value = match &number {
+            Some(number) => number,
+            None => text(value, "the value")?,
+        };
+        if key == FUTURE_LIMIT && !value.parse().is_ok_and(|limit: u64| limit >= 1_000) {
+            return Err(SqlError::new("future_limit_ms takes milliseconds, 1000 or more"));
+        }
         if value.len() > wavesync_core::limits::REPLICA_NAME_MAX_BYTES {
             return Err(SqlError::new("the value is too long"));
         }
         store.set_setting(driver::now(), key, value)?;
+        if let Some((control, _)) = engine::find(&path) {
+            control.committed(engine::next_token());
+        }
     }
     Ok(store.setting(key)?.map_or(Value::Null, Value::Text))
 }

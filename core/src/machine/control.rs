@@ -43,6 +43,7 @@ impl Machine {
             attached: 0,
             falls: 0,
             hello_due: false,
+            held_back: false,
         });
         (peer.address, peer.relayed) = (address, relayed);
         self.greet(now, &id);
@@ -366,6 +367,8 @@ impl Machine {
             return Ok(());
         }
         vector.clamp(&store.own_state(now)?.caps);
+        let lowered = hello.state.applied.check()?;
+        let applied = vector.with_lowered(&lowered);
         let cursor = store.cursor_for(now, hello.site)?;
         store.write(now, |tx| tx.remember_member(hello.site, &id.0, &hello.name))?;
         let adopts = store.adopts()?;
@@ -374,9 +377,11 @@ impl Machine {
         peer.awaits_schema = adopts;
         let started_at = cursor.seq;
         let (site, name) = (hello.site, hello.name);
-        peer.known = Some(Known { site, name, state: hello.state, vector, cursor, started_at });
+        let state = hello.state;
+        peer.known = Some(Known { site, name, state, vector, applied, cursor, started_at });
         let message = "a member is connected";
         self.event(Level::Info, "connected", message, "", Some(id));
+        self.check_held_back(id, &lowered);
         if hello.wants_schema {
             let tables = store.schema(now)?;
             self.tell_schema(id, &tables)?;
@@ -398,12 +403,15 @@ impl Machine {
         vector.clamp(&store.own_state(now)?.caps);
         let known = self.peers.get_mut(id).and_then(|peer| peer.known.as_mut());
         let known = known.ok_or_else(|| Error::protocol("a state before the hello"))?;
+        let lowered = state.applied.check()?;
         if state.partial {
             known.vector.0.append(&mut vector.0);
         } else {
             known.vector = vector;
         }
+        known.applied = known.vector.with_lowered(&lowered);
         known.state = state;
+        self.check_held_back(id, &lowered);
         self.consider(now, id, store)
     }
 
@@ -521,7 +529,7 @@ impl Machine {
             end: own.end,
             partial: moved.is_some(),
             vector: moved.unwrap_or_else(|| VectorList::from(&own.vector)),
-            applied: VectorList::default(),
+            applied: VectorList::from(&own.lowered),
             closed: own.closed,
             cursor,
             caps: own.caps.iter().map(|(site, stamp)| (*site, *stamp)).collect(),

@@ -20,8 +20,11 @@ pub mod fold;
 mod fold_bulk;
 pub mod foreign;
 pub mod group;
+mod held;
 pub mod identity;
+pub mod inbox;
 pub mod key;
+mod lost;
 pub mod mask;
 mod moves;
 pub mod names;
@@ -130,6 +133,8 @@ struct Cache {
     folded: Option<Seq>,
     met: names::Met,
     watch: schema::Watch,
+    /// The newest entry of the inbox, and the state of the file, when it was last looked through.
+    posted: Option<(Option<i64>, Option<i64>)>,
 }
 
 /// A database with a replica in it.
@@ -154,6 +159,10 @@ pub struct Tx<'a> {
     hot: BTreeSet<contend::RowId>,
     /// Rows that moved to another key in this transaction.
     moved: Vec<moves::Moved>,
+    /// Stamps above this are in the future, once that was asked.
+    future: Option<crate::ids::Stamp>,
+    /// Whether any row is held, once that was asked.
+    holds: Option<bool>,
     now: Millis,
     boot: crate::ids::Boot,
     bounds: Bounds,
@@ -213,7 +222,11 @@ impl Store {
             return Ok(());
         }
         self.conn.execute_batch("BEGIN IMMEDIATE")?;
-        let done = self.conn.execute_batch(SCHEMA).and_then(|()| self.conn.execute_batch("COMMIT"));
+        let done = self
+            .conn
+            .execute_batch(SCHEMA)
+            .and_then(|()| self.conn.execute_batch(inbox::SCHEMA))
+            .and_then(|()| self.conn.execute_batch("COMMIT"));
         if done.is_err() {
             self.roll_back();
         }
@@ -309,6 +322,8 @@ impl Store {
             pushes: Vec::new(),
             hot: BTreeSet::new(),
             moved: Vec::new(),
+            future: None,
+            holds: None,
             now,
             boot: self.boot,
             bounds: self.bounds,
@@ -429,7 +444,10 @@ impl Tx<'_> {
         if fold {
             self.fold()?;
         }
-        if changed { self.finish_schema_change() } else { Ok(()) }
+        if changed {
+            self.finish_schema_change()?;
+        }
+        self.take_posted()
     }
 
     /// The time given with this transaction.
@@ -523,6 +541,14 @@ CREATE TABLE __wavesync_column(tbl INTEGER NOT NULL, num INTEGER NOT NULL, name 
 CREATE TABLE __wavesync_parked(tbl INTEGER NOT NULL, k NOT NULL, in_table INTEGER NOT NULL,
   kind TEXT NOT NULL, reason TEXT NOT NULL, vals BLOB NOT NULL, blocker, at INTEGER NOT NULL,
   PRIMARY KEY(tbl, k)) WITHOUT ROWID;
+CREATE TABLE __wavesync_held(seq INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, k NOT NULL,
+  stamp INTEGER NOT NULL, site INTEGER NOT NULL, at INTEGER NOT NULL, row BLOB NOT NULL);
+CREATE INDEX __wavesync_held_key ON __wavesync_held(tbl, k);
+CREATE INDEX __wavesync_held_stamp ON __wavesync_held(stamp);
+CREATE INDEX __wavesync_held_site ON __wavesync_held(site);
+CREATE TABLE __wavesync_held_dot(site INTEGER NOT NULL, stamp INTEGER NOT NULL, seq INTEGER NOT NULL,
+  PRIMARY KEY(site, stamp, seq)) WITHOUT ROWID;
+CREATE INDEX __wavesync_held_dot_seq ON __wavesync_held_dot(seq);
 CREATE TABLE __wavesync_conflict(id INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, k NOT NULL,
   kind TEXT NOT NULL, reason TEXT NOT NULL, ours TEXT, theirs TEXT, site INTEGER, at INTEGER NOT NULL);
 CREATE TABLE __wavesync_member(site INTEGER PRIMARY KEY, peer BLOB, name TEXT NOT NULL,

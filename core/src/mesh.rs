@@ -30,6 +30,15 @@ pub enum Wish<P> {
     Part(P),
 }
 
+/// Whether a member that knows this many members, itself included, and has this many neighbours
+/// leaves things as they are.
+#[must_use]
+pub fn is_settled(members: usize, neighbours: usize) -> bool {
+    let few = members <= FULL_MESH_MAX_MEMBERS;
+    (few && neighbours + 1 >= members)
+        || (!few && (NEIGHBOURS_MIN..=NEIGHBOURS_MAX).contains(&neighbours))
+}
+
 /// Chooses neighbours.
 #[derive(Debug)]
 pub struct Mesh<P> {
@@ -45,17 +54,20 @@ impl<P: Ord + Clone> Mesh<P> {
         Self { random: seed, resting: Vec::new() }
     }
 
-    /// What to do now, given the members that could be reached and those that are connected or
-    /// being dialed. `kept` ones are never parted from.
+    /// What to do now in a group of so many known members, given those that could be dialed and
+    /// those that are connected or being dialed. `kept` ones are never parted from.
     pub fn plan(
         &mut self,
         now: Millis,
+        members: usize,
         reachable: &BTreeSet<P>,
         connected: &BTreeSet<P>,
         kept: &BTreeSet<P>,
     ) -> Vec<Wish<P>> {
         self.resting.retain(|(_, until)| *until > now);
-        let members = reachable.union(connected).count() + 1;
+        if is_settled(members, connected.len()) {
+            return Vec::new();
+        }
         let mut free: Vec<&P> = reachable.difference(connected).collect();
         if members <= FULL_MESH_MAX_MEMBERS {
             return free.into_iter().cloned().map(Wish::Dial).collect();
@@ -67,9 +79,6 @@ impl<P: Ord + Clone> Mesh<P> {
             let parted: Vec<P> = closable.into_iter().cloned().collect();
             parted.iter().for_each(|peer| self.rest(now, peer));
             return parted.into_iter().map(Wish::Part).collect();
-        }
-        if connected.len() >= NEIGHBOURS_MIN {
-            return Vec::new();
         }
         self.shuffle(&mut free);
         free.sort_by_key(|peer| self.resting.iter().any(|(resting, _)| resting == *peer));
@@ -110,21 +119,21 @@ mod tests {
     #[test]
     fn a_small_group_is_a_full_mesh() {
         let mut mesh = Mesh::new(1);
-        let plan = mesh.plan(Millis(0), &set(0..15), &set(0..3), &set(0..0));
+        let plan = mesh.plan(Millis(0), 16, &set(0..15), &set(0..3), &set(0..0));
         assert_eq!(plan, (3..15).map(Wish::Dial).collect::<Vec<_>>());
-        assert!(mesh.plan(Millis(0), &set(0..15), &set(0..15), &set(0..0)).is_empty());
+        assert!(mesh.plan(Millis(0), 16, &set(0..15), &set(0..15), &set(0..0)).is_empty());
     }
 
     #[test]
     fn a_large_group_has_a_bounded_number_of_neighbours() {
         let mut mesh = Mesh::new(1);
         let all = set(0..100);
-        let dials = mesh.plan(Millis(0), &all, &set(0..7), &set(0..0));
+        let dials = mesh.plan(Millis(0), 101, &all, &set(0..7), &set(0..0));
         assert_eq!(dials.len(), NEIGHBOURS_WANTED - 7);
         assert!(dials.iter().all(|wish| matches!(wish, Wish::Dial(peer) if *peer >= 7)));
-        assert!(mesh.plan(Millis(0), &all, &set(0..8), &set(0..0)).is_empty());
-        assert!(mesh.plan(Millis(0), &all, &set(0..12), &set(0..0)).is_empty());
-        let parted = mesh.plan(Millis(0), &all, &set(0..14), &set(0..10));
+        assert!(mesh.plan(Millis(0), 101, &all, &set(0..8), &set(0..0)).is_empty());
+        assert!(mesh.plan(Millis(0), 101, &all, &set(0..12), &set(0..0)).is_empty());
+        let parted = mesh.plan(Millis(0), 101, &all, &set(0..14), &set(0..10));
         assert_eq!(parted.len(), 2);
         assert!(parted.iter().all(|wish| matches!(wish, Wish::Part(peer) if *peer >= 10)));
     }
@@ -134,10 +143,12 @@ mod tests {
         let mut mesh = Mesh::new(1);
         let all = set(0..17);
         (7..16).for_each(|peer| mesh.rest(Millis(0), &peer));
-        let dials = mesh.plan(Millis(1), &all, &set(0..7), &set(0..0));
+        let dials = mesh.plan(Millis(1), 18, &all, &set(0..7), &set(0..0));
         assert_eq!(dials[0], Wish::Dial(16));
         assert_eq!(dials.len(), 3);
-        mesh.plan(Millis(REST_MS), &all, &set(0..8), &set(0..0));
+        mesh.plan(Millis(REST_MS), 18, &all, &set(0..8), &set(0..0));
         assert!(mesh.resting.is_empty());
+        assert!(is_settled(18, 8) && is_settled(18, 12) && is_settled(16, 15));
+        assert!(!is_settled(18, 7) && !is_settled(18, 13) && !is_settled(16, 14));
     }
 }

@@ -305,7 +305,9 @@ impl Crowd {
         };
         let member = &mut self.members[at];
         let connected = member.neighbours.clone();
-        let plan = member.mesh.plan(Millis(self.now), &reachable, &connected, &BTreeSet::new());
+        let (now, kept) = (Millis(self.now), BTreeSet::new());
+        let size = reachable.len() + 1;
+        let plan = member.mesh.plan(now, size, &reachable, &connected, &kept);
         for wish in plan {
             match wish {
                 Wish::Dial(other) if self.members[other].up => self.connect(at, other),

@@ -32,9 +32,12 @@ impl Machine {
         message: PushMessage,
         store: &mut Store,
     ) -> Result<()> {
-        let seen = store.folded(now, |tx| tx.seen(message.site))?;
-        if message.site == self.identity.site || seen >= message.upto {
+        let own = store.own_state(now)?;
+        if message.site == self.identity.site || own.vector.get(message.site) >= message.upto {
             return Ok(());
+        }
+        if !self.acquainted(from, &own.vector) {
+            return self.consider_from(now, from, &message, store);
         }
         let rows = Batch::decode(&message.rows)?;
         let range = (message.prev, message.upto);

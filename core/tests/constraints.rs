@@ -409,12 +409,12 @@ fn a_large_subtree_is_decided_on_in_steps_in_proportion_to_its_rows() {
     reader.store.examined();
     reader.store.import(Millis(reader.now), &blob).unwrap();
     let examined = reader.store.examined();
-    println!("{ROWS} descendants arrive: {examined} rows examined");
+    eprintln!("{ROWS} descendants arrive: {examined} rows examined");
     assert_eq!(count(&reader), 1);
     assert!(examined <= 8 * ROWS as u64, "{examined} rows were examined");
     reader.application(&["UPDATE n SET code = 'free' WHERE id = 'm'".into()]);
     let examined = reader.store.examined();
-    println!("they are set free: {examined} rows examined");
+    eprintln!("they are set free: {examined} rows examined");
     assert_eq!(count(&reader), ROWS as i64 + 2);
     assert!(examined <= 8 * ROWS as u64, "{examined} rows were examined");
 }

@@ -74,6 +74,7 @@ impl Replica {
             tables: None,
             adopt_schema: None,
             foreign_keys: false,
+            existing: None,
         };
         store.join(driver::now(), &join, &file, &random()).unwrap();
         drop(store);

@@ -55,6 +55,8 @@ pub struct Settings {
     pub peers: Vec<String>,
     /// Multiaddresses of relays to be reachable through, with their peer ids.
     pub relays: Vec<String>,
+    /// Go from relayed connections to direct ones where that is possible.
+    pub direct: bool,
     /// Look for members in the local network and be found there.
     pub lan: bool,
 }
@@ -173,6 +175,7 @@ fn start_network(settings: &Settings, identity: &Identity) -> Result<Network, Ne
     let relays = settings.relays.iter().map(relay).collect::<Result<_, _>>()?;
     Network::new(network::Config {
         relays,
+        direct: settings.direct,
         identity: identity.secret,
         listen: settings.listen.clone(),
         lan_tag: settings.lan.then(|| settings.key.lan_tag()),

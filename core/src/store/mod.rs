@@ -8,6 +8,7 @@ pub mod admit;
 pub mod adopt;
 pub mod alter;
 pub mod apply;
+mod await_parents;
 pub mod backfill;
 pub mod bulk;
 pub mod capture;
@@ -133,6 +134,8 @@ struct Cache {
     /// The state of the file in which `parked` was counted and `vector` was read.
     read_at: Option<i64>,
     plan: Rc<foreign::Plan>,
+    /// Rows that were looked at to decide which ones stand; see [`Store::examined`].
+    examined: std::cell::Cell<u64>,
     /// The TEMP objects of [`probe`] exist.
     probing: bool,
     data_version: Option<i64>,
@@ -422,6 +425,11 @@ impl Store {
             .prepare_cached("SELECT coalesce(max(seq), 0) FROM __wavesync_log")?
             .query_row([], |row| row.get(0))?;
         Ok(u64::try_from(end - folded).unwrap_or(0))
+    }
+
+    /// How often a row was looked at since the last call, to decide which ones stand.
+    pub fn examined(&mut self) -> u64 {
+        self.cache.examined.take()
     }
 
     /// Takes the pushes that committed folds have built.

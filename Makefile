@@ -24,7 +24,7 @@ PACKAGES := wavesync-core wavesync-transport wavesync-net wavesync-relay wavesyn
 
 # In the order written, also under -j: cargo uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup ext wasm relay demo fmt clippy deny unit sim sim-quick ext-test sql check test bench clean
+.PHONY: help setup ext wasm relay demo fmt clippy deny unit sim groups sim-quick ext-test sql check test bench clean
 
 help: ## this list
 	@echo "wavesync: any SQLite database, synced peer to peer"
@@ -79,6 +79,9 @@ unit: | setup ## unit, property and network tests of core, transport, net and re
 
 sim: | setup ## the simulator and the reference model: many seeds, every property, planted mutants
 	SEEDS=$(SEEDS) CASES=$(CASES) $(CARGO) test --locked --profile simulator -p wavesync-core --features mutants --test simulator --test model
+
+groups: | setup ## what a write costs in groups of 2 to 1,000 members (minutes)
+	GROUP_SIZES=2,10,100,1000 $(CARGO) test --locked --profile simulator -p wavesync-core --test groups -- --nocapture
 
 sim-quick: ## the simulator as far as make test runs it (TEST_SEEDS=1000)
 	@$(MAKE) sim SEEDS=$(or $(TEST_SEEDS),1000)

@@ -75,6 +75,9 @@ pub const INBOX_MAX_CELLS: i64 = 1_000_000;
 pub const TABLES_MAX: usize = 4_096;
 /// Columns of one table, as in SQLite.
 pub const COLUMNS_MAX: usize = 32_767;
+/// Rows of a table with more columns are read apart from their clocks: SQLite gives at most 2,000
+/// columns in a result, and a host may have set less.
+pub const JOINED_MAX_COLUMNS: usize = 500;
 /// Bytes of a table or column name on the wire.
 pub const NAME_MAX_BYTES: usize = 1_024;
 /// Key columns of a table on the wire.

@@ -563,7 +563,8 @@ fn statements(num: TableNum, shape: Option<&Shape>, columns: &[Column]) -> Resul
     let Some(shape) = shape else { return Ok(statements) };
     let table = ident(&shape.name)?;
     let keys = shape.key.len();
-    if let ([key], true) = (&shape.key[..], shape.form != KeyForm::Composite) {
+    let narrow = columns.len() <= limits::JOINED_MAX_COLUMNS;
+    if let ([key], true) = (&shape.key[..], narrow && shape.form != KeyForm::Composite) {
         let listed: Result<Vec<String>> = columns
             .iter()
             .filter(|column| column.local.is_some())

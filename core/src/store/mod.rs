@@ -242,7 +242,10 @@ impl Store {
         fold: bool,
         body: impl FnOnce(&mut Tx<'_>) -> Result<T>,
     ) -> Result<T> {
-        self.conn.execute_batch("BEGIN IMMEDIATE")?;
+        // A first join has begun already, so that it needs one commit.
+        if self.conn.is_autocommit() {
+            self.conn.execute_batch("BEGIN IMMEDIATE")?;
+        }
         if let Err(error) = self.check_continuity() {
             self.roll_back();
             return Err(error);

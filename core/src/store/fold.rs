@@ -11,10 +11,11 @@ use crate::limits;
 use crate::merge::{Clock, Ended, KeyKind, join_ended};
 use crate::mutants::{self, Mutant};
 use crate::store::clock::ClockRow;
+use crate::store::mask::Mask;
 use crate::store::rows::{Kind, Parked};
 use crate::store::serve::BatchBuilder;
-use crate::store::tables::Table;
-use crate::store::{Push, SiteNum, Tx, capture, key};
+use crate::store::tables::{Column, Table};
+use crate::store::{Push, SiteNum, Tx, key};
 use crate::value::Value;
 use crate::{Error, Result};
 
@@ -22,8 +23,8 @@ struct Entry {
     seq: Seq,
     table: TableNum,
     key: Value,
-    /// Bit mask of changed columns; -1 for an insert, `None` for a delete.
-    mask: Option<i64>,
+    /// The columns that were written; `None` for a delete.
+    mask: Option<Mask>,
     at: i64,
 }
 
@@ -105,7 +106,7 @@ impl Tx<'_> {
                     seq: Seq(row.get(0)?),
                     table: TableNum(row.get(1)?),
                     key: Value::from_ref(row.get_ref(2)?),
-                    mask: row.get(3)?,
+                    mask: Mask::read(&Value::from_ref(row.get_ref(3)?)),
                     at: row.get::<_, Option<i64>>(4)?.unwrap_or(0),
                 })
             })?;
@@ -122,11 +123,11 @@ impl Tx<'_> {
         }
         let key = key::canonical(table.form, table.key_columns, entry.key.clone())?;
         let mut current = self.clock(&table, &key)?.map(|row| row.clock);
-        if current.is_none() && entry.mask != Some(capture::MASK_INSERT) {
+        if current.is_none() && entry.mask != Some(Mask::Insert) {
             current = self.imported_clock(&table)?;
         }
         let alive = current.as_ref().is_some_and(Clock::alive);
-        let (clock, written) = match (entry.mask, current) {
+        let (clock, written) = match (&entry.mask, current) {
             (None, Some(clock)) if alive => {
                 let death = hand.stamp(entry.at);
                 let mut ended = clock.ended;
@@ -139,7 +140,7 @@ impl Tx<'_> {
             (None, _) => return Ok(()),
             (Some(mask), Some(mut clock)) if alive => {
                 let columns = self.changed_columns(&table, &key, mask, entry.seq)?;
-                if columns.is_empty() && mask != capture::MASK_INSERT {
+                if columns.is_empty() && *mask != Mask::Insert {
                     return Ok(());
                 }
                 let dot = hand.stamp(entry.at);
@@ -169,18 +170,39 @@ impl Tx<'_> {
         Ok(Some(Clock { length: 1, birth, cells, claim: None, ended: Ended::new() }))
     }
 
-    /// Columns that an entry wrote. A trigger that was generated before a column existed says
-    /// nothing about it, so for such entries the column counts as written if it left its default.
+    /// Columns that an entry wrote, and those that a declared rule couples with them.
     fn changed_columns(
         &mut self,
         table: &Table,
         key: &Value,
-        mask: i64,
+        mask: &Mask,
+        seq: Seq,
+    ) -> Result<Vec<ColumnNum>> {
+        let mut columns = self.columns_of_entry(table, key, mask, seq)?;
+        for group in table.shape.iter().flat_map(|shape| &shape.groups) {
+            let of_group = |column: &Column| group.contains(&column.name.to_ascii_lowercase());
+            let coupled: Vec<ColumnNum> =
+                table.local_columns().filter(|c| of_group(c)).map(|column| column.num).collect();
+            if coupled.iter().any(|num| columns.contains(num)) {
+                columns.retain(|num| !coupled.contains(num));
+                columns.extend(coupled);
+            }
+        }
+        Ok(columns)
+    }
+
+    /// Columns that an entry wrote. A trigger that was generated before a column existed says
+    /// nothing about it, so for such entries the column counts as written if it left its default.
+    fn columns_of_entry(
+        &mut self,
+        table: &Table,
+        key: &Value,
+        mask: &Mask,
         seq: Seq,
     ) -> Result<Vec<ColumnNum>> {
         let mut columns: Vec<ColumnNum> = table
             .local_columns()
-            .filter(|column| mask == capture::MASK_INSERT || mask & capture::bit(column.num) != 0)
+            .filter(|column| mask.holds(column.num))
             .map(|column| column.num)
             .collect();
         let newer: Vec<ColumnNum> = table

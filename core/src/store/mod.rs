@@ -21,6 +21,7 @@ pub mod foreign;
 pub mod group;
 pub mod identity;
 pub mod key;
+pub mod mask;
 mod moves;
 pub mod names;
 pub mod probe;
@@ -36,6 +37,7 @@ pub mod sql;
 pub mod state;
 pub mod tables;
 pub mod triggers;
+pub mod unique;
 pub mod vector;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -17,6 +17,7 @@ pub mod contend;
 pub mod coupling;
 pub mod export;
 pub mod fold;
+mod fold_bulk;
 pub mod foreign;
 pub mod group;
 pub mod identity;

@@ -205,6 +205,9 @@ impl Tx<'_> {
                 let birth = hand.stamp(entry.at);
                 let (length, ended) =
                     known.map_or((0, Ended::new()), |clock| (clock.length, clock.ended));
+                // Above what is held, too, so that this write still stands when that is released.
+                let length = length.max(self.held_length(&table, &key)?);
+                let length = length + length % 2;
                 let columns: Vec<_> = table.local_columns().map(|column| column.num).collect();
                 let cells = columns.iter().map(|column| (*column, birth)).collect();
                 (Clock { length: length + 1, birth, cells, claim: None, ended }, columns)

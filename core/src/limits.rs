@@ -23,6 +23,8 @@ pub const CONTROL_MESSAGE_MAX_BYTES: usize = 4 * 1024 * 1024;
 pub const HANDSHAKE_MESSAGE_MAX_BYTES: usize = 1024;
 /// LZ4 cannot expand a block by more than this, so a larger claim is a lie.
 pub const COMPRESSION_MAX_RATIO: usize = 255;
+/// Cells of a row batch, where each row and each key column counts as one, too.
+pub const BATCH_MAX_CELLS: usize = 1 << 20;
 /// Log entries that one test for uncovered rows looks at (rule P12).
 pub const OPEN_TEST_MAX_ENTRIES: usize = 20_000;
 /// Local rows that are sent at once as a push; a larger fold is announced and fetched.
@@ -47,6 +49,8 @@ pub const FUTURE_LIMIT_MS: u64 = 300_000;
 pub const RELEASE_BLOCK_ROWS: usize = 1_000;
 /// Parked rows that one replica stores at most.
 pub const PARKED_MAX_ROWS: i64 = 1_000_000;
+/// Cells inserted into `wavesync_changes` that wait to be taken in, at most.
+pub const INBOX_MAX_CELLS: i64 = 1_000_000;
 /// Tables (known and unknown) that one replica numbers at most.
 pub const TABLES_MAX: usize = 4_096;
 /// Columns of one table, as in SQLite.

@@ -28,6 +28,8 @@ pub struct OwnState {
     pub caps: Caps,
     /// Existing rows are still being taken in.
     pub importing: bool,
+    /// Rows with INTEGER keys from before joining are here.
+    pub populated: bool,
 }
 
 impl Store {
@@ -48,6 +50,7 @@ impl Store {
                 caps: tx.caps()?,
                 closed: tx.meta::<i64>("open_from")?.is_none(),
                 importing: tx.backfill_pending(),
+                populated: tx.populated()?,
             })
         })
     }

@@ -9,6 +9,8 @@ MAKEFLAGS += --no-print-directory
 PROFILE ?= release
 # How many seeds the simulator runs.
 SEEDS ?= 10000
+# How many random scripts are compared with the reference model.
+CASES ?= 240
 # A database for `make demo`; the bundled garden club when empty.
 DB ?=
 
@@ -77,7 +79,7 @@ unit: | setup ## unit, property and network tests of core, transport, net and re
 
 sim: | setup ## the simulator and the reference model: many seeds, every property, planted mutants
 	$(CARGO) test --locked -p wavesync-core --features mutants --lib --test auth
-	SEEDS=$(SEEDS) CASES=$(SEEDS) $(CARGO) test --locked --profile simulator -p wavesync-core --features mutants --test simulator --test model
+	SEEDS=$(SEEDS) CASES=$(CASES) $(CARGO) test --locked --profile simulator -p wavesync-core --features mutants --test simulator --test model
 
 sim-quick: ## the simulator as far as make test runs it (TEST_SEEDS=1000)
 	@$(MAKE) sim SEEDS=$(or $(TEST_SEEDS),1000)

@@ -113,7 +113,9 @@ impl Dot {
     #[must_use]
     pub fn precedes(&self, other: &Self) -> bool {
         match (self.stamp.is_base(), other.stamp.is_base()) {
-            (true, true) => self > other,
+            (true, true) => {
+                (self > other) != crate::mutants::on(crate::mutants::Mutant::LaterJoinWins)
+            }
             (true, false) => true,
             (false, true) => false,
             (false, false) => self < other,

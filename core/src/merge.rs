@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 
 use crate::ids::{ColumnNum, Dot};
+use crate::mutants::{self, Mutant};
 use crate::value::Value;
 
 /// How two inserts of one key by sites that had not seen each other are read.
@@ -176,7 +177,7 @@ pub fn judge<E>(
         return Ok(if newer { Verdict::Replace { moves: false } } else { Verdict::Keep });
     }
     if !one_incarnation(kind, current.birth, incoming.birth) {
-        if incoming.birth.precedes(&current.birth) {
+        if incoming.birth.precedes(&current.birth) != mutants::on(Mutant::LaterBirthStays) {
             return Ok(Verdict::Replace { moves: current_moves() });
         }
         let moves = lives(true, incoming.birth);
@@ -189,7 +190,7 @@ pub fn judge<E>(
         let win = match current.cells.get(column) {
             None => true,
             Some(ours) if ours == dot => *value > value_of(*column)?,
-            Some(ours) => dot > ours,
+            Some(ours) => (dot > ours) != mutants::on(Mutant::OlderCellWins),
         };
         if win {
             wins.push(*column);

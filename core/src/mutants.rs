@@ -23,6 +23,48 @@ pub enum Mutant {
     KeysEndPass,
     /// K1: the place at which a key-order pass resumes lies behind a row that was not sent.
     PlaceAhead,
+    /// Capture: rows that `REPLACE` removes through a UNIQUE index are not logged.
+    ReplaceUnseen,
+    /// Capture: 1 and 1.0 count as the same value.
+    ClassesAlike,
+    /// Capture: an UPDATE of a key does not log the delete of the old one.
+    KeyChangeInserts,
+    /// Fold: what a delete ended under an INTEGER key is not remembered.
+    ForgetEnds,
+    /// Fold: a row that is inserted again begins with causal length 1.
+    RebirthShort,
+    /// Join: of two rows under one INTEGER key the later one stays.
+    LaterBirthStays,
+    /// Join: of two base births the later join precedes.
+    LaterJoinWins,
+    /// Join: of two writes of a cell the earlier one wins.
+    OlderCellWins,
+    /// Moves: an end that is heard of later does not follow a row that moved.
+    EndStaysBehind,
+    /// C4: the later of two rows keeps a unique value.
+    LatestStays,
+    /// C3: columns that a rule couples are written one by one.
+    NoCoupling,
+    /// I7: what was seen is forgotten when an engine starts.
+    ForgetVector,
+    /// C9: rows that wait are not tried again.
+    ParkedForGood,
+    /// A row that stands in the way of another is not decided on with it.
+    RivalsForgotten,
+    /// I5: what triggers of the application do to other tracked tables stays.
+    TriggersCount,
+    /// H16: values of columns that are missing here are dropped.
+    UnknownColumnsDropped,
+    /// Parked rows are not shown to the user.
+    ParkedUnlisted,
+    /// A renamed column counts as one that went and one that came.
+    RenameIsNew,
+    /// Rows that a dropped or rebuilt table lost keep their clocks.
+    DropKeepsClocks,
+    /// `wavesync_alter` does not park the values of a column.
+    DropColumnLoses,
+    /// Parked rows are not served to others.
+    ParkedStay,
     /// H16: rows of unknown tables are dropped instead of parked.
     NoPark,
     /// I8: the opener takes any proof of the acceptor.

@@ -16,6 +16,9 @@ mod group;
 #[path = "simulator/image.rs"]
 #[allow(dead_code)]
 mod image;
+#[cfg(feature = "mutants")]
+#[path = "model/mutants.rs"]
+mod mutants;
 #[path = "model/net.rs"]
 mod net;
 #[path = "model/plain.rs"]
@@ -29,7 +32,9 @@ mod schema;
 #[path = "model/script.rs"]
 mod script;
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
 
 use group::Group;
 use script::Script;
@@ -41,12 +46,28 @@ const THREADS: u64 = 2;
 /// Runs that are spent on making a failing case shorter.
 const SHORTER_MAX: usize = 600;
 
+thread_local! {
+    /// A panic is a result of the case that runs, and said there.
+    static EXPECTED: Cell<bool> = const { Cell::new(false) };
+}
+
 fn run(script: &Script) -> Result<(), String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !EXPECTED.get() {
+                usual(info);
+            }
+        }));
+    });
+    EXPECTED.set(true);
     let done = catch_unwind(AssertUnwindSafe(|| {
         let mut group = Group::new(script);
         script.steps.iter().for_each(|step| group.step(step));
         group.complete();
     }));
+    EXPECTED.set(false);
     done.map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_string()));
@@ -91,7 +112,6 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn every_script_comes_to_what_the_model_says() {
-    std::panic::set_hook(Box::new(|_| {}));
     let from = number("CASE").or(number("CASE_FROM")).unwrap_or(1);
     let cases = if number("CASE").is_some() { 1 } else { number("CASES").unwrap_or(CASES) };
     let part = |part: u64| {
@@ -102,12 +122,9 @@ fn every_script_comes_to_what_the_model_says() {
         let threads: Vec<_> = (0..THREADS).map(|n| scope.spawn(part(n))).collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
-    let _ = std::panic::take_hook();
     if let Some(case) = failed.first() {
-        std::panic::set_hook(Box::new(|_| {}));
         let script = shorter(Script::random(*case));
         let what = run(&script).err().unwrap_or_default();
-        let _ = std::panic::take_hook();
         panic!("{} of {cases} cases fail: {failed:?}\nCASE={case}\n{script}\n{what}", failed.len());
     }
 }

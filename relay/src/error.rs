@@ -4,25 +4,46 @@ use std::{io, path::PathBuf};
 
 /// Shown to whoever started the relay.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RelayError {
-    /// The command line is wrong.
+pub enum RelayError {
+    /// The configuration is wrong.
     #[error("{0}; see wavesync-relay --help")]
     Usage(String),
+    /// The configuration file can not be read or understood.
+    #[error("the configuration file {path:?} can not be used: {reason}")]
+    ConfigFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// The identity file can not be read or written.
     #[error("the identity file {path:?} can not be used: {source}")]
-    IdentityFile { path: PathBuf, source: io::Error },
+    IdentityFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The identity file holds something else.
     #[error(
         "the identity file {path:?} holds no key (64 hexadecimal digits); move it away and the \
          relay makes a new one, with a new peer id"
     )]
-    IdentityContent { path: PathBuf },
-    /// The encryption refuses the identity.
-    #[error("the identity can not be used: {0}")]
-    Identity(String),
+    IdentityContent {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The encryption refuses the identity, or the certificate is of no use.
+    #[error(transparent)]
+    Stack(#[from] wavesync_transport::StackError),
     /// A listening address does not work.
     #[error("can not listen at {address}: {reason}")]
-    Listen { address: String, reason: String },
+    Listen {
+        /// The address.
+        address: String,
+        /// Why.
+        reason: String,
+    },
     /// Signals can not be received.
     #[error("can not wait for signals: {0}")]
     Signals(io::Error),

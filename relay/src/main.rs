@@ -1,34 +1,33 @@
-//! `wavesync-relay`: lets peers that can not reach each other meet. It forwards encrypted bytes,
-//! holds no key of any group and can read nothing of what it forwards.
-
-mod error;
-mod identity;
-mod meeting;
-mod options;
-mod server;
+//! `wavesync-relay`: lets peers that can not reach each other meet.
 
 use std::{io::Write, process::ExitCode};
 
-use error::RelayError;
-use options::{Command, HELP};
+use clap::{Parser, error::ErrorKind};
+use wavesync_relay::{Arguments, Config, Hooks, RelayError, run, start_log};
 
 fn main() -> ExitCode {
-    match run() {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nobody is left to tell when the outputs are closed.
+            let _told = error.print();
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return if asked { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
+    };
+    match start(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Nobody is left to tell when standard error is closed.
             let _told = writeln!(std::io::stderr(), "wavesync-relay: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn run() -> Result<(), RelayError> {
-    match options::parse(std::env::args().skip(1))? {
-        Command::Help => print(HELP),
-        Command::Version => print(concat!("wavesync-relay ", env!("CARGO_PKG_VERSION"))),
-        Command::Run(options) => smol::block_on(server::run(options)),
-    }
+fn start(arguments: Arguments) -> Result<(), RelayError> {
+    let config = Config::load(arguments)?;
+    start_log(config.log)?;
+    smol::block_on(run(config, Hooks::of_a_process(print)?))
 }
 
 /// One line on standard output, at once: programs that start a relay read its addresses there.

@@ -4,24 +4,10 @@
 mod common;
 
 use common::{
-    Relay,
-    replica::{Replica, Setup, setup},
+    Relay, free_port,
+    replica::{NOTE, Replica, Setup, filled, setup},
 };
 use wavesync_core::auth::GroupKey;
-
-const NOTE: &str = "CREATE TABLE note(id TEXT PRIMARY KEY, body TEXT)";
-
-/// A table with this many rows of about 100 bytes.
-fn filled(rows: usize) -> String {
-    format!(
-        "{NOTE}; INSERT INTO note WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n \
-         LIMIT {rows}) SELECT printf('key-%08d', i), hex(randomblob(40)) FROM n"
-    )
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 #[test]
 fn two_members_meet_at_a_relay_and_sync_through_it() {

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::ids::{ColumnNum, Millis};
+use crate::mutants::{self, Mutant};
 use crate::store::adopt::tokens;
 use crate::store::rows::{Kind, Parked};
 use crate::store::tables::Table;
@@ -30,6 +31,9 @@ impl Tx<'_> {
     /// Before a column goes, its values are parked, so that they are still in `L`.
     fn park_column(&mut self, table: &Rc<Table>, column: ColumnNum) -> Result<()> {
         for key in self.clock_keys(table, "cl % 2 = 1")? {
+            if mutants::on(Mutant::DropColumnLoses) {
+                break;
+            }
             let Some(row) = self.clock(table, &key)? else { continue };
             if !row.clock.cells.contains_key(&column) {
                 continue;

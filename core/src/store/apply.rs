@@ -476,6 +476,9 @@ impl Tx<'_> {
         };
         let Err(error) = written else {
             let reason = "the table here has no such column";
+            if mutants::on(Mutant::UnknownColumnsDropped) {
+                unknown.clear();
+            }
             let rest = Parked::new(Kind::UnknownColumn, reason, unknown);
             self.set_parked(table, key, Some(&rest))?;
             return Ok(Outcome::Changed);

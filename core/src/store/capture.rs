@@ -6,6 +6,7 @@
 
 use crate::Result;
 use crate::ids::{ColumnNum, TableNum};
+use crate::mutants::{self, Mutant};
 use crate::store::key;
 use crate::store::mask::{self, MASK_INSERT, chain, changed};
 use crate::store::shape::{Shape, ShapeColumn};
@@ -48,11 +49,19 @@ pub fn triggers(
             'k',
             "AFTER UPDATE",
             &format!(" WHEN {key_changed}"),
-            &format!("{} {}", append(&old_key, "NULL"), append(&new_key, &MASK_INSERT.to_string())),
+            &if mutants::on(Mutant::KeyChangeInserts) {
+                append(&new_key, &MASK_INSERT.to_string())
+            } else {
+                format!(
+                    "{} {}",
+                    append(&old_key, "NULL"),
+                    append(&new_key, &MASK_INSERT.to_string())
+                )
+            },
         ),
         create('d', "AFTER DELETE", "", &append(&old_key, "NULL")),
     ];
-    if !shape.uniques.is_empty() {
+    if !shape.uniques.is_empty() && !mutants::on(Mutant::ReplaceUnseen) {
         let note = note_rivals(table, shape)?;
         let log = log_gone(table, shape)?;
         let moved = format!(" WHEN {}", uniques_changed(shape)?);

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::Result;
 use crate::ids::{ColumnNum, Dot, SiteId, Stamp, TableNum};
 use crate::merge::Clock;
+use crate::mutants::{self, Mutant};
 use crate::store::clock::ClockRow;
 use crate::store::contend::RowId;
 use crate::store::tables::Table;
@@ -63,6 +64,9 @@ pub fn rank(table: &Table, key: &Value, clock: &Clock) -> Rank {
 /// the moment of joining: a newcomer's rows do not push out established ones.
 fn since(birth: Dot) -> (Stamp, SiteId) {
     let stamp = birth.stamp;
+    if mutants::on(Mutant::LatestStays) {
+        return (Stamp(stamp.0.saturating_neg()), birth.site);
+    }
     (if stamp.is_base() { Stamp::at(stamp.0.saturating_neg()) } else { stamp }, birth.site)
 }
 

@@ -12,6 +12,7 @@ use rusqlite::params_from_iter;
 use crate::Result;
 use crate::ids::TableNum;
 use crate::merge::Clock;
+use crate::mutants::{self, Mutant};
 use crate::store::foreign::{Action, ForeignKey, Plan, pick};
 use crate::store::rows::{Kind, Parked, Values};
 use crate::store::tables::Table;
@@ -95,7 +96,7 @@ impl Tx<'_> {
     /// Parked and overlaid rows of these tables that may come back by themselves.
     pub(super) fn contending(&mut self, tables: &BTreeSet<TableNum>) -> Result<Vec<RowId>> {
         let mut found = Vec::new();
-        if self.parked_rows()? == 0 {
+        if self.parked_rows()? == 0 || mutants::on(Mutant::ParkedForGood) {
             return Ok(found);
         }
         for table in tables {
@@ -149,6 +150,9 @@ impl Tx<'_> {
                 if row.contends {
                     for form in forms(&plan, &row) {
                         queue.extend(self.rivals(&row, &form)?);
+                        if mutants::on(Mutant::RivalsForgotten) {
+                            queue.clear();
+                        }
                     }
                     self.ancestors(&plan, &row, &mut queue)?;
                 }

@@ -185,7 +185,7 @@ impl Tx<'_> {
             (None, Some(clock)) if alive => {
                 let death = hand.stamp(entry.at);
                 let mut ended = clock.ended;
-                if table.kind == KeyKind::Integer {
+                if table.kind == KeyKind::Integer && !mutants::on(Mutant::ForgetEnds) {
                     ended = join_ended(&ended, &Ended::from([(clock.birth, death)]));
                 }
                 let (length, cells) = (clock.length + 1, BTreeMap::new());
@@ -210,6 +210,7 @@ impl Tx<'_> {
                 let length = length + length % 2;
                 let columns: Vec<_> = table.local_columns().map(|column| column.num).collect();
                 let cells = columns.iter().map(|column| (*column, birth)).collect();
+                let length = if mutants::on(Mutant::RebirthShort) { 0 } else { length };
                 (Clock { length: length + 1, birth, cells, claim: None, ended }, columns)
             }
         };
@@ -240,7 +241,7 @@ impl Tx<'_> {
             let of_group = |column: &Column| group.contains(&column.name.to_ascii_lowercase());
             let coupled: Vec<ColumnNum> =
                 table.local_columns().filter(|c| of_group(c)).map(|column| column.num).collect();
-            if coupled.iter().any(|num| columns.contains(num)) {
+            if coupled.iter().any(|num| columns.contains(num)) && !mutants::on(Mutant::NoCoupling) {
                 columns.retain(|num| !coupled.contains(num));
                 columns.extend(coupled);
             }

@@ -42,6 +42,12 @@ impl Store {
         // Positive and not 0, which stands for "never read".
         let boot = Boot((i64::from_be_bytes(boot) & i64::MAX) | 1);
         self.bind_identity(now, file, random)?;
+        if mutants::on(Mutant::ForgetVector) {
+            self.conn.execute_batch(
+                "DELETE FROM __wavesync_cursor; DELETE FROM __wavesync_vector WHERE site <>
+                 (SELECT value FROM __wavesync_meta WHERE key = 'self')",
+            )?;
+        }
         if mutants::on(Mutant::ForgetClock) {
             super::set_meta(&self.conn, "hlc", 0)?;
         }

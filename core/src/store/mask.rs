@@ -4,6 +4,7 @@
 
 use crate::Result;
 use crate::ids::ColumnNum;
+use crate::mutants::{self, Mutant};
 use crate::store::shape::ShapeColumn;
 use crate::store::sql::ident;
 use crate::value::Value;
@@ -98,7 +99,7 @@ pub fn changed(column: &ShapeColumn, collates: bool) -> Result<String> {
     let name = ident(&column.name)?;
     let collate = if collates { " COLLATE BINARY" } else { "" };
     let compared = format!("OLD.{name}{collate} IS NOT NEW.{name}");
-    Ok(if column.classes_differ {
+    Ok(if column.classes_differ && !mutants::on(Mutant::ClassesAlike) {
         format!("({compared} OR typeof(OLD.{name}) IS NOT typeof(NEW.{name}))")
     } else {
         format!("({compared})")

@@ -13,6 +13,7 @@ use rusqlite::params_from_iter;
 use crate::Result;
 use crate::ids::{ColumnNum, Dot, TableNum};
 use crate::merge::{Clock, Ended, Incoming, KeyKind, moved_key, one_incarnation};
+use crate::mutants::{self, Mutant};
 use crate::store::apply::Outcome;
 use crate::store::rows::{Kind, Values, refusal};
 use crate::store::sql::ident;
@@ -118,7 +119,7 @@ impl Tx<'_> {
         key: &Value,
         ended: &Ended,
     ) -> Result<()> {
-        for (birth, death) in ended {
+        for (birth, death) in ended.iter().filter(|_| !mutants::on(Mutant::EndStaysBehind)) {
             let Some(to) = self.moved_place(table, key, *birth) else { continue };
             let alive = self.clock(table, &to)?.is_some_and(|row| {
                 row.clock.alive() && one_incarnation(table.kind, row.clock.birth, *birth)

@@ -10,6 +10,7 @@ use rusqlite::{OptionalExtension, params};
 
 use crate::ids::{ColumnNum, TableNum};
 use crate::merge::Incoming;
+use crate::mutants::{self, Mutant};
 use crate::store::adopt::TableSchema;
 use crate::store::clock::ClockRow;
 use crate::store::rows::Kind;
@@ -118,7 +119,7 @@ impl Tx<'_> {
         for (num, installed) in installed {
             let columns = self.stored_columns(*num)?;
             let local: Vec<_> = columns.iter().filter(|(_, _, here)| *here).collect();
-            if local.len() != installed.columns.len() {
+            if local.len() != installed.columns.len() || mutants::on(Mutant::RenameIsNew) {
                 continue;
             }
             for ((column, old, _), new) in local.iter().zip(&installed.columns) {

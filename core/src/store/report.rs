@@ -168,6 +168,9 @@ pub fn parked_id(table: TableNum, key: &Value) -> i64 {
 }
 
 fn parked_conflicts(conn: &Connection) -> Result<Vec<Conflict>> {
+    if crate::mutants::on(crate::mutants::Mutant::ParkedUnlisted) {
+        return Ok(Vec::new());
+    }
     let shapes: Vec<Shape> = shape::survey(conn)?.into_iter().flatten().collect();
     let mut statement = conn.prepare(
         "SELECT p.tbl, t.name, p.k, p.kind, p.reason, p.vals, p.blocker, p.at, p.in_table

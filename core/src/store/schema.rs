@@ -11,6 +11,7 @@ use rusqlite::params;
 
 use crate::ids::{ColumnNum, Millis, TableNum};
 use crate::limits;
+use crate::mutants::{self, Mutant};
 use crate::store::mask::MASK_INSERT;
 use crate::store::names::Installed;
 use crate::store::sql::ident;
@@ -268,7 +269,10 @@ impl Tx<'_> {
         for key in self.clock_keys(table, "cl % 2 = 1")? {
             let out = deleted.contains(&key)
                 || self.parked(table, &key)?.is_some_and(|parked| !parked.kind.in_table());
-            if !out && self.table_values(table, &key)?.is_none() {
+            if !out
+                && self.table_values(table, &key)?.is_none()
+                && !mutants::on(Mutant::DropKeepsClocks)
+            {
                 lost = true;
                 self.set_parked(table, &key, None)?;
                 self.delete_clock(table, &key)?;

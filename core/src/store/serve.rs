@@ -188,6 +188,10 @@ impl Tx<'_> {
             return Ok(());
         }
         let parked = self.parked(table, key)?;
+        let stays = parked.as_ref().is_some_and(|parked| !parked.kind.in_table());
+        if stays && mutants::on(Mutant::ParkedStay) {
+            return Ok(());
+        }
         let complete = parked.is_none_or(|parked| parked.kind != Kind::Incomplete);
         let whole = complete && (fresh(clock.birth) || !clock.alive());
         let mut cells = Vec::new();

@@ -107,8 +107,7 @@ impl<'a> Reader<'a, '_> {
             return Err(broken("a name has an impossible length"));
         }
         let name = std::str::from_utf8(self.take(length)?).map_err(|_| broken("a name"))?;
-        let lower = name.to_ascii_lowercase();
-        if name.contains('\0') || lower.starts_with("__wavesync_") || lower.starts_with("sqlite_") {
+        if name.contains('\0') || name.to_ascii_lowercase().starts_with("__wavesync_") {
             return Err(broken("a name is reserved"));
         }
         Ok(name.into())

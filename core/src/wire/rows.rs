@@ -295,6 +295,10 @@ impl Decoder<'_, '_, '_> {
 
     fn table(&mut self) -> Result<TableRows> {
         let name = self.reader.name()?;
+        // A column may be called so, a table of SQLite's own may not come from anybody.
+        if name.to_ascii_lowercase().starts_with("sqlite_") {
+            return Err(broken("a name is reserved"));
+        }
         let integer_key = match self.reader.byte()? {
             0 => false,
             1 => true,

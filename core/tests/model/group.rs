@@ -10,6 +10,7 @@ use wavesync_core::ids::{Dot, Millis, Seq, SiteId};
 use wavesync_core::limits::{Bounds, SCHEMA_SETTLE_MS};
 use wavesync_core::machine::{Config, Input, Machine, Output, PeerId};
 use wavesync_core::store::Store;
+use wavesync_core::store::contact::Existing;
 use wavesync_core::store::group::Join;
 use wavesync_core::store::identity::FileIdentity;
 use wavesync_core::store::key::pack;
@@ -124,6 +125,8 @@ impl<'a> Group<'a> {
         let join = Join {
             topic: "model".into(),
             adopt_schema: Some(false),
+            // Rows of before joining are the same rows, as the model has it.
+            existing: Some(Existing::Same),
             foreign_keys: self.enforced(),
             ..Join::default()
         };
@@ -199,6 +202,8 @@ impl<'a> Group<'a> {
         let join = Join {
             topic: "model".into(),
             adopt_schema: Some(false),
+            // Rows of before joining are the same rows, as the model has it.
+            existing: Some(Existing::Same),
             foreign_keys: self.enforced(),
             ..Join::default()
         };

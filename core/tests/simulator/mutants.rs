@@ -9,7 +9,13 @@ use crate::world::Plan;
 /// A mutant that survives this many seeds is not noticed.
 const SEEDS_MAX: u64 = 60;
 
-fn is_killed(mutant: Mutant) {
+/// A mutant that one property notices first; the others hold until then.
+fn is_killed_by(mutant: Mutant, oracle: &str) {
+    let found = is_killed(mutant);
+    assert_eq!(found, oracle, "{mutant:?}");
+}
+
+fn is_killed(mutant: Mutant) -> &'static str {
     for seed in 1..=SEEDS_MAX {
         mutants::set(Some(mutant));
         let outcome = run(Plan::new(seed));
@@ -20,7 +26,7 @@ fn is_killed(mutant: Mutant) {
             let healthy = run(Plan::new(seed));
             assert!(healthy.is_ok(), "seed {seed} fails without {mutant:?}: {healthy:?}");
         }
-        return;
+        return failure.oracle;
     }
     panic!("{mutant:?} survives {SEEDS_MAX} seeds");
 }
@@ -93,4 +99,9 @@ fn k1_a_key_order_scan_that_ends_the_pass_is_noticed() {
 #[test]
 fn k1_resuming_behind_a_row_that_was_not_sent_is_noticed() {
     is_killed(Mutant::PlaceAhead);
+}
+
+#[test]
+fn i7_what_was_seen_and_is_forgotten_is_noticed() {
+    is_killed_by(Mutant::ForgetVector, "echo");
 }

@@ -4,13 +4,29 @@
 pub mod replica;
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     path::Path,
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
 use libp2p::Multiaddr;
+
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A process that ends with the test.
+pub struct Ends(pub Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        // nginx ends its workers only when asked.
+        let id = self.0.id().to_string();
+        let _asked = Command::new("kill").args(["-s", "TERM", &id]).status();
+        let _status = self.0.wait();
+    }
+}
 
 /// A relay process; it ends with the test.
 pub struct Relay {
@@ -24,11 +40,28 @@ impl Relay {
     }
 
     pub fn start_with(identity: &Path, arguments: &[&str]) -> Relay {
+        Relay::start_to(identity, arguments, Stdio::inherit())
+    }
+
+    /// One whose log is kept.
+    pub fn start_logged(identity: &Path, arguments: &[&str]) -> Relay {
+        Relay::start_to(identity, arguments, Stdio::piped())
+    }
+
+    /// What it wrote on standard error until its end.
+    pub fn log(&mut self) -> String {
+        let mut log = String::new();
+        self.process.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        log
+    }
+
+    fn start_to(identity: &Path, arguments: &[&str], log: Stdio) -> Relay {
         let mut process = Command::new(env!("CARGO_BIN_EXE_wavesync-relay"))
             .args(arguments)
             .arg("--identity")
             .arg(identity)
             .stdout(Stdio::piped())
+            .stderr(log)
             .spawn()
             .unwrap();
         let output = BufReader::new(process.stdout.take().unwrap());
@@ -36,9 +69,14 @@ impl Relay {
     }
 
     pub fn address(&mut self) -> Multiaddr {
+        self.line().parse().unwrap()
+    }
+
+    /// The next line on standard output.
+    pub fn line(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
-        line.trim().parse().unwrap()
+        line.trim().to_owned()
     }
 
     /// Sends a signal and waits for the end.

@@ -16,6 +16,16 @@ use wavesync_net::driver::{self, Board, Control, Parts, Settings, Snapshot};
 pub const DEADLINE_SECONDS: u64 = 60;
 pub const SECRET: [u8; 32] = [42; 32];
 
+pub const NOTE: &str = "CREATE TABLE note(id TEXT PRIMARY KEY, body TEXT)";
+
+/// A table with this many rows of about 100 bytes.
+pub fn filled(rows: usize) -> String {
+    format!(
+        "{NOTE}; INSERT INTO note WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n \
+         LIMIT {rows}) SELECT printf('key-%08d', i), hex(randomblob(40)) FROM n"
+    )
+}
+
 pub struct Replica {
     pub path: PathBuf,
     pub board: Board,
@@ -62,6 +72,7 @@ impl Replica {
             tables: None,
             adopt_schema: None,
             foreign_keys: false,
+            existing: None,
         };
         store.join(driver::now(), &join, &file, &random()).unwrap();
         drop(store);

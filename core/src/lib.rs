@@ -13,6 +13,7 @@ pub mod ids;
 pub mod limits;
 pub mod machine;
 pub mod merge;
+pub mod mesh;
 pub mod mutants;
 pub mod store;
 pub mod value;

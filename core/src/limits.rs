@@ -31,6 +31,12 @@ pub const OPEN_TEST_MAX_ENTRIES: usize = 20_000;
 pub const PUSH_MAX_ROWS: usize = 256;
 /// Encoded size of a push; a larger one is announced and fetched.
 pub const PUSH_MAX_BYTES: usize = 192 * 1024;
+/// What somebody connected wrote and another member has already is asked for after this long.
+pub const PUSH_GRACE_MS: u64 = 500;
+/// Receivers that a push names at most.
+pub const PUSH_MAX_SENT_TO: usize = 24;
+/// Bytes of a site id that stand for it in a push.
+pub const SITE_TAG_BYTES: usize = 4;
 /// While commits stream in, the log is folded at most this often.
 pub const FOLD_INTERVAL_MS: u64 = 25;
 /// While commits stream in, the log is folded once this many rows wait.

@@ -380,3 +380,41 @@ fn rows_that_another_connection_parked_are_noticed() {
     let claim = Image::read(&app).tables["u"].rows[&Value::text("u3")].claim;
     assert!(claim.is_some(), "what was written here takes over from the parked row");
 }
+
+/// A tree of many rows that waits for its root: half of it a chain, half of it leaves.
+#[test]
+fn a_large_subtree_is_decided_on_in_steps_in_proportion_to_its_rows() {
+    const ROWS: usize = 10_000;
+    let sql =
+        "CREATE TABLE n(id TEXT PRIMARY KEY NOT NULL, par TEXT REFERENCES n(id), code TEXT UNIQUE)";
+    let schema = Schema { name: "large", sql, tables: &[], strata: &[] };
+    let (mut writer, mut reader) = (Replica::new(&schema, 1, true), Replica::new(&schema, 2, true));
+    let row = |at: usize| {
+        let parent = if at <= ROWS / 2 { at - 1 } else { ROWS / 2 };
+        format!("('n{at}', 'n{parent}', NULL)")
+    };
+    let rows: Vec<String> = (1..=ROWS).map(row).collect();
+    writer.now += 10;
+    writer.application(&[
+        "INSERT INTO n VALUES('n0', NULL, 'root')".into(),
+        format!("INSERT INTO n VALUES {}", rows.join(", ")),
+    ]);
+    reader.application(&["INSERT INTO n VALUES('m', NULL, 'root')".into()]);
+    let blob = writer.store.export(Millis(NOW), Seq(0)).unwrap();
+    let count = |site: &Replica| -> i64 {
+        site.store.connection().query_row("SELECT count(*) FROM n", [], |row| row.get(0)).unwrap()
+    };
+    // The later root is excluded by the earlier one, and with it goes everything below.
+    reader.now += 20;
+    reader.store.examined();
+    reader.store.import(Millis(reader.now), &blob).unwrap();
+    let examined = reader.store.examined();
+    eprintln!("{ROWS} descendants arrive: {examined} rows examined");
+    assert_eq!(count(&reader), 1);
+    assert!(examined <= 8 * ROWS as u64, "{examined} rows were examined");
+    reader.application(&["UPDATE n SET code = 'free' WHERE id = 'm'".into()]);
+    let examined = reader.store.examined();
+    eprintln!("they are set free: {examined} rows examined");
+    assert_eq!(count(&reader), ROWS as i64 + 2);
+    assert!(examined <= 8 * ROWS as u64, "{examined} rows were examined");
+}

@@ -83,7 +83,8 @@ fn every_limit_stands_in_the_protocol_with_its_value() {
     let code = named!(limits {
         FRAME_BODY_MAX_BYTES CHUNK_TARGET_BYTES CHUNK_MAX_ROWS CHUNK_SCAN_MAX_ENTRIES ROW_MAX_BYTES
         PASS_MESSAGE_MAX_BYTES CONTROL_MESSAGE_MAX_BYTES HANDSHAKE_MESSAGE_MAX_BYTES
-        COMPRESSION_MAX_RATIO BATCH_MAX_CELLS OPEN_TEST_MAX_ENTRIES PUSH_MAX_ROWS PUSH_MAX_BYTES FOLD_INTERVAL_MS
+        COMPRESSION_MAX_RATIO BATCH_MAX_CELLS OPEN_TEST_MAX_ENTRIES PUSH_MAX_ROWS PUSH_GRACE_MS
+        PUSH_MAX_BYTES PUSH_MAX_SENT_TO SITE_TAG_BYTES FOLD_INTERVAL_MS
         FOLD_WAITING_ROWS FOLD_BLOCK_ROWS FOLD_RUN_MIN_ROWS BACKFILL_BLOCK_ROWS PLACE_MAX_BYTES
         RETRY_BLOCK_ROWS PARKED_MAX_ROWS FUTURE_LIMIT_MS RELEASE_BLOCK_ROWS
         INBOX_MAX_CELLS TABLES_MAX COLUMNS_MAX NAME_MAX_BYTES KEY_COLUMNS_MAX SCHEMA_SQL_MAX_BYTES
@@ -137,13 +138,15 @@ fn the_bytes_of_the_examples_are_those_of_the_code() {
         boot,
         end: Seq(5),
         vector: vector.clone(),
+        partial: false,
         applied: applied.clone(),
         closed: true,
         cursor,
         caps: Vec::new(),
     };
     let (prev, upto) = (Stamp(65_536), Stamp(65_537));
-    let push = PushMessage { site, boot, prev, upto, rows: vec![1, 0] };
+    let sent_to = vec![1, 2, 3, 4];
+    let push = PushMessage { site, boot, prev, upto, sent_to, rows: vec![1, 0] };
     let chunk = Chunk {
         from: Seq(2),
         to: Seq(5),

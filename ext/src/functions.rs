@@ -151,6 +151,7 @@ fn join(context: &CallContext, args: &[Value]) -> Outcome {
             listen: options.listen.unwrap_or_default(),
             peers: options.peers.unwrap_or_default(),
             relays: options.relays.unwrap_or_default(),
+            direct: options.direct.unwrap_or(true),
             lan: options.mdns.unwrap_or(true),
         },
     )?;

@@ -14,6 +14,8 @@ pub struct Options {
     pub peers: Option<Vec<String>>,
     /// Multiaddresses of relays to be reachable through.
     pub relays: Option<Vec<String>>,
+    /// Go from relayed connections to direct ones where that is possible.
+    pub direct: Option<bool>,
     /// Look for members in the local network.
     pub mdns: Option<bool>,
     /// Sync only these tables.
@@ -26,7 +28,7 @@ pub struct Options {
     pub existing: Option<Existing>,
 }
 
-const KEYS: &str = "listen, peers, relays, mdns, tables, adopt_schema, name, existing";
+const KEYS: &str = "listen, peers, relays, direct, mdns, tables, adopt_schema, name, existing";
 const EXAMPLE: &str =
     r#"{"listen":["/ip4/127.0.0.1/tcp/4101"],"peers":["/ip4/127.0.0.1/tcp/4102"],"mdns":false}"#;
 
@@ -48,6 +50,7 @@ impl Options {
                 "peers" => options.peers = Some(addresses(&key, &value)?),
                 "relays" => options.relays = Some(relays(&key, &value)?),
                 "tables" => options.tables = Some(texts(&key, &value)?),
+                "direct" => options.direct = Some(flag(&key, &value)?),
                 "mdns" => options.mdns = Some(flag(&key, &value)?),
                 "adopt_schema" => options.adopt_schema = Some(flag(&key, &value)?),
                 "name" => options.name = Some(name(&key, &value)?),

@@ -55,6 +55,8 @@ pub struct Settings {
     pub peers: Vec<String>,
     /// Multiaddresses of relays to be reachable through, with their peer ids.
     pub relays: Vec<String>,
+    /// Go from relayed connections to direct ones where that is possible.
+    pub direct: bool,
     /// Look for members in the local network and be found there.
     pub lan: bool,
 }
@@ -127,7 +129,9 @@ pub fn run(parts: Parts) -> Result<Option<Again>, NetError> {
     let config = Config { key: settings.key.clone(), own_peer, name: settings.name.clone() };
     let site = identity.site;
     let machine = Machine::new(config, identity.clone(), Box::new(random));
-    let dialer = Dialer::new(&settings.peers, now());
+    let mut seed = [0; 8];
+    random(&mut seed);
+    let dialer = Dialer::new(&settings.peers, u64::from_be_bytes(seed), now());
     let file = store.connection().path().map(std::path::PathBuf::from);
     let file = file.and_then(|path| {
         let identity = file_identity(&path).ok()?;
@@ -171,6 +175,7 @@ fn start_network(settings: &Settings, identity: &Identity) -> Result<Network, Ne
     let relays = settings.relays.iter().map(relay).collect::<Result<_, _>>()?;
     Network::new(network::Config {
         relays,
+        direct: settings.direct,
         identity: identity.secret,
         listen: settings.listen.clone(),
         lan_tag: settings.lan.then(|| settings.key.lan_tag()),
@@ -462,7 +467,9 @@ impl Driver {
 
     fn dial(&mut self, now: Millis) {
         let Some(network) = &mut self.network else { return };
-        for (peer, addresses) in self.dialer.due_members(now) {
+        let (dials, parts) = self.dialer.due_members(now);
+        parts.iter().for_each(|peer| network.disconnect(peer));
+        for (peer, addresses) in dials {
             // Nonsense in a stranger's announcement is not worth an event.
             if network.dial_peer(&peer, &addresses).is_err() {
                 self.dialer.member_failed(&peer, now);

@@ -84,6 +84,8 @@ pub struct Config {
     pub lan_tag: Option<[u8; 16]>,
     /// Relays to be reachable through, and to meet members at.
     pub relays: Vec<RelayConfig>,
+    /// Try to get from a relayed connection to a direct one, by hole punching.
+    pub direct: bool,
 }
 
 /// A running network.
@@ -117,7 +119,7 @@ impl Network {
         let executor = Arc::new(Executor::new());
         let (lan, lan_error) = start_lan(config.lan_tag, local);
         let mut network = Network {
-            swarm: swarm::build(&keypair, executor.clone())?,
+            swarm: swarm::build(&keypair, executor.clone(), config.direct)?,
             executor,
             local: local.into(),
             lan,
@@ -353,6 +355,9 @@ impl Network {
             SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => self.on_ping(event),
             SwarmEvent::Behaviour(BehaviourEvent::Circuits(event)) => self.on_circuit(event),
             SwarmEvent::Behaviour(BehaviourEvent::Meet(event)) => self.on_meeting(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Punch(event)) => {
+                tracing::debug!(?event, "hole punching");
+            }
             SwarmEvent::NewListenAddr { listener_id, address } if is_circuit(&address) => {
                 self.reserved(listener_id);
             }

@@ -96,3 +96,32 @@ fn a_relay_that_is_not_there_is_said_so_and_disturbs_nothing() {
     a.until("SELECT count(*) FROM __wavesync_log", 1);
     assert_eq!(a.events("relay_lost"), 2, "told once, not with every attempt: {}", a.story());
 }
+
+#[test]
+fn a_relayed_connection_becomes_a_direct_one_while_rows_flow() {
+    const ROWS: i64 = 30_000;
+    let directory = tempfile::tempdir().unwrap();
+    let mut relay = Relay::start(&directory.path().join("key"));
+    let relays = [relay.address().to_string()];
+    let rows = filled(ROWS as usize);
+    let direct = |sql| Setup { direct: true, ..setup(sql, &relays) };
+    let a = Replica::start(directory.path(), "a.db", direct(rows.as_str()));
+    let b = Replica::start(directory.path(), "b.db", direct(""));
+    b.until("SELECT count(*) FROM note", ROWS);
+    for replica in [&a, &b] {
+        replica.until_shown("a direct member", |shown| {
+            shown.peers.len() == 1 && !shown.peers[0].relayed && shown.peers[0].state == "synced"
+        });
+        assert!(!replica.board.snapshot().peers[0].address.contains("p2p-circuit"));
+    }
+    // The relay is not needed any longer.
+    drop(relay);
+    for replica in [&a, &b] {
+        replica.until_shown("the loss", |shown| shown.relays[0].state != "reserved");
+    }
+    a.sql("INSERT INTO note VALUES ('from a', 'x')");
+    b.sql("INSERT INTO note VALUES ('from b', 'y')");
+    a.until("SELECT count(*) FROM note", ROWS + 2);
+    b.until("SELECT count(*) FROM note", ROWS + 2);
+    assert!(a.board.snapshot().peers.iter().all(|peer| !peer.relayed), "{}", a.story());
+}

@@ -58,7 +58,7 @@ pub fn one_cell(bench: &Bench, report: &mut Report) {
     let rows = push.rows.unwrap().encode();
     let batch = rows.len();
     let (site, boot, prev, upto) = (push.site, push.boot, push.prev, push.upto);
-    let message = PushMessage { site, boot, prev, upto, rows };
+    let message = PushMessage { site, boot, prev, upto, sent_to: Vec::new(), rows };
     let bytes = wire::encode(&message).unwrap().len() + FRAMING_BYTES;
     let detail = format!("the row batch {batch} B, seal and transport {FRAMING_BYTES} B");
     report.line(name, "<= 200 B", &format!("{bytes} B"), &detail);

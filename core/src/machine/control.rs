@@ -41,6 +41,8 @@ impl Machine {
             wants_schema: false,
             counters: Counters::default(),
             last_error: None,
+            ahead_since: None,
+            told: None,
             schema_told: None,
             attached: 0,
             falls: 0,
@@ -341,7 +343,7 @@ impl Machine {
         let before = peer.control.replace(id);
         peer.session = Some(session);
         (peer.greeting, peer.attached, peer.last_error, peer.known) = (false, 0, None, None);
-        peer.schema_told = None;
+        (peer.told, peer.schema_told) = (None, None);
         peer.hello_due = true;
         if let Some(before) = before.filter(|before| *before != id) {
             self.close_stream(before);
@@ -420,8 +422,13 @@ impl Machine {
         let known = self.peers.get_mut(id).and_then(|peer| peer.known.as_mut());
         let known = known.ok_or_else(|| Error::protocol("a state before the hello"))?;
         let lowered = state.applied.check()?;
-        known.applied = vector.with_lowered(&lowered);
-        (known.state, known.vector) = (state, vector);
+        if state.partial {
+            known.vector.0.append(&mut vector.0);
+        } else {
+            known.vector = vector;
+        }
+        known.applied = known.vector.with_lowered(&lowered);
+        known.state = state;
         self.check_held_back(id, &lowered);
         self.consider(now, id, store)
     }
@@ -523,21 +530,25 @@ impl Machine {
     }
 
     fn state_for(
-        &self,
+        &mut self,
         now: Millis,
         id: &PeerId,
         own: &crate::store::state::OwnState,
         store: &mut Store,
     ) -> Result<State> {
-        let known = self.peers.get(id).and_then(|peer| peer.known.as_ref());
-        let cursor = match known {
+        let mut peer = self.peers.get_mut(id);
+        let cursor = match peer.as_ref().and_then(|peer| peer.known.as_ref()) {
             Some(known) => store.cursor_for(now, known.site)?,
             None => Cursor::default(),
         };
+        // Streams keep the order, so what was told on this one has been heard.
+        let told = peer.as_mut().and_then(|peer| peer.told.replace(own.vector.clone()));
+        let moved = told.and_then(|told| VectorList::since(&own.vector, &told));
         Ok(State {
             boot: own.boot,
             end: own.end,
-            vector: VectorList::from(&own.vector),
+            partial: moved.is_some(),
+            vector: moved.unwrap_or_else(|| VectorList::from(&own.vector)),
             applied: VectorList::from(&own.lowered),
             closed: own.closed,
             cursor,

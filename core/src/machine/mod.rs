@@ -460,7 +460,7 @@ impl Machine {
             (Message::Hello(hello), true) => self.hello(now, &peer, hello, store),
             (Message::State(state), true) => self.peer_state(now, &peer, state, store),
             (Message::Schema(tables), true) => self.adopt(now, &peer, &tables, store),
-            (Message::Push(push), true) => self.push(now, &peer, &push, store),
+            (Message::Push(push), true) => self.push(now, &peer, push, store),
             (Message::Request(request), false) => self.request(now, stream, &request, store),
             (Message::Chunk(chunk), false) => self.chunk(now, stream, &chunk, store),
             (Message::Credit, false) => self.credit(now, stream, store),

@@ -1,6 +1,6 @@
 //! Catch-up: a requester pulls the responder's log from its cursor, chunk by chunk.
 
-use crate::ids::{Boot, Cursor, Millis, Seq};
+use crate::ids::{Boot, Cursor, Millis, Seq, SiteId, Stamp};
 use crate::machine::Machine;
 use crate::machine::contact::Approach;
 use crate::machine::peer::{PeerId, Serving, Stream, StreamId, StreamKind};
@@ -59,7 +59,11 @@ impl Machine {
             known.cursor = cursor;
         }
         if covered && (read || jump) {
+            peer.ahead_since = None;
             return self.resume(now, id, store);
+        }
+        if !covered && self.will_be_pushed(now, id) {
+            return Ok(());
         }
         let Some(own) = self.own.clone() else { return Ok(()) };
         let approach = self.approach(now, id, &own, store)?;
@@ -69,12 +73,37 @@ impl Machine {
         peer.sampled = approach == Approach::Sampled;
         let known = peer.known.as_ref();
         peer.first_contact = known.is_some_and(|k| !own.vector.covers_imports(&k.vector));
-        peer.requesting = true;
+        (peer.requesting, peer.ahead_since) = (true, None);
         if let Some(known) = peer.known.as_mut() {
             known.started_at = cursor.seq;
         }
         self.open_stream(id, true);
         Ok(())
+    }
+
+    /// What a peer has and we lack was written by others who are connected with us: their own
+    /// pushes are on the way, so it is asked for only if they do not come soon.
+    fn will_be_pushed(&mut self, now: Millis, id: &PeerId) -> bool {
+        let (Some(peer), Some(own)) = (self.peers.get(id), &self.own) else { return false };
+        let Some(known) = &peer.known else { return false };
+        let since = peer.ahead_since.unwrap_or(now);
+        let connected = |site: &SiteId| {
+            let mut others = self.peers.iter().filter(|(other, _)| *other != id);
+            others.any(|(_, peer)| peer.known.as_ref().is_some_and(|known| known.site == *site))
+        };
+        let lacking =
+            |(site, (stamp, _)): &(&SiteId, &(Stamp, Boot))| own.vector.get(**site) < *stamp;
+        let mut lacks = known.vector.0.iter().filter(lacking);
+        let wait =
+            now.since(since) < limits::PUSH_GRACE_MS && lacks.all(|(site, _)| connected(site));
+        if wait {
+            let end = since.plus(limits::PUSH_GRACE_MS);
+            self.compare_at = self.compare_at.min(end);
+            if let Some(peer) = self.peers.get_mut(id) {
+                peer.ahead_since = Some(since);
+            }
+        }
+        wait
     }
 
     /// Our stream for a catch-up is open: attach it to the session and ask.

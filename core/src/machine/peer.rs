@@ -50,6 +50,10 @@ pub(super) struct Peer {
     pub wants_schema: bool,
     pub counters: Counters,
     pub last_error: Option<(String, String)>,
+    /// Since when it has what others, who are connected, wrote and will have sent.
+    pub ahead_since: Option<Millis>,
+    /// The version vector that it was last told on this control stream.
+    pub told: Option<Vector>,
     /// The schema that it was last told on this control stream.
     pub schema_told: Option<Vec<TableSchema>>,
     /// Highest number of a stream that the peer attached to the session.

@@ -1,7 +1,7 @@
 //! Pushes: a commit goes out at once to everybody connected, and on from there.
 
 use crate::Result;
-use crate::ids::Millis;
+use crate::ids::{Millis, SiteId};
 use crate::machine::Machine;
 use crate::machine::peer::PeerId;
 use crate::store::apply::PushVerdict;
@@ -19,8 +19,9 @@ impl Machine {
             return Ok(());
         };
         let count = rows.row_count() as u64;
-        let message = PushMessage { site, boot, prev, upto, rows: rows.encode() };
-        self.spread(&message, count, None)
+        let sent_to = Vec::new();
+        let message = PushMessage { site, boot, prev, upto, sent_to, rows: rows.encode() };
+        self.spread(message, count, None)
     }
 
     /// A commit of some site arrived.
@@ -28,7 +29,7 @@ impl Machine {
         &mut self,
         now: Millis,
         from: &PeerId,
-        message: &PushMessage,
+        message: PushMessage,
         store: &mut Store,
     ) -> Result<()> {
         let own = store.own_state(now)?;
@@ -36,7 +37,7 @@ impl Machine {
             return Ok(());
         }
         if !self.acquainted(from, &own.vector) {
-            return self.consider_from(now, from, message, store);
+            return self.consider_from(now, from, &message, store);
         }
         let rows = Batch::decode(&message.rows)?;
         let range = (message.prev, message.upto);
@@ -44,7 +45,7 @@ impl Machine {
             .write_applying(now, |tx| tx.apply_push(message.site, message.boot, range, &rows))?;
         match verdict {
             PushVerdict::Known => Ok(()),
-            PushVerdict::Gap => self.consider_from(now, from, message, store),
+            PushVerdict::Gap => self.consider_from(now, from, &message, store),
             PushVerdict::Applied(applied) => {
                 self.own_dirty = true;
                 if let Some(peer) = self.peers.get_mut(from) {
@@ -78,23 +79,33 @@ impl Machine {
         self.consider(now, from, store)
     }
 
-    /// Sends a push to every member that is not known to have it.
-    fn spread(&mut self, message: &PushMessage, rows: u64, except: Option<&PeerId>) -> Result<()> {
-        let takers: Vec<PeerId> = self
+    /// Sends a push to every member that is not known to have it or to be sent it by its
+    /// writer. If that fails, the announcement that follows tells.
+    fn spread(
+        &mut self,
+        mut message: PushMessage,
+        rows: u64,
+        except: Option<&PeerId>,
+    ) -> Result<()> {
+        let takers: Vec<(PeerId, SiteId)> = self
             .peers
             .iter()
-            .filter(|(id, peer)| {
+            .filter_map(|(id, peer)| {
                 let congested = peer.control.is_some_and(|stream| self.congested.contains(&stream));
-                Some(*id) != except
-                    && !congested
-                    && peer.known.as_ref().is_some_and(|known| {
-                        known.site != message.site && known.vector.get(message.site) < message.upto
-                    })
+                let known = peer.known.as_ref()?;
+                let lacks = known.site != message.site
+                    && known.vector.get(message.site) < message.upto
+                    && !message.was_sent_to(known.site);
+                let takes = Some(id) != except && !congested && lacks;
+                takes.then(|| (id.clone(), known.site))
             })
-            .map(|(id, _)| id.clone())
             .collect();
-        for id in takers {
-            self.send_control(&id, sealed::PUSH, message)?;
+        if message.site == self.identity.site {
+            let sites: Vec<SiteId> = takers.iter().map(|(_, site)| *site).collect();
+            message.name_receivers(&sites);
+        }
+        for (id, _) in takers {
+            self.send_control(&id, sealed::PUSH, &message)?;
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.counters.rows_out += rows;
             }

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use rusqlite::params_from_iter;
 
 use crate::store::Tx;
+use crate::store::await_parents::{Waiting, unit};
 use crate::store::claim::{Rank, rank};
 use crate::store::contend::{Contender, RowId};
 use crate::store::foreign::{Action, Plan, pick};
@@ -32,14 +33,14 @@ pub(super) enum Fate {
 }
 
 /// Rows by rank.
-type Ordered = (Rank, RowId);
+pub(super) type Ordered = (Rank, RowId);
 
 /// A row as its table would show it.
-struct Form {
+pub(super) struct Form {
     values: Values,
     hidden: Values,
     /// Foreign keys without a parent: position in the plan, and the values referred to.
-    missing: Vec<(usize, Vec<Value>)>,
+    pub missing: Vec<(usize, Vec<Value>)>,
 }
 
 /// The rows of one stratum on their way in.
@@ -47,7 +48,7 @@ struct Stratum<'a> {
     plan: &'a Plan,
     rows: &'a BTreeMap<RowId, Contender>,
     ready: BTreeSet<Ordered>,
-    waiting: BTreeMap<Ordered, Form>,
+    waiting: Waiting,
     fates: &'a mut BTreeMap<RowId, Fate>,
 }
 
@@ -77,7 +78,7 @@ impl Tx<'_> {
                 plan: &plan,
                 rows,
                 ready: BTreeSet::new(),
-                waiting: BTreeMap::new(),
+                waiting: Waiting::default(),
                 fates: &mut fates,
             };
             for entry in ordered {
@@ -90,6 +91,7 @@ impl Tx<'_> {
 
     /// The form in which a row would stand now.
     fn form(&self, plan: &Plan, row: &Contender) -> Result<Form> {
+        self.cache.examined.set(self.cache.examined.get() + 1);
         let mut form = Form { values: row.local(), hidden: Values::new(), missing: Vec::new() };
         for key in plan.of_child(row.table.num) {
             if key.action == Action::Park || plan.inside(key) {
@@ -138,7 +140,7 @@ impl Stratum<'_> {
         if form.missing.is_empty() {
             self.ready.insert(entry);
         } else {
-            self.waiting.insert(entry, form);
+            self.waiting.insert(self.plan, entry, form);
         }
         Ok(())
     }
@@ -148,10 +150,10 @@ impl Stratum<'_> {
             while let Some((_, id)) = self.ready.pop_first() {
                 self.attempt(tx, &id)?;
             }
-            let Some(unit) = self.unit() else { break };
+            let Some(unit) = unit(self.plan, self.rows, &self.waiting) else { break };
             self.attempt_unit(tx, unit)?;
         }
-        for ((_, id), form) in std::mem::take(&mut self.waiting) {
+        for ((_, id), form) in std::mem::take(&mut self.waiting).into_rows() {
             let values = self.row(&id)?.values.clone();
             let missing = form.missing.first();
             let key = missing.and_then(|(at, _)| self.plan.keys.get(*at));
@@ -192,87 +194,12 @@ impl Stratum<'_> {
     /// Rows that may have waited for this one.
     fn wake(&mut self, tx: &Tx<'_>, id: &RowId) -> Result<()> {
         let parent = self.row(id)?;
-        let (plan, values) = (self.plan, parent.local());
-        let hit = |(at, wanted): &(usize, Vec<Value>)| {
-            let key = plan.keys.get(*at).filter(|key| key.parent == id.0);
-            let offered = key.and_then(|key| pick(&key.parent_columns, &parent.keys, &values));
-            offered.is_some_and(|offered| offered.iter().zip(wanted).all(|(a, b)| may_equal(a, b)))
-        };
-        let woken: Vec<Ordered> = self
-            .waiting
-            .iter()
-            .filter(|(_, form)| form.missing.iter().any(hit))
-            .map(|(entry, _)| entry.clone())
-            .collect();
-        for entry in woken {
-            self.waiting.remove(&entry);
+        let values = parent.local();
+        for entry in self.waiting.woken_by(self.plan, id.0, &parent.keys, &values) {
+            self.waiting.remove(self.plan, &entry);
             self.sort_in(tx, entry)?;
         }
         Ok(())
-    }
-
-    /// The unit of smallest rank among rows that wait only for each other.
-    fn unit(&self) -> Option<BTreeSet<Ordered>> {
-        let mut above: BTreeMap<&Ordered, BTreeSet<&Ordered>> = BTreeMap::new();
-        let mut rest: BTreeSet<&Ordered> = self.waiting.keys().collect();
-        loop {
-            above.clear();
-            for entry in &rest {
-                if let Some(parents) = self.waited_for(entry, &rest) {
-                    above.insert(entry, parents);
-                }
-            }
-            if above.len() == rest.len() {
-                break;
-            }
-            rest = above.keys().copied().collect();
-        }
-        let reach = |from: &Ordered| {
-            let mut seen: BTreeSet<&Ordered> = BTreeSet::new();
-            let mut queue: Vec<&Ordered> = above.get(from).into_iter().flatten().copied().collect();
-            while let Some(next) = queue.pop() {
-                if seen.insert(next) {
-                    queue.extend(above.get(next).into_iter().flatten());
-                }
-            }
-            seen
-        };
-        let reached: BTreeMap<&Ordered, BTreeSet<&Ordered>> =
-            rest.iter().map(|entry| (*entry, reach(entry))).collect();
-        // A source: whatever a member waits for is waited for by all of them, too. In order of
-        // rank, so the first one found has the member of smallest rank.
-        rest.iter().find_map(|entry| {
-            let unit = &reached[entry];
-            let closed =
-                unit.contains(entry) && unit.iter().all(|member| reached[member].contains(entry));
-            closed.then(|| unit.iter().map(|member| (*member).clone()).collect())
-        })
-    }
-
-    /// The waiting rows that provide every parent that one of them misses; `None` if some parent
-    /// is provided by none.
-    fn waited_for<'b>(
-        &self,
-        entry: &Ordered,
-        rest: &BTreeSet<&'b Ordered>,
-    ) -> Option<BTreeSet<&'b Ordered>> {
-        let mut parents = BTreeSet::new();
-        for (at, wanted) in &self.waiting.get(entry)?.missing {
-            let key = self.plan.keys.get(*at)?;
-            let before = parents.len();
-            let offers = |other: &&&Ordered| {
-                other.1.0 == key.parent
-                    && self.rows.get(&other.1).is_some_and(|row| {
-                        pick(&key.parent_columns, &row.keys, &row.values).as_ref() == Some(wanted)
-                    })
-            };
-            parents.extend(rest.iter().filter(offers));
-            let known = rest.iter().filter(offers).count();
-            if parents.len() == before && known == 0 {
-                return None;
-            }
-        }
-        Some(parents)
     }
 
     fn attempt_unit(&mut self, tx: &mut Tx<'_>, unit: BTreeSet<Ordered>) -> Result<()> {
@@ -295,7 +222,7 @@ impl Stratum<'_> {
         }
         tx.conn.execute_batch("RELEASE wavesync_unit")?;
         unit.iter().for_each(|entry| {
-            self.waiting.remove(entry);
+            self.waiting.remove(self.plan, entry);
         });
         if let Some((_, why)) = failed {
             for (_, id) in unit {
@@ -310,15 +237,5 @@ impl Stratum<'_> {
             self.wake(tx, &id)?;
         }
         Ok(())
-    }
-}
-
-/// Whether SQLite may find two values equal; it is asked afterwards. Collations and affinities can
-/// make values of different bytes equal.
-fn may_equal(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Integer(a), Value::Integer(b)) => a == b,
-        (Value::Blob(a), Value::Blob(b)) => a == b,
-        _ => true,
     }
 }

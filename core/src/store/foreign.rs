@@ -62,6 +62,8 @@ pub struct ForeignKey {
     pub columns: Vec<Place>,
     /// Where the parent's values are.
     pub parent_columns: Vec<Place>,
+    /// A column of either table has a collation of the application's own.
+    pub collates: bool,
     /// What becomes of a child without its parent.
     pub action: Action,
     /// What the child's columns show then; empty for [`Action::Park`].
@@ -231,6 +233,7 @@ fn foreign_key(
         child: child.num,
         parent: parent.num,
         parent_name: parent.name.clone(),
+        collates: has_own_collation(&child_shape.sql) || has_own_collation(&parent_shape.sql),
         columns,
         parent_columns,
         action,
@@ -261,6 +264,15 @@ fn overlay(conn: &Connection, child: &Table, columns: &[Place], action: Action) 
         overlay.insert(*num, value);
     }
     Ok(overlay)
+}
+
+/// Whether the text of a table may name a collation that is not SQLite's.
+fn has_own_collation(sql: &str) -> bool {
+    let text = sql.to_ascii_lowercase();
+    text.split("collate").skip(1).any(|rest| {
+        let name = rest.trim_start().trim_start_matches(['"', '[', '`', '\'']);
+        !["binary", "nocase", "rtrim"].iter().any(|known| name.starts_with(known))
+    })
 }
 
 struct Texts {

@@ -293,6 +293,7 @@ impl Tx<'_> {
         let number = self.site_num(site)?;
         self.set_meta("self", number.0)?;
         self.conn.execute("DELETE FROM __wavesync_vector", [])?;
+        self.cache.vector = None;
         self.reset_cursors()?;
         self.set_meta("open_from", 1)?;
         self.effects.new_site = true;

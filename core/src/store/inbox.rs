@@ -239,7 +239,7 @@ impl Tx<'_> {
             .conn
             .prepare_cached("SELECT max(id) FROM __wavesync_inbox")?
             .query_row([], |row| row.get(0))?;
-        let state = (last, self.cache.parked_at);
+        let state = (last, self.cache.read_at);
         if last.is_none() || self.cache.posted == Some(state) {
             return Ok(());
         }
@@ -265,7 +265,7 @@ impl Tx<'_> {
             .conn
             .prepare_cached("SELECT max(id) FROM __wavesync_inbox")?
             .query_row([], |row| row.get(0))?;
-        self.cache.posted = Some((left, self.cache.parked_at));
+        self.cache.posted = Some((left, self.cache.read_at));
         Ok(())
     }
 

@@ -8,6 +8,7 @@ pub mod admit;
 pub mod adopt;
 pub mod alter;
 pub mod apply;
+mod await_parents;
 pub mod backfill;
 pub mod capture;
 pub mod changes;
@@ -126,9 +127,12 @@ struct Cache {
     sites: BTreeMap<SiteNum, SiteId>,
     numbers: BTreeMap<SiteId, SiteNum>,
     parked: Option<i64>,
-    /// The state of the file in which `parked` was counted.
-    parked_at: Option<i64>,
+    vector: Option<vector::Vector>,
+    /// The state of the file in which `parked` was counted and `vector` was read.
+    read_at: Option<i64>,
     plan: Rc<foreign::Plan>,
+    /// Rows that were looked at to decide which ones stand; see [`Store::examined`].
+    examined: std::cell::Cell<u64>,
     /// The TEMP objects of [`probe`] exist.
     probing: bool,
     data_version: Option<i64>,
@@ -274,7 +278,7 @@ impl Store {
             self.roll_back();
             return Err(error);
         }
-        self.forget_old_counts();
+        self.forget_what_was_read();
         let mut effects = Effects::default();
         let mut tx = self.tx(now, &mut effects);
         let done = tx.prepare_to_write(fold).and_then(|()| body(&mut tx));
@@ -312,7 +316,7 @@ impl Store {
             current?;
             return self.write(now, body);
         }
-        self.forget_old_counts();
+        self.forget_what_was_read();
         let mut effects = Effects::default();
         let mut tx = self.tx(now, &mut effects);
         let done = body(&mut tx);
@@ -357,7 +361,7 @@ impl Store {
         body: impl FnOnce(&mut Tx<'_>) -> Result<T>,
     ) -> Result<T> {
         self.conn.execute_batch("BEGIN")?;
-        self.forget_old_counts();
+        self.forget_what_was_read();
         let mut effects = Effects::default();
         let mut tx = self.tx(now, &mut effects);
         let done = tx.look_at_schema().and_then(|()| body(&mut tx));
@@ -387,16 +391,16 @@ impl Store {
         self.cache = Cache { watch: self.cache.watch, ..Cache::default() };
     }
 
-    /// Another connection, such as that of a call in the same process, may have parked rows.
-    fn forget_old_counts(&mut self) {
+    /// Another connection, such as that of a call in the same process, may have written.
+    fn forget_what_was_read(&mut self) {
         let version: Option<i64> = self
             .conn
             .prepare_cached("PRAGMA data_version")
             .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
             .ok();
-        if version.is_none() || self.cache.parked_at != version {
-            self.cache.parked = None;
-            self.cache.parked_at = version;
+        if version.is_none() || self.cache.read_at != version {
+            (self.cache.parked, self.cache.vector) = (None, None);
+            self.cache.read_at = version;
         }
     }
 
@@ -420,6 +424,11 @@ impl Store {
             .prepare_cached("SELECT coalesce(max(seq), 0) FROM __wavesync_log")?
             .query_row([], |row| row.get(0))?;
         Ok(u64::try_from(end - folded).unwrap_or(0))
+    }
+
+    /// How often a row was looked at since the last call, to decide which ones stand.
+    pub fn examined(&mut self) -> u64 {
+        self.cache.examined.take()
     }
 
     /// Takes the pushes that committed folds have built.

@@ -40,10 +40,16 @@ impl Tx<'_> {
     pub(super) fn rivals(&mut self, row: &Contender, values: &Values) -> Result<Vec<RowId>> {
         let (sql, bound) =
             super::rows::insertion(&row.table, &row.keys, values, "INSERT OR REPLACE INTO main.")?;
+        // Rows that were taken out before are noted, too: reading them again for each row would take
+        // quadratic time.
+        let before: i64 = self
+            .conn
+            .prepare_cached("SELECT coalesce(max(rowid), 0) FROM temp.wavesync_vanished")?
+            .query_row([], |row| row.get(0))?;
         self.conn.execute_batch("SAVEPOINT wavesync_rival")?;
         let forced = self.conn.prepare_cached(&sql)?.execute(params_from_iter(bound));
         let found = match forced.map_err(crate::Error::from) {
-            Ok(_) => self.vanished(),
+            Ok(_) => self.vanished(before),
             Err(error) if refusal(&error).is_some() => Ok(Vec::new()),
             Err(error) => Err(error),
         };
@@ -52,11 +58,15 @@ impl Tx<'_> {
         Ok(found?.into_iter().filter(|(num, key)| (*num, key) != (row.table.num, &own)).collect())
     }
 
-    fn vanished(&self) -> Result<Vec<RowId>> {
-        let mut statement =
-            self.conn.prepare_cached("SELECT tbl, k FROM temp.wavesync_vanished")?;
+    /// What vanished after a row of the notes.
+    fn vanished(&self, after: i64) -> Result<Vec<RowId>> {
+        let mut statement = self
+            .conn
+            .prepare_cached("SELECT tbl, k FROM temp.wavesync_vanished WHERE rowid > ?1")?;
         let found = statement
-            .query_map([], |row| Ok((TableNum(row.get(0)?), Value::from_ref(row.get_ref(1)?))))?
+            .query_map([after], |row| {
+                Ok((TableNum(row.get(0)?), Value::from_ref(row.get_ref(1)?)))
+            })?
             .collect::<rusqlite::Result<Vec<_>>>()?;
         let named = found.into_iter().filter(|(_, key)| *key != Value::Null);
         named

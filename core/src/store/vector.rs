@@ -4,6 +4,8 @@
 //! push (rule P7). A cursor moves only with the chunk that it belongs to.
 
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
+use std::rc::Rc;
 
 use rusqlite::{OptionalExtension, params};
 
@@ -13,7 +15,41 @@ use crate::{Error, Result};
 
 /// Site to the highest stamp of it that was completely seen, and the boot that wrote it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Vector(pub BTreeMap<SiteId, (Stamp, Boot)>);
+pub struct Vector(pub Entries);
+
+/// The entries of a [`Vector`]. Copies share them until one is changed: a large group's vector is
+/// compared with every frame and changed rarely.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entries(Rc<BTreeMap<SiteId, (Stamp, Boot)>>);
+
+impl Deref for Entries {
+    type Target = BTreeMap<SiteId, (Stamp, Boot)>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for Entries {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        Rc::make_mut(&mut self.0)
+    }
+}
+
+impl FromIterator<(SiteId, (Stamp, Boot))> for Entries {
+    fn from_iter<I: IntoIterator<Item = (SiteId, (Stamp, Boot))>>(entries: I) -> Self {
+        Self(Rc::new(entries.into_iter().collect()))
+    }
+}
+
+impl<'a> IntoIterator for &'a Entries {
+    type Item = (&'a SiteId, &'a (Stamp, Boot));
+    type IntoIter = std::collections::btree_map::Iter<'a, SiteId, (Stamp, Boot)>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}
 
 impl Vector {
     /// The highest stamp of a site that was completely seen.
@@ -31,7 +67,16 @@ impl Vector {
     /// Whether everything that `other` has seen was seen.
     #[must_use]
     pub fn covers_all(&self, other: &Self) -> bool {
-        other.0.iter().all(|(site, (stamp, _))| self.get(*site) >= *stamp)
+        if Rc::ptr_eq(&self.0.0, &other.0.0) {
+            return true;
+        }
+        // Both are in the order of their sites, so one walk over both does it.
+        let mut own = self.0.iter().peekable();
+        other.0.iter().all(|(site, (stamp, _))| {
+            while own.next_if(|(own, _)| *own < site).is_some() {}
+            let here = own.peek().filter(|(own, _)| *own == site);
+            here.map_or(Stamp::NONE, |(_, (stamp, _))| *stamp) >= *stamp
+        })
     }
 
     /// The back-fills that were completely seen.
@@ -120,6 +165,9 @@ impl Tx<'_> {
 
     /// The whole version vector.
     pub fn vector(&mut self) -> Result<Vector> {
+        if let Some(vector) = &self.cache.vector {
+            return Ok(vector.clone());
+        }
         let mut statement =
             self.conn.prepare_cached("SELECT site, stamp, boot FROM __wavesync_vector")?;
         let rows = statement
@@ -129,6 +177,7 @@ impl Tx<'_> {
         for (site, stamp, boot) in rows {
             vector.0.insert(self.site(SiteNum(site))?, (Stamp(stamp), Boot(boot)));
         }
+        self.cache.vector = Some(vector.clone());
         Ok(vector)
     }
 
@@ -161,13 +210,21 @@ impl Tx<'_> {
                  WHERE excluded.stamp > stamp",
             )?
             .execute(params![number.0, stamp.0, boot.0])?;
+        if let Some(vector) = &mut self.cache.vector
+            && vector.get(site) < stamp
+        {
+            vector.0.insert(site, (stamp, boot));
+        }
         Ok(())
     }
 
     /// Merges the vector that came with the last chunk of a pass.
     pub(super) fn raise_all(&mut self, vector: &Vector) -> Result<()> {
+        let known = self.vector()?;
         for (site, (stamp, boot)) in &vector.0 {
-            self.raise(*site, *stamp, *boot)?;
+            if known.get(*site) < *stamp {
+                self.raise(*site, *stamp, *boot)?;
+            }
         }
         Ok(())
     }
@@ -241,6 +298,7 @@ impl Tx<'_> {
     /// because the vector claimed more is read again. Returns whether any bound fell.
     pub(super) fn lower_caps(&mut self, caps: &Caps) -> Result<bool> {
         let mut fell = false;
+        self.cache.vector = None;
         for (site, stamp) in caps {
             let number = self.site_num(*site)?;
             fell |= 0 < self

@@ -129,6 +129,8 @@ pub struct State {
     pub end: Seq,
     /// Its version vector.
     pub vector: VectorList,
+    /// `vector` holds only entries that moved since the sender last told it on this stream.
+    pub partial: bool,
     /// The entries of its vector in which it has not applied everything: what is above is held.
     pub applied: VectorList,
     /// Every write event in its rows is covered by its vector (rule P12).
@@ -151,6 +153,16 @@ impl From<&Vector> for VectorList {
 }
 
 impl VectorList {
+    /// The entries in which `vector` differs from `told`; `None` if it lacks one of them.
+    #[must_use]
+    pub fn since(vector: &Vector, told: &Vector) -> Option<Self> {
+        if told.0.keys().any(|site| !vector.0.contains_key(site)) {
+            return None;
+        }
+        let moved = vector.0.iter().filter(|(site, entry)| told.0.get(site) != Some(entry));
+        Some(Self(moved.map(|(site, (stamp, boot))| (*site, *stamp, *boot)).collect()))
+    }
+
     /// The vector, if its entries are possible.
     ///
     /// # Errors
@@ -183,9 +195,29 @@ pub struct PushMessage {
     pub prev: Stamp,
     /// And has everything up to here afterwards.
     pub upto: Stamp,
+    /// To whom `site` itself sent this push: the first [`limits::SITE_TAG_BYTES`] bytes of their site
+    /// ids. Whoever passes it on leaves them out.
+    #[serde(with = "serde_bytes")]
+    pub sent_to: Vec<u8>,
     /// A row batch.
     #[serde(with = "serde_bytes")]
     pub rows: Vec<u8>,
+}
+
+impl PushMessage {
+    /// Whether the push says that it was sent to this site.
+    #[must_use]
+    pub fn was_sent_to(&self, site: SiteId) -> bool {
+        let tag = &site.0[..limits::SITE_TAG_BYTES];
+        self.sent_to.chunks_exact(limits::SITE_TAG_BYTES).any(|sent| sent == tag)
+    }
+
+    /// Names the receivers, as many as there is room for.
+    pub fn name_receivers(&mut self, sites: &[SiteId]) {
+        let sites = sites.iter().take(limits::PUSH_MAX_SENT_TO);
+        self.sent_to =
+            sites.flat_map(|site| site.0[..limits::SITE_TAG_BYTES].iter().copied()).collect();
+    }
 }
 
 /// Opens a catch-up.
@@ -302,6 +334,9 @@ impl Message {
                 let possible = push.prev < push.upto && push.upto.0 <= limits::STAMP_MAX;
                 if !possible || push.upto.is_base() {
                     return Err(Error::protocol("a push covers an impossible range"));
+                }
+                if push.sent_to.len() > limits::PUSH_MAX_SENT_TO * limits::SITE_TAG_BYTES {
+                    return Err(Error::protocol("a push names too many receivers"));
                 }
                 Self::Push(push)
             }

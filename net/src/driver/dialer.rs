@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use wavesync_core::ids::Millis;
+use wavesync_core::mesh::{self, Mesh, Wish};
 
 use crate::PeerKey;
 
@@ -25,11 +26,13 @@ const ADDRESSES_PER_MEMBER_MAX: usize = 16;
 const MEMBER_FAILURES_MAX: u32 = 20;
 
 /// The addresses and members that this replica stays connected with.
-#[derive(Default)]
 pub struct Dialer {
     targets: Vec<Target>,
     members: BTreeMap<PeerKey, Member>,
     connected: BTreeSet<PeerKey>,
+    /// Connected members whose addresses were given: they are never parted from.
+    kept: BTreeSet<PeerKey>,
+    mesh: Mesh<PeerKey>,
 }
 
 /// A member that was found in the local network or at a relay.
@@ -38,6 +41,8 @@ struct Member {
     next_try: Millis,
     failures: u32,
     untried: bool,
+    /// A dial is neither answered nor refused yet.
+    dialing: bool,
 }
 
 struct Target {
@@ -51,8 +56,15 @@ struct Target {
 }
 
 impl Dialer {
-    pub fn new(addresses: &[String], now: Millis) -> Self {
-        let mut dialer = Self::default();
+    /// `seed` decides which members are chosen in a large group.
+    pub fn new(addresses: &[String], seed: u64, now: Millis) -> Self {
+        let mut dialer = Self {
+            targets: Vec::new(),
+            members: BTreeMap::new(),
+            connected: BTreeSet::new(),
+            kept: BTreeSet::new(),
+            mesh: Mesh::new(seed),
+        };
         addresses.iter().for_each(|address| dialer.add(address, now));
         dialer
     }
@@ -79,7 +91,20 @@ impl Dialer {
     /// When the next dial is due.
     pub fn next_try(&self) -> Millis {
         let targets = self.targets.iter().map(|target| target.next_try);
-        let away = self.members.iter().filter(|(peer, _)| !self.connected.contains(*peer));
+        if self.connected.len() > mesh::NEIGHBOURS_MAX && !self.is_settled() {
+            return Millis(0);
+        }
+        let away = |(peer, _): &(&PeerKey, &Member)| !self.connected.contains(*peer);
+        let dialing = self.members.iter().filter(away).filter(|(_, member)| member.dialing).count();
+        let known = self.known();
+        let settled = self.is_settled();
+        // With enough dials under way, only their end gives more to do.
+        let enough = mesh::is_settled(known, self.connected.len() + dialing);
+        let away = self
+            .members
+            .iter()
+            .filter(away)
+            .filter(|(_, member)| !settled && (member.dialing || !enough));
         targets.chain(away.map(|(_, member)| member.next_try)).min().unwrap_or(Millis(u64::MAX))
     }
 
@@ -93,6 +118,7 @@ impl Dialer {
                 next_try: now,
                 failures: 0,
                 untried: true,
+                dialing: false,
             }),
             std::collections::btree_map::Entry::Vacant(_) => return,
         };
@@ -108,18 +134,44 @@ impl Dialer {
         member.next_try = member.next_try.min(now.plus(RETRY_MIN_MS << member.failures.min(6)));
     }
 
-    /// Members to dial now, at all their addresses at once.
-    pub fn due_members(&mut self, now: Millis) -> Vec<(PeerKey, Vec<String>)> {
-        let connected = &self.connected;
-        let due = self
-            .members
-            .iter_mut()
-            .filter(|(peer, member)| member.next_try <= now && !connected.contains(*peer));
-        due.map(|(peer, member)| {
-            member.next_try = now.plus(ANSWER_MAX_MS);
-            (peer.clone(), member.addresses.clone())
-        })
-        .collect()
+    /// There are as many neighbours as there should be.
+    fn is_settled(&self) -> bool {
+        mesh::is_settled(self.known(), self.connected.len())
+    }
+
+    /// Members that are known, this one included.
+    fn known(&self) -> usize {
+        let away = self.members.keys().filter(|peer| !self.connected.contains(*peer)).count();
+        away + self.connected.len() + 1
+    }
+
+    /// Members to dial now, at all their addresses at once, and members to part from.
+    pub fn due_members(&mut self, now: Millis) -> (Vec<(PeerKey, Vec<String>)>, Vec<PeerKey>) {
+        let (mut dials, mut parts) = (Vec::new(), Vec::new());
+        if self.is_settled() {
+            return (dials, parts);
+        }
+        let mut busy = self.connected.clone();
+        let mut reachable = BTreeSet::new();
+        for (peer, member) in &self.members {
+            if member.next_try <= now {
+                reachable.insert(peer.clone());
+            } else if member.dialing {
+                busy.insert(peer.clone());
+            }
+        }
+        for wish in self.mesh.plan(now, self.known(), &reachable, &busy, &self.kept) {
+            match wish {
+                Wish::Dial(peer) => {
+                    let Some(member) = self.members.get_mut(&peer) else { continue };
+                    (member.next_try, member.dialing) = (now.plus(ANSWER_MAX_MS), true);
+                    dials.push((peer, member.addresses.clone()));
+                }
+                Wish::Part(peer) if self.connected.contains(&peer) => parts.push(peer),
+                Wish::Part(_) => {}
+            }
+        }
+        (dials, parts)
     }
 
     /// Addresses to dial now. Dialing an address that is connected does nothing.
@@ -136,17 +188,19 @@ impl Dialer {
     pub fn is_trying(&self) -> bool {
         let away = |peer: &PeerKey| !self.connected.contains(peer);
         self.targets.iter().any(|target| target.untried)
-            || self.members.iter().any(|(peer, member)| member.untried && away(peer))
+            || !self.is_settled()
+                && self.members.iter().any(|(peer, member)| member.untried && away(peer))
     }
 
     pub fn connected(&mut self, peer: &PeerKey, address: &str, now: Millis) {
         self.connected.insert(peer.clone());
         if let Some(member) = self.members.get_mut(peer) {
-            (member.failures, member.untried) = (0, false);
+            (member.failures, member.untried, member.dialing) = (0, false, false);
         }
         for target in self.targets.iter_mut().filter(|target| same(&target.address, address)) {
             (target.failures, target.reported, target.untried) = (0, None, false);
             target.next_try = now.plus(ANSWER_MAX_MS);
+            self.kept.insert(peer.clone());
         }
     }
 
@@ -154,6 +208,7 @@ impl Dialer {
     /// connected does nothing.
     pub fn disconnected(&mut self, peer: &PeerKey, own: &PeerKey, now: Millis) {
         self.connected.remove(peer);
+        self.kept.remove(peer);
         if let Some(member) = self.members.get_mut(peer) {
             let pause = if own < peer { RETRY_MIN_MS } else { RETRY_MIN_MS + GIVE_WAY_MS };
             member.next_try = now.plus(pause);
@@ -166,7 +221,8 @@ impl Dialer {
     /// A member could not be reached. That is no news: it may simply be switched off.
     pub fn member_failed(&mut self, peer: &PeerKey, now: Millis) {
         let Some(member) = self.members.get_mut(peer) else { return };
-        member.untried = false;
+        (member.untried, member.dialing) = (false, false);
+        self.mesh.rest(now, peer);
         let pause = RETRY_MIN_MS.saturating_mul(1 << member.failures.min(16)).min(RETRY_MAX_MS);
         let spread = peer.as_bytes().iter().fold(0, |sum, byte| sum * 31 % 997 + u64::from(*byte));
         member.next_try = now.plus(pause + pause * (spread % 100) / 400);
@@ -211,6 +267,7 @@ impl Dialer {
     /// Every connection is gone.
     pub fn all_disconnected(&mut self) {
         self.connected.clear();
+        self.kept.clear();
     }
 }
 
@@ -224,10 +281,57 @@ fn same(a: &str, b: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn dialed(dialer: &mut Dialer, now: Millis) -> Vec<(PeerKey, Vec<String>)> {
+        let (dials, parts) = dialer.due_members(now);
+        assert!(parts.is_empty());
+        dials
+    }
+
+    /// Ids with a proper multihash of 32 bytes that differ in their last byte.
+    fn crowd(size: u8) -> Vec<PeerKey> {
+        let id = |last: u8| {
+            let mut bytes = vec![0x12, 0x20];
+            bytes.extend([7; 31]);
+            bytes.push(last);
+            PeerKey::from_bytes(&bytes).expect("a peer id")
+        };
+        (0..size).map(id).collect()
+    }
+
+    #[test]
+    fn in_a_large_group_a_bounded_number_is_dialed_and_kept() {
+        let mut dialer = Dialer::new(&[], 1, Millis(0));
+        let members = crowd(60);
+        let address = vec!["/ip4/192.0.2.7/tcp/1".to_owned()];
+        members.iter().for_each(|member| dialer.found(member.clone(), &address, Millis(0)));
+        let first = dialed(&mut dialer, Millis(0));
+        assert_eq!(first.len(), mesh::NEIGHBOURS_WANTED);
+        assert!(dialed(&mut dialer, Millis(1)).is_empty(), "those are awaited");
+        assert_eq!(dialer.next_try(), Millis(ANSWER_MAX_MS), "and until then nothing is due");
+        dialer.member_failed(&first[0].0, Millis(2));
+        let instead = dialed(&mut dialer, Millis(3));
+        assert_eq!(instead.len(), 0, "nine are under way");
+        for (peer, _) in &first[1..] {
+            dialer.connected(peer, "", Millis(4));
+        }
+        assert!(dialed(&mut dialer, Millis(5_000)).is_empty());
+        assert_eq!(dialer.next_try(), Millis(u64::MAX), "nothing is left to do");
+        assert!(!dialer.is_trying());
+        // Others come by themselves.
+        let others = members.iter().filter(|member| first.iter().all(|(peer, _)| peer != *member));
+        for peer in others.take(5) {
+            dialer.connected(peer, "", Millis(6_000));
+        }
+        assert_eq!(dialer.next_try(), Millis(0));
+        let (dials, parts) = dialer.due_members(Millis(6_001));
+        assert!(dials.is_empty());
+        assert_eq!(parts.len(), 9 + 5 - mesh::NEIGHBOURS_MAX);
+    }
+
     #[test]
     fn failures_back_off_and_a_connection_starts_afresh() {
         let address = "/ip4/127.0.0.1/tcp/9".to_owned();
-        let mut dialer = Dialer::new(std::slice::from_ref(&address), Millis(0));
+        let mut dialer = Dialer::new(std::slice::from_ref(&address), 1, Millis(0));
         let mut now = Millis(0);
         let mut pauses = Vec::new();
         for _ in 0..12 {
@@ -257,12 +361,12 @@ mod tests {
     #[test]
     fn a_member_that_was_found_is_dialed_until_it_is_connected() {
         let [lower, higher] = peers();
-        let mut dialer = Dialer::default();
+        let mut dialer = Dialer::new(&[], 1, Millis(0));
         let circuit = vec!["/ip4/127.0.0.1/tcp/9/p2p/r/p2p-circuit".to_owned()];
         dialer.found(higher.clone(), &circuit, Millis(5));
         assert!(dialer.is_trying());
-        assert_eq!(dialer.due_members(Millis(5)), vec![(higher.clone(), circuit.clone())]);
-        assert!(dialer.due_members(Millis(6)).is_empty(), "one dial at a time");
+        assert_eq!(dialed(&mut dialer, Millis(5)), vec![(higher.clone(), circuit.clone())]);
+        assert!(dialed(&mut dialer, Millis(6)).is_empty(), "one dial at a time");
         dialer.member_failed(&higher, Millis(7));
         assert!(!dialer.is_trying());
         let again = dialer.next_try();
@@ -270,9 +374,9 @@ mod tests {
         let direct = vec!["/ip4/192.0.2.7/tcp/1".to_owned()];
         dialer.found(higher.clone(), &direct, Millis(8));
         let both = vec![direct[0].clone(), circuit[0].clone()];
-        assert_eq!(dialer.due_members(Millis(8)), vec![(higher.clone(), both)]);
+        assert_eq!(dialed(&mut dialer, Millis(8)), vec![(higher.clone(), both)]);
         dialer.connected(&higher, "", Millis(9));
-        assert!(dialer.due_members(Millis(100_000)).is_empty());
+        assert!(dialed(&mut dialer, Millis(100_000)).is_empty());
         assert_eq!(dialer.next_try(), Millis(u64::MAX));
         // Both lost the connection; the lower id comes first.
         dialer.disconnected(&higher, &lower, Millis(10));
@@ -288,13 +392,13 @@ mod tests {
     #[test]
     fn who_is_never_reached_is_forgotten() {
         let [peer, _] = peers();
-        let mut dialer = Dialer::default();
+        let mut dialer = Dialer::new(&[], 1, Millis(0));
         dialer.found(peer.clone(), &["/ip4/192.0.2.7/tcp/1".to_owned()], Millis(0));
         let mut now = Millis(0);
         let mut dials = 0;
         while dialer.next_try() < Millis(u64::MAX) {
             now = dialer.next_try();
-            dials += dialer.due_members(now).len();
+            dials += dialed(&mut dialer, now).len();
             dialer.member_failed(&peer, now);
         }
         assert_eq!(dials, MEMBER_FAILURES_MAX as usize);

@@ -5,10 +5,10 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 use libp2p::{
     Swarm,
     connection_limits::{self, ConnectionLimits},
-    identify,
+    dcutr, identify,
     identity::Keypair,
     ping, relay,
-    swarm::{self, NetworkBehaviour},
+    swarm::{self, NetworkBehaviour, behaviour::toggle::Toggle},
 };
 use smol::Executor;
 use wavesync_transport::{MeetBehaviour, StackError, meeting, stack};
@@ -35,12 +35,15 @@ pub(super) struct Behaviour {
     ping: ping::Behaviour,
     circuits: relay::client::Behaviour,
     pub(super) meet: MeetBehaviour,
+    /// Turns a relayed connection into a direct one, where the NATs let it.
+    punch: Toggle<dcutr::Behaviour>,
 }
 
 /// A swarm whose tasks run on `executor`.
 pub(super) fn build(
     keypair: &Keypair,
     executor: Arc<Executor<'static>>,
+    direct: bool,
 ) -> Result<Swarm<Behaviour>, NetError> {
     let (circuit_transport, circuits) = relay::client::new(keypair.public().to_peer_id());
     let transport = stack(keypair, Some(circuit_transport), None).map_err(|error| match error {
@@ -63,6 +66,7 @@ pub(super) fn build(
         ping: ping::Behaviour::new(ping::Config::new()),
         circuits,
         meet: meeting(true),
+        punch: Toggle::from(direct.then(|| dcutr::Behaviour::new(keypair.public().to_peer_id()))),
     };
     let config = swarm::Config::with_executor(move |task| executor.spawn(task).detach())
         .with_idle_connection_timeout(Duration::from_secs(IDLE_TIMEOUT_DAYS * 24 * 60 * 60))

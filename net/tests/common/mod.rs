@@ -20,6 +20,7 @@ pub fn config(number: u8) -> Config {
         listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
         lan_tag: None,
         relays: Vec::new(),
+        direct: false,
     }
 }
 

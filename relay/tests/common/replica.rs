@@ -40,6 +40,7 @@ pub struct Setup<'a> {
     pub key: GroupKey,
     pub listen: Vec<String>,
     pub relays: Vec<String>,
+    pub direct: bool,
 }
 
 pub fn setup<'a>(sql: &'a str, relays: &[String]) -> Setup<'a> {
@@ -49,6 +50,7 @@ pub fn setup<'a>(sql: &'a str, relays: &[String]) -> Setup<'a> {
         key: GroupKey::from_secret(SECRET),
         listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
         relays: relays.to_vec(),
+        direct: false,
     }
 }
 
@@ -86,6 +88,7 @@ impl Replica {
             listen: setup.listen,
             peers: Vec::new(),
             relays: setup.relays,
+            direct: setup.direct,
             lan: false,
         };
         let file_path = path.clone();

@@ -73,6 +73,52 @@ pub enum Mutant {
     ParkedStay,
     /// H16: rows of unknown tables are dropped instead of parked.
     NoPark,
+    /// I8: the opener takes any proof of the acceptor.
+    NoAcceptorProof,
+    /// I8: the acceptor takes any proof of the opener.
+    NoOpenerProof,
+    /// I8: the acceptor speaks to the opener as to a member before its proof.
+    EarlySession,
+    /// I8: a proof does not name the two peers.
+    ProofWithoutPeers,
+    /// I8: a proof does not name the role of the one who gives it.
+    ProofWithoutRole,
+    /// I8: a proof does not cover the nonces.
+    ProofWithoutNonces,
+    /// I8: any version is accepted, and a proof does not cover the versions.
+    ProofWithoutVersions,
+    /// I8: any version is accepted.
+    AnyVersion,
+    /// I8: a message before the handshake may be as long as a frame.
+    LongHandshake,
+    /// I9: the keys of a session do not depend on the nonces.
+    SessionWithoutNonces,
+    /// I9: a seal is not looked at.
+    SealUnverified,
+    /// I9: a seal does not cover the counter.
+    SealWithoutCounter,
+    /// I9: a seal does not cover kind and flags.
+    SealWithoutHead,
+    /// I9: both directions of a stream have one key.
+    KeyWithoutDirection,
+    /// I9: all streams of a session have one key.
+    KeyWithoutStream,
+    /// I9: the parts of a message may be of different kinds.
+    MixedParts,
+    /// I9: a message may grow without bound.
+    EndlessMessage,
+    /// I9: a stream attaches to a session whatever session it names.
+    AttachAnySession,
+    /// I9: a stream attaches under a number that was used.
+    AttachUsedNumber,
+    /// I9: a stream attaches under a number that is this side's to give.
+    AttachOwnNumber,
+    /// The group key does not depend on the topic.
+    KeyWithoutTopic,
+    /// All subkeys of a group are one.
+    OneSubkey,
+    /// A group may have no name.
+    EmptyTopic,
     /// P17: rows of the future are dropped instead of held.
     HeldDropped,
     /// P17: the clock takes in stamps that are held.

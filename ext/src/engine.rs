@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
-use wavesync_core::auth::GroupKey;
+use wavesync_core::auth::{GroupKey, weakness};
 use wavesync_core::machine::{Event, Level};
 use wavesync_core::store::Store;
 use wavesync_core::store::identity::Identity;
@@ -103,6 +103,7 @@ pub fn start(handle: usize, start: Start) -> Result<(), SqlError> {
         "starting".clone_into(&mut snapshot.state);
         snapshot.topic.clone_from(&start.topic);
     });
+    warn_if_weak(&start.passphrase, &board);
     let shown = board.clone();
     let path = start.path.clone();
     let thread = std::thread::Builder::new()
@@ -115,6 +116,15 @@ pub fn start(handle: usize, start: Start) -> Result<(), SqlError> {
     }
     registry.insert(path, Engine { control, board, fingerprint, thread: Some(thread), handles });
     Ok(())
+}
+
+/// A weak passphrase works like any other; whoever chose it is told.
+fn warn_if_weak(passphrase: &str, board: &Board) {
+    let Some(message) = weakness(passphrase) else { return };
+    let hint = "SELECT wavesync_passphrase() makes a strong one; to change it, every member calls \
+                wavesync_leave() and joins again with the new one";
+    let (level, code) = (Level::Warning, "weak_passphrase");
+    board.log(driver::now(), Event { level, code, message, hint: hint.to_owned(), peer: None });
 }
 
 /// The control and board of the engine of a file, if one runs in this process.
@@ -219,8 +229,9 @@ fn supervise(start: Start, inbox: Inbox, board: Board) {
 }
 
 fn lead(start: Start, inbox: Inbox, board: &Board) -> Result<(), SqlError> {
-    let Some(lock) = become_leader(&start.path, &inbox, board)? else { return Ok(()) };
+    // Before the wait for the lock: whoever takes over is to do so at once.
     let key = GroupKey::from_passphrase(&start.topic, &start.passphrase)?;
+    let Some(lock) = become_leader(&start.path, &inbox, board)? else { return Ok(()) };
     let Start { path, topic, name, listen, peers, relays, direct, lan, .. } = start;
     let mut settings = Settings { key, topic, name, listen, peers, relays, direct, lan };
     let mut inbox = inbox;

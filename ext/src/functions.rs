@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rusqlite::types::Value;
-use wavesync_core::auth::check_passphrase;
+use wavesync_core::auth::{check_passphrase, make_passphrase};
 use wavesync_core::ids::Seq;
 use wavesync_core::store::Store;
 use wavesync_core::store::group::Join;
@@ -26,6 +26,7 @@ pub static FUNCTIONS: &[SqlFunction] = &[
     function("wavesync_track", 1, 1, "wavesync_track(table)", track),
     function("wavesync_untrack", 1, 1, "wavesync_untrack(table)", untrack),
     function("wavesync_alter", 1, 1, "wavesync_alter(sql)", alter),
+    function("wavesync_passphrase", 0, 0, "wavesync_passphrase()", passphrase),
     function("wavesync_wait", 1, 1, "wavesync_wait(timeout_ms)", wait),
     function("wavesync_dial", 1, 1, "wavesync_dial(multiaddr)", dial),
     function("wavesync_export", 0, 1, "wavesync_export([since])", export),
@@ -157,6 +158,13 @@ fn join(context: &CallContext, args: &[Value]) -> Outcome {
     // A refusal must not keep a member from syncing with the others.
     decided?;
     Ok(site.map_or(Value::Null, |site| Value::Text(site.to_string())))
+}
+
+/// A strong passphrase from the system's random source. Nothing keeps it.
+fn passphrase(_: &CallContext, _: &[Value]) -> Outcome {
+    let mut random = [0; 20];
+    driver::random(&mut random);
+    Ok(Value::Text(make_passphrase(&random)))
 }
 
 /// A handle without any busy timeout would see "database is locked" whenever the engine commits at

@@ -2,7 +2,7 @@
 
 use rusqlite::Connection;
 
-use crate::data::{Bench, CAPTURES, COMMIT_ROWS, Capture, Key, fold, insert_row};
+use crate::data::{Bench, CAPTURES, COMMIT_ROWS, Capture, Key, fold, insert_row, now};
 use crate::measure::{Report, Samples, millis, timed, times};
 
 /// Rows that wait when the engine folds during a bulk write.

@@ -14,6 +14,7 @@ use hmac::Mac;
 use serde::{Deserialize, Serialize};
 
 use crate::auth::{Channel, GroupKey, derive, mac};
+use crate::mutants::{self, Mutant};
 use crate::{Error, Result};
 
 /// Version of the protocol, in the transcript and in the protocol name.
@@ -71,8 +72,18 @@ impl Transcript {
     }
 
     fn mac(&self, key: &GroupKey, role: &str) -> hmac::Hmac<sha2::Sha256> {
+        let role = if mutants::on(Mutant::ProofWithoutRole) { "" } else { role };
         let mut parts: Vec<&[u8]> = vec![b"wavesync handshake", role.as_bytes()];
         parts.extend(self.parts.iter().map(Vec::as_slice));
+        for (mutant, unbound) in [
+            (Mutant::ProofWithoutPeers, [2, 3]),
+            (Mutant::ProofWithoutVersions, [4, 6]),
+            (Mutant::ProofWithoutNonces, [5, 7]),
+        ] {
+            if mutants::on(mutant) {
+                unbound.into_iter().for_each(|at| parts[at] = b"");
+            }
+        }
         mac(&key.handshake(), &parts)
     }
 
@@ -89,6 +100,9 @@ impl Transcript {
     fn session(&self, key: &GroupKey, opener: bool) -> Session {
         let mut salt = self.parts[3].clone();
         salt.extend_from_slice(&self.parts[5]);
+        if mutants::on(Mutant::SessionWithoutNonces) {
+            salt.clear();
+        }
         let info: Vec<&[u8]> = vec![&self.parts[0], b"|", &self.parts[1]];
         let secret: [u8; 32] = derive(&key.session(), &salt, &info);
         Session { secret, opener, id: derive(&secret, b"session id", &[]) }
@@ -116,7 +130,9 @@ impl Offering {
     ) -> Result<(Session, Proof)> {
         check_version(greeting)?;
         let transcript = Transcript::new(own, peer, &self.greeting, greeting);
-        transcript.verify(key, "acceptor", proof)?;
+        if !mutants::on(Mutant::NoAcceptorProof) {
+            transcript.verify(key, "acceptor", proof)?;
+        }
         Ok((transcript.session(key, true), transcript.prove(key, "opener")))
     }
 }
@@ -139,12 +155,19 @@ impl Accepting {
         Ok((Self { transcript }, ours, proof))
     }
 
+    /// The session before the opener has proven anything: for a mutant only.
+    pub(crate) fn session(&self, key: &GroupKey) -> Session {
+        self.transcript.session(key, false)
+    }
+
     /// Verifies the opener.
     ///
     /// # Errors
     /// [`Error::Auth`] if it does not hold the group's key.
     pub fn finish(self, key: &GroupKey, proof: &Proof) -> Result<Session> {
-        self.transcript.verify(key, "opener", proof)?;
+        if !mutants::on(Mutant::NoOpenerProof) {
+            self.transcript.verify(key, "opener", proof)?;
+        }
         Ok(self.transcript.session(key, false))
     }
 }
@@ -166,16 +189,20 @@ impl Session {
     /// The channel of the stream of a number; see [`Session::stream_number`].
     #[must_use]
     pub fn channel(&self, stream: u64) -> Channel {
+        let stream = if mutants::on(Mutant::KeyWithoutStream) { 0 } else { stream };
         let key = |direction: &[u8]| -> [u8; 32] {
             derive(&self.secret, b"channel", &[&stream.to_be_bytes(), direction])
         };
-        let (opener, acceptor) = (key(b"opener"), key(b"acceptor"));
+        let one = mutants::on(Mutant::KeyWithoutDirection);
+        let (opener, acceptor) =
+            (key(b"opener"), if one { key(b"opener") } else { key(b"acceptor") });
         if self.opener { Channel::new(opener, acceptor) } else { Channel::new(acceptor, opener) }
     }
 }
 
 fn check_version(greeting: &Greeting) -> Result<()> {
-    if greeting.version == VERSION {
+    let any = mutants::on(Mutant::AnyVersion) || mutants::on(Mutant::ProofWithoutVersions);
+    if greeting.version == VERSION || any {
         return Ok(());
     }
     Err(Error::protocol(format!(

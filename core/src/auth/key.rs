@@ -2,6 +2,7 @@
 
 use crate::auth::derive;
 use crate::machine::PeerId;
+use crate::mutants::{self, Mutant};
 use crate::store::group::check_topic;
 use crate::{Error, Result, limits};
 
@@ -29,7 +30,8 @@ impl GroupKey {
     pub fn from_passphrase(topic: &str, passphrase: &str) -> Result<Self> {
         check_topic(topic)?;
         check_passphrase(passphrase)?;
-        let salt: [u8; 32] = derive(topic.as_bytes(), FORMAT_TAG, &[b"salt"]);
+        let named = if mutants::on(Mutant::KeyWithoutTopic) { "" } else { topic };
+        let salt: [u8; 32] = derive(named.as_bytes(), FORMAT_TAG, &[b"salt"]);
         let params = argon2::Params::new(ARGON2_MEMORY_KIB, ARGON2_PASSES, ARGON2_LANES, Some(32))
             .expect("the parameters are constants within Argon2's limits");
         let hasher =
@@ -48,6 +50,7 @@ impl GroupKey {
     }
 
     fn subkey<const N: usize>(&self, purpose: &[u8]) -> [u8; N] {
+        let purpose = if mutants::on(Mutant::OneSubkey) { b"" } else { purpose };
         derive(&self.master, FORMAT_TAG, &[purpose])
     }
 
@@ -93,4 +96,34 @@ pub fn check_passphrase(passphrase: &str) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The tag of the local network is public: no other subkey may follow from it.
+    fn subkeys_differ() -> bool {
+        let key = GroupKey::from_secret([7; 32]);
+        let other = GroupKey::from_secret([8; 32]);
+        let tag = key.lan_tag();
+        key.handshake() != key.session()
+            && key.handshake()[..16] != tag
+            && key.session()[..16] != tag
+            && tag != other.lan_tag()
+            && key.handshake() != other.handshake()
+            && key.session() != other.session()
+    }
+
+    #[test]
+    fn every_subkey_is_its_own() {
+        assert!(subkeys_differ());
+        #[cfg(feature = "mutants")]
+        {
+            mutants::set(Some(Mutant::OneSubkey));
+            let differ = subkeys_differ();
+            mutants::set(None);
+            assert!(!differ, "the mutant is not noticed");
+        }
+    }
 }

@@ -6,10 +6,12 @@
 mod channel;
 mod handshake;
 mod key;
+mod passphrase;
 
 pub use channel::{Channel, Opened};
 pub use handshake::{Accepting, Greeting, Offering, Proof, Session};
 pub use key::{GroupKey, check_passphrase};
+pub use passphrase::{PASSPHRASE_BITS, make as make_passphrase, weakness};
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;

@@ -4,6 +4,7 @@ use crate::auth::{Accepting, Greeting, Offering, Proof, Session};
 use crate::ids::{Cursor, Millis, Stamp};
 use crate::machine::peer::{Counters, Known, Peer, PeerId, Stream, StreamId, StreamKind};
 use crate::machine::{Level, Machine, Output};
+use crate::mutants::{self, Mutant};
 use crate::store::Store;
 use crate::store::adopt::TableSchema;
 use crate::wire::message::{
@@ -248,7 +249,8 @@ impl Machine {
         stream: &mut Stream,
         bytes: &[u8],
     ) -> Result<()> {
-        if bytes.len() > limits::HANDSHAKE_MESSAGE_MAX_BYTES {
+        let long = bytes.len() > limits::HANDSHAKE_MESSAGE_MAX_BYTES;
+        if long && !mutants::on(Mutant::LongHandshake) {
             return Err(Error::protocol("a handshake message is too long"));
         }
         let (kind, body) =
@@ -266,8 +268,13 @@ impl Machine {
                 let nonce = self.nonce();
                 let (accepting, greeting, proof) =
                     Accepting::answer(&self.config.key, names, nonce, &greeting)?;
-                stream.kind = StreamKind::Accepting(accepting);
                 self.send_plain(id, plain::ANSWER, &Answer { greeting, proof });
+                if mutants::on(Mutant::EarlySession) {
+                    let session = accepting.session(&self.config.key);
+                    self.control_ready(now, id, stream, session);
+                    return Ok(());
+                }
+                stream.kind = StreamKind::Accepting(accepting);
             }
             (StreamKind::Fresh, plain::ATTACH) => {
                 let attach: Attach = wire::decode(body)?;
@@ -299,10 +306,10 @@ impl Machine {
             stream.peer == *id && matches!(stream.kind, StreamKind::Outgoing { .. })
         });
         let room = passes.count() < limits::PASSES_PER_PEER_MAX;
-        let fresh = |peer: &&mut Peer| peer.attached < attach.stream;
-        let Some(peer) = self.peers.get_mut(id).filter(fresh) else { return StreamKind::Refused };
+        let Some(peer) = self.peers.get_mut(id) else { return StreamKind::Refused };
+        let fresh = peer.attached < attach.stream || mutants::on(Mutant::AttachUsedNumber);
         match &peer.session {
-            Some(session) if room && session.id == attach.session => {
+            Some(session) if room && fresh && may_attach(session, attach) => {
                 peer.attached = attach.stream;
                 StreamKind::Outgoing { channel: session.channel(attach.stream), serving: None }
             }
@@ -590,4 +597,12 @@ impl Machine {
         frame.extend_from_slice(&body);
         self.outputs.push(Output::Send { stream: id, frame });
     }
+}
+
+/// Whether a stream names this session, and a number in it that is the peer's to give. A number of
+/// this side's would share its keys with a stream of our own.
+fn may_attach(session: &Session, attach: &Attach) -> bool {
+    let named = session.id == attach.session || mutants::on(Mutant::AttachAnySession);
+    let theirs = session.is_peers_number(attach.stream) || mutants::on(Mutant::AttachOwnNumber);
+    named && theirs
 }

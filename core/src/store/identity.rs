@@ -233,6 +233,20 @@ impl Store {
         Ok(())
     }
 
+    /// Opens the transaction of a first join: internal tables and an identity. [`Store::write`]
+    /// ends it.
+    pub(super) fn begin_as_new(&mut self, file: &FileIdentity, random: &[u8; 64]) -> Result<()> {
+        let site = SiteId::from_slice(&random[8..24]).ok_or_else(damaged)?;
+        let secret: [u8; 32] = random[32..].try_into().map_err(|_| damaged())?;
+        self.conn.execute_batch("BEGIN IMMEDIATE")?;
+        let done = self.create_tables();
+        let done = done.and_then(|()| self.replace_identity(file, site, &secret));
+        if done.is_err() {
+            self.roll_back();
+        }
+        done
+    }
+
     fn replace_identity(&self, file: &FileIdentity, site: SiteId, secret: &[u8; 32]) -> Result<()> {
         self.conn.execute("INSERT INTO __wavesync_site(id) VALUES(?1)", [&site.0[..]])?;
         let number = self.conn.last_insert_rowid();

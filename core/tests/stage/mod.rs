@@ -1,0 +1,504 @@
+//! Real machines on real databases, peers that a test plays itself, and the wire between them.
+//!
+//! The wire has no delay and keeps the order of everything; time passes only when a test says so.
+//! A tap sees each frame on its way and says what arrives in its place.
+#![allow(dead_code)]
+
+use std::collections::{BTreeMap, VecDeque};
+
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+use wavesync_core::auth::{
+    Accepting, Channel, Greeting, GroupKey, Offering, Opened, Proof, Session,
+};
+use wavesync_core::ids::Millis;
+use wavesync_core::machine::{Config, Event, Input, Machine, Output, PeerId, Random, StreamId};
+use wavesync_core::store::Store;
+use wavesync_core::store::group::Join;
+use wavesync_core::store::identity::FileIdentity;
+use wavesync_core::wire;
+use wavesync_core::wire::message::{Answer, Attach, plain};
+
+/// 2023-11-14, in milliseconds since 1970.
+pub const START: u64 = 1_700_000_000_000;
+/// More frames than this without an end are a storm.
+const FRAMES_MAX: u64 = 200_000;
+/// Frames up to this kind are not sealed.
+pub const PLAIN_MAX: u8 = plain::ATTACH;
+
+/// A member with a machine of its own.
+pub struct Member {
+    pub machine: Machine,
+    pub store: Store,
+    pub events: Vec<Event>,
+    /// It asked for a fresh start.
+    pub over: bool,
+}
+
+/// What a peer that the test plays has seen.
+#[derive(Default)]
+pub struct Puppet {
+    /// Frames by stream.
+    pub received: BTreeMap<StreamId, Vec<Vec<u8>>>,
+    /// Streams that a machine opened to it, in order.
+    pub opened: Vec<StreamId>,
+    /// Streams that a machine closed.
+    pub closed: Vec<StreamId>,
+}
+
+pub enum Actor {
+    Member(Box<Member>),
+    Puppet(Puppet),
+}
+
+/// A frame on its way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Passing {
+    pub from: usize,
+    pub to: usize,
+    /// The end at which it arrives.
+    pub stream: StreamId,
+    pub bytes: Vec<u8>,
+}
+
+type Tap = Box<dyn FnMut(&Passing) -> Vec<Vec<u8>>>;
+
+/// Everything.
+pub struct Stage {
+    pub now: u64,
+    pub actors: Vec<(PeerId, Actor)>,
+    /// The other end of each end of a stream, and to whom it belongs.
+    ends: BTreeMap<StreamId, (StreamId, usize)>,
+    queue: VecDeque<(usize, Input)>,
+    next_stream: u64,
+    pub frames: u64,
+    /// Every frame that was sent, before the tap.
+    pub sent: Vec<Passing>,
+    pub tap: Option<Tap>,
+    /// Inputs that each actor was given.
+    pub steps: Vec<u64>,
+}
+
+pub fn key(number: u8) -> GroupKey {
+    GroupKey::from_secret([number; 32])
+}
+
+pub fn peer(number: u8) -> PeerId {
+    PeerId(vec![number; 4])
+}
+
+impl Stage {
+    pub fn new() -> Self {
+        Self {
+            now: START,
+            actors: Vec::new(),
+            ends: BTreeMap::new(),
+            queue: VecDeque::new(),
+            next_stream: 1,
+            frames: 0,
+            sent: Vec::new(),
+            tap: None,
+            steps: Vec::new(),
+        }
+    }
+
+    /// Adds a member with a database made by `sql`. Its random numbers follow from `seed`.
+    pub fn member(&mut self, id: PeerId, key: GroupKey, sql: &str, seed: u64) -> usize {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(sql).unwrap();
+        let mut store = Store::open(conn).unwrap();
+        let join = Join { topic: "stage".into(), ..Join::default() };
+        let file = FileIdentity(format!("file {seed}"));
+        let mut random = numbers(seed);
+        store.join(Millis(self.now), &join, &file, &fill(&mut random)).unwrap();
+        self.engine(id, key, store, seed)
+    }
+
+    /// Adds a member for a database that has joined already.
+    pub fn engine(&mut self, id: PeerId, key: GroupKey, mut store: Store, seed: u64) -> usize {
+        let mut random = numbers(seed.wrapping_mul(77).wrapping_add(5));
+        let file = FileIdentity(format!("file {seed}"));
+        let identity = store.start(Millis(self.now), &file, &fill(&mut random)).unwrap();
+        let config = Config { key, own_peer: id.clone(), name: format!("member {seed}") };
+        let machine = Machine::new(config, identity, random);
+        let member = Member { machine, store, events: Vec::new(), over: false };
+        self.actors.push((id, Actor::Member(Box::new(member))));
+        self.steps.push(0);
+        let at = self.actors.len() - 1;
+        self.queue.push_back((at, Input::Timer));
+        self.run();
+        at
+    }
+
+    pub fn puppet(&mut self, id: PeerId) -> usize {
+        self.actors.push((id, Actor::Puppet(Puppet::default())));
+        self.steps.push(0);
+        self.actors.len() - 1
+    }
+
+    pub fn at(&self, member: usize) -> &Member {
+        match &self.actors[member].1 {
+            Actor::Member(member) => member,
+            Actor::Puppet(_) => panic!("{member} is a puppet"),
+        }
+    }
+
+    pub fn at_mut(&mut self, member: usize) -> &mut Member {
+        match &mut self.actors[member].1 {
+            Actor::Member(member) => member,
+            Actor::Puppet(_) => panic!("{member} is a puppet"),
+        }
+    }
+
+    pub fn seen(&self, puppet: usize) -> &Puppet {
+        match &self.actors[puppet].1 {
+            Actor::Puppet(puppet) => puppet,
+            Actor::Member(_) => panic!("{puppet} is a member"),
+        }
+    }
+
+    /// Takes a member's database away; it takes part no more.
+    pub fn end(&mut self, member: usize) -> Store {
+        let gone = std::mem::replace(&mut self.actors[member].1, Actor::Puppet(Puppet::default()));
+        match gone {
+            Actor::Member(member) => member.store,
+            Actor::Puppet(_) => panic!("{member} is a puppet"),
+        }
+    }
+
+    pub fn connect(&mut self, a: usize, b: usize) {
+        for (at, other) in [(a, b), (b, a)] {
+            let peer = self.actors[other].0.clone();
+            let address = format!("/stage/{other}");
+            self.queue.push_back((at, Input::Connected { peer, address, relayed: false }));
+        }
+        self.run();
+    }
+
+    pub fn disconnect(&mut self, a: usize, b: usize) {
+        self.cut(a, b);
+        self.run();
+    }
+
+    fn cut(&mut self, a: usize, b: usize) {
+        let between = |owner: usize| owner == a || owner == b;
+        let gone: Vec<StreamId> = self
+            .ends
+            .iter()
+            .filter(|(_, (other, owner))| {
+                between(*owner) && self.ends.get(other).is_some_and(|(_, owner)| between(*owner))
+            })
+            .map(|(end, _)| *end)
+            .collect();
+        gone.iter().for_each(|end| {
+            self.ends.remove(end);
+        });
+        for (at, other) in [(a, b), (b, a)] {
+            let peer = self.actors[other].0.clone();
+            self.queue.push_back((at, Input::Disconnected { peer }));
+        }
+    }
+
+    /// A stream from one actor to another: the end of the one who opens it.
+    fn stream(&mut self, from: usize, to: usize) -> StreamId {
+        let (here, there) = (StreamId(self.next_stream), StreamId(self.next_stream + 1));
+        self.next_stream += 2;
+        self.ends.insert(here, (there, from));
+        self.ends.insert(there, (here, to));
+        here
+    }
+
+    /// A puppet opens a stream.
+    pub fn open(&mut self, from: usize, to: usize) -> StreamId {
+        let here = self.stream(from, to);
+        let (there, _) = self.ends[&here];
+        let peer = self.actors[from].0.clone();
+        self.queue.push_back((to, Input::Opened { peer, stream: there, token: None }));
+        self.run();
+        here
+    }
+
+    /// A puppet sends a frame from its end of a stream.
+    pub fn send(&mut self, end: StreamId, bytes: Vec<u8>) {
+        self.post(end, bytes);
+        self.run();
+    }
+
+    /// A puppet closes its end.
+    pub fn close(&mut self, end: StreamId) {
+        self.shut(end);
+        self.run();
+    }
+
+    fn post(&mut self, end: StreamId, bytes: Vec<u8>) {
+        let Some((there, from)) = self.ends.get(&end).copied() else { return };
+        let Some((_, to)) = self.ends.get(&there).copied() else { return };
+        self.frames += 1;
+        assert!(self.frames < FRAMES_MAX, "a storm of frames");
+        let passing = Passing { from, to, stream: there, bytes };
+        let arriving = match &mut self.tap {
+            Some(tap) => tap(&passing),
+            None => vec![passing.bytes.clone()],
+        };
+        self.sent.push(passing);
+        for bytes in arriving {
+            self.queue.push_back((to, Input::Frame { stream: there, bytes }));
+        }
+    }
+
+    fn shut(&mut self, end: StreamId) {
+        let Some((there, _)) = self.ends.remove(&end) else { return };
+        if let Some((_, to)) = self.ends.remove(&there) {
+            self.queue.push_back((to, Input::Closed { stream: there }));
+        }
+    }
+
+    /// Lets everything happen that happens without time passing.
+    pub fn run(&mut self) {
+        loop {
+            while let Some((at, input)) = self.queue.pop_front() {
+                self.give(at, input);
+            }
+            let now = Millis(self.now);
+            let due = |(_, actor): &(PeerId, Actor)| match actor {
+                Actor::Member(member) => !member.over && member.machine.next_wake() <= now,
+                Actor::Puppet(_) => false,
+            };
+            let due: Vec<usize> =
+                (0..self.actors.len()).filter(|at| due(&self.actors[*at])).collect();
+            if due.is_empty() {
+                return;
+            }
+            due.into_iter().for_each(|at| self.queue.push_back((at, Input::Timer)));
+        }
+    }
+
+    /// Lets time pass.
+    pub fn pass(&mut self, millis: u64) {
+        let end = self.now + millis;
+        loop {
+            self.run();
+            let wakes = self.actors.iter().filter_map(|(_, actor)| match actor {
+                Actor::Member(member) if !member.over => Some(member.machine.next_wake().0),
+                _ => None,
+            });
+            let next = wakes.min().unwrap_or(end).max(self.now + 1);
+            if next > end {
+                self.now = end;
+                return self.run();
+            }
+            self.now = next;
+        }
+    }
+
+    fn give(&mut self, at: usize, input: Input) {
+        self.steps[at] += 1;
+        let now = Millis(self.now);
+        match &mut self.actors[at].1 {
+            Actor::Puppet(puppet) => match input {
+                Input::Opened { stream, .. } => puppet.opened.push(stream),
+                Input::Frame { stream, bytes } => {
+                    puppet.received.entry(stream).or_default().push(bytes);
+                }
+                Input::Closed { stream } => puppet.closed.push(stream),
+                _ => {}
+            },
+            Actor::Member(member) => {
+                if member.over {
+                    return;
+                }
+                member.machine.handle(now, input, &mut member.store);
+                for output in member.machine.take_outputs() {
+                    self.carry_out(at, output);
+                }
+            }
+        }
+    }
+
+    fn carry_out(&mut self, at: usize, output: Output) {
+        match output {
+            Output::OpenStream { peer, token } => {
+                let other = self.actors.iter().position(|(id, _)| *id == peer).unwrap();
+                let here = self.stream(at, other);
+                let (there, _) = self.ends[&here];
+                let own = self.actors[at].0.clone();
+                let opened = Input::Opened { peer: own, stream: there, token: None };
+                self.queue.push_back((other, opened));
+                let answer = Input::Opened { peer, stream: here, token: Some(token) };
+                self.queue.push_back((at, answer));
+            }
+            Output::Send { stream, frame } => self.post(stream, frame),
+            Output::Close { stream } => self.shut(stream),
+            Output::Disconnect { peer } => {
+                let other = self.actors.iter().position(|(id, _)| *id == peer).unwrap();
+                self.cut(at, other);
+            }
+            Output::Event(event) => self.at_mut(at).events.push(event),
+            Output::Restart => self.at_mut(at).over = true,
+        }
+    }
+
+    /// An application of a member writes.
+    pub fn write(&mut self, member: usize, sql: &str) {
+        let now = self.now;
+        let conn = self.at(member).store.connection();
+        let triggers = |on| conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, on);
+        triggers(true).unwrap();
+        let before: i64 = conn
+            .query_row("SELECT coalesce(max(seq), 0) FROM __wavesync_log", [], |row| row.get(0))
+            .unwrap();
+        conn.execute_batch(sql).unwrap();
+        triggers(false).unwrap();
+        conn.execute("UPDATE __wavesync_log SET at = ?1 WHERE seq > ?2", [now as i64, before])
+            .unwrap();
+        self.queue.push_back((member, Input::Committed));
+        self.run();
+    }
+
+    /// What a query gives at a member, as text.
+    pub fn read(&self, member: usize, sql: &str) -> String {
+        let conn = self.at(member).store.connection();
+        let mut statement = conn.prepare(sql).unwrap();
+        let columns = statement.column_count();
+        let mut rows = statement.query([]).unwrap();
+        let mut lines = Vec::new();
+        while let Some(row) = rows.next().unwrap() {
+            let cell = |at| match row.get_ref(at).unwrap() {
+                rusqlite::types::ValueRef::Null => "NULL".to_string(),
+                rusqlite::types::ValueRef::Integer(number) => number.to_string(),
+                rusqlite::types::ValueRef::Real(number) => number.to_string(),
+                rusqlite::types::ValueRef::Text(text) => String::from_utf8_lossy(text).into_owned(),
+                rusqlite::types::ValueRef::Blob(blob) => format!("{blob:02x?}"),
+            };
+            lines.push((0..columns).map(cell).collect::<Vec<_>>().join("|"));
+        }
+        lines.join("\n")
+    }
+
+    /// The codes of the events of a member.
+    pub fn codes(&self, member: usize) -> Vec<&'static str> {
+        self.at(member).events.iter().map(|event| event.code).collect()
+    }
+
+    /// Whether a member sent a sealed frame to another actor.
+    pub fn spoke(&self, from: usize, to: usize) -> bool {
+        let sealed = |frame: &&Passing| frame.from == from && frame.to == to;
+        self.sent.iter().filter(sealed).any(|frame| frame.bytes[0] > PLAIN_MAX)
+    }
+
+    /// Whether both have proven each other as members.
+    pub fn joined(&self, a: usize, b: usize) -> bool {
+        let knows = |at: usize, other: usize| {
+            let peers = self.at(at).machine.peers();
+            peers.iter().any(|peer| peer.peer == self.actors[other].0 && peer.site.is_some())
+        };
+        knows(a, b) && knows(b, a)
+    }
+
+    /// A puppet that holds the group's key shakes hands with a member, as the opener.
+    pub fn shake(&mut self, puppet: usize, member: usize, key: &GroupKey) -> Line {
+        let names = (self.actors[puppet].0.clone(), self.actors[member].0.clone());
+        let control = self.open(puppet, member);
+        let (offering, greeting) = Offering::new([puppet as u8 + 100; 32]);
+        self.send(control, frame(plain::GREETING, &greeting));
+        let answer: Answer = self.plain_answer(puppet, control, plain::ANSWER);
+        let (session, proof) = offering
+            .finish(key, (&names.0.0, &names.1.0), &answer.greeting, &answer.proof)
+            .unwrap();
+        self.send(control, frame(plain::PROOF, &proof));
+        Line { puppet, member, control, channel: session.channel(0), session, read: 1, streams: 0 }
+    }
+
+    /// The last plain frame that a puppet got on a stream.
+    pub fn plain_answer<T: serde::de::DeserializeOwned>(
+        &self,
+        puppet: usize,
+        end: StreamId,
+        kind: u8,
+    ) -> T {
+        let frame = self.seen(puppet).received[&end].last().unwrap();
+        assert_eq!(frame[0], kind, "{frame:?}");
+        wire::decode(&frame[1..]).unwrap()
+    }
+}
+
+/// The control stream of a puppet that is a member by its key.
+pub struct Line {
+    pub puppet: usize,
+    pub member: usize,
+    pub control: StreamId,
+    pub channel: Channel,
+    pub session: Session,
+    /// Frames that were opened.
+    read: usize,
+    streams: u64,
+}
+
+impl Line {
+    /// Sends a message on the control stream.
+    pub fn say(&mut self, stage: &mut Stage, kind: u8, body: &[u8]) {
+        for frame in self.channel.seal(kind, body).unwrap() {
+            stage.send(self.control, frame);
+        }
+    }
+
+    /// What the member said on the control stream since the last call.
+    pub fn hear(&mut self, stage: &Stage) -> Vec<Opened> {
+        let frames = &stage.seen(self.puppet).received[&self.control];
+        let new: Vec<Vec<u8>> = frames[self.read..].to_vec();
+        self.read = frames.len();
+        new.iter().filter_map(|frame| self.channel.open(frame, 1 << 24).unwrap()).collect()
+    }
+
+    /// Opens a stream of the session: its end and its channel.
+    pub fn attach(&mut self, stage: &mut Stage) -> (StreamId, Channel) {
+        self.streams += 1;
+        let number = self.session.stream_number(self.streams);
+        let end = stage.open(self.puppet, self.member);
+        let attach = Attach { session: self.session.id, stream: number };
+        stage.send(end, frame(plain::ATTACH, &attach));
+        (end, self.session.channel(number))
+    }
+}
+
+/// The acceptor's part of a handshake: what it answers to a greeting.
+pub fn accept(
+    key: &GroupKey,
+    names: (&PeerId, &PeerId),
+    greeting: &Greeting,
+) -> (Accepting, Vec<u8>) {
+    let names = (&names.0.0[..], &names.1.0[..]);
+    let (accepting, greeting, proof) = Accepting::answer(key, names, [77; 32], greeting).unwrap();
+    (accepting, frame(plain::ANSWER, &Answer { greeting, proof }))
+}
+
+/// A plain frame.
+pub fn frame<T: serde::Serialize>(kind: u8, message: &T) -> Vec<u8> {
+    let mut bytes = vec![kind];
+    bytes.extend_from_slice(&wire::encode(message).unwrap());
+    bytes
+}
+
+/// A proof that nobody gave.
+pub fn no_proof() -> Proof {
+    Proof([0; 32])
+}
+
+/// Random numbers that follow from a seed.
+pub fn numbers(seed: u64) -> Random {
+    let mut state = seed ^ 0x9E37_79B9_7F4A_7C15;
+    Box::new(move |bytes: &mut [u8]| {
+        for byte in bytes {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            *byte = (state >> 32) as u8;
+        }
+    })
+}
+
+fn fill(random: &mut Random) -> [u8; 64] {
+    let mut bytes = [0; 64];
+    random(&mut bytes);
+    bytes
+}

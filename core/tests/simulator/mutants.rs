@@ -7,7 +7,7 @@ use crate::run;
 use crate::world::Plan;
 
 /// A mutant that survives this many seeds is not noticed.
-const SEEDS_MAX: u64 = 60;
+const SEEDS_MAX: u64 = 120;
 
 /// A mutant that one property notices first; the others hold until then.
 fn is_killed_by(mutant: Mutant, oracle: &str) {

@@ -1,5 +1,5 @@
-//! Clocks that are set, and clocks that are ahead (rule P17): releasing what is held here when its time comes, and noticing
-//! that others hold back what is written here.
+//! Clocks that are set, and clocks that are ahead (rule P17): releasing what is held here when its
+//! time comes, and noticing that others hold back what is written here.
 
 use crate::Result;
 use crate::ids::Millis;

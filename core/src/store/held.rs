@@ -13,7 +13,7 @@ use rusqlite::{OptionalExtension, params};
 use crate::Result;
 use crate::ids::{Boot, Dot, Millis, Seq, SiteId, Stamp, TableNum};
 use crate::limits;
-use crate::merge::{Clock, Incoming, KeyKind, one_incarnation};
+use crate::merge::{Clock, Incoming, KeyKind, join_ended, one_incarnation};
 use crate::mutants::{self, Mutant};
 use crate::store::apply::Outcome;
 use crate::store::rows::Kind;
@@ -261,6 +261,12 @@ impl Tx<'_> {
     fn knows(&mut self, table: &Table, key: &Value, row: &Incoming) -> Result<bool> {
         let current = self.clock(table, key)?.map(|row| row.clock);
         let held = if self.holds_any()? { self.held_under(table, key)? } else { Vec::new() };
+        // What ended under a key belongs to the key, whichever row has it now.
+        let ended = current.as_ref().map(|known| known.ended.clone()).unwrap_or_default();
+        let ended = held.iter().fold(ended, |ended, held| join_ended(&ended, &held.row.ended));
+        if join_ended(&ended, &row.ended) != ended {
+            return Ok(false);
+        }
         let longer = |length: i64| table.kind == KeyKind::Natural && length > row.length;
         if current.as_ref().is_some_and(|known| longer(known.length))
             || held.iter().any(|held| longer(held.row.length))

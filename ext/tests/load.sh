@@ -35,7 +35,7 @@ question='SELECT wavesync_version()'
 told=$("$target/debug/host-too-old" "$libraries/wavesync.so" "$question") ||
     fail "the host with SQLite 3.33.0 did not end normally"
 case $told in
-*"refused: "*"wavesync needs SQLite 3.34.1 or newer; this host has 3.33.0. Update SQLite"*) ;;
+*"refused: "*"wavesync: SQLite 3.34.1 or newer is needed; this host has 3.33.0. Update SQLite"*) ;;
 *) fail "SQLite 3.33.0 was not refused clearly: $told" ;;
 esac
 echo "ok too-old: $told"

@@ -13,7 +13,8 @@ fn seeds_that_failed_once_hold() {
     // A parked value of a new column was dropped; a new column's change was not stamped; a pass
     // of a session that is over; openness that was never tested to its end; rows that a back-fill
     // joined and a peer's cursor jumped over; a state that was not told during the handshake.
-    for seed in [104, 106, 144, 376, 398, 179, 329, 1006, 1644, 116, 208, 49, 5947, 3358, 553, 926] {
+    for seed in [104, 106, 144, 376, 398, 179, 329, 1006, 1644, 116, 208, 49, 5947, 3358, 553, 926]
+    {
         let outcome = run(Plan::new(seed));
         assert!(outcome.is_ok(), "seed {seed}: {outcome:?}");
     }

@@ -108,7 +108,7 @@ fn check_version(version: c_int) -> Result<(), SqlError> {
         return Ok(());
     }
     Err(SqlError::new(format!(
-        "wavesync needs SQLite {} or newer; this host has {}. Update SQLite, or load wavesync \
+        "SQLite {} or newer is needed; this host has {}. Update SQLite, or load wavesync \
          into a program that was built with a newer one; nothing was changed.",
         dotted(OLDEST_HOST),
         dotted(version)
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn an_old_host_is_told_both_versions() {
         let error = check_version(3_033_000).unwrap_err().message;
-        assert!(error.starts_with("wavesync needs SQLite 3.34.1 or newer; this host has 3.33.0."));
+        assert!(error.contains("SQLite 3.34.1 or newer is needed; this host has 3.33.0."));
         assert!(check_version(3_034_000).is_err());
         assert!(check_version(3_034_001).is_ok() && check_version(3_051_002).is_ok());
     }

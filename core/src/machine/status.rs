@@ -124,6 +124,7 @@ impl Machine {
         let even = own.is_some_and(|own| {
             related().all(|(peer, known)| {
                 !peer.requesting
+                    && !peer.awaits_schema
                     && behind(known) == 0
                     && own.vector.covers_all(&known.vector)
                     && known.vector.covers_all(&own.vector)

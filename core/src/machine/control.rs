@@ -2,7 +2,7 @@
 
 use crate::auth::{Accepting, Greeting, Offering, Proof, Session};
 use crate::ids::{Cursor, Millis, Stamp};
-use crate::machine::peer::{Counters, Known, Peer, PeerId, Stream, StreamId, StreamKind};
+use crate::machine::peer::{Known, PeerId, Stream, StreamId, StreamKind};
 use crate::machine::{Level, Machine, Output};
 use crate::mutants::{self, Mutant};
 use crate::store::Store;
@@ -24,31 +24,7 @@ const CONTROL_STREAM: u64 = 0;
 
 impl Machine {
     pub(super) fn connected(&mut self, now: Millis, id: PeerId, address: String, relayed: bool) {
-        let peer = self.peers.entry(id.clone()).or_insert_with(|| Peer {
-            address: String::new(),
-            relayed: false,
-            rtt_ms: None,
-            control: None,
-            session: None,
-            greeting: false,
-            retry_at: None,
-            known: None,
-            requesting: false,
-            first_contact: false,
-            sampled: false,
-            stopped: None,
-            awaits_schema: false,
-            wants_schema: false,
-            counters: Counters::default(),
-            last_error: None,
-            ahead_since: None,
-            told: None,
-            schema_told: None,
-            attached: 0,
-            falls: 0,
-            hello_due: false,
-            held_back: false,
-        });
+        let peer = self.peers.entry(id.clone()).or_default();
         (peer.address, peer.relayed) = (address, relayed);
         self.greet(now, &id);
     }

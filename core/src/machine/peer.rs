@@ -25,6 +25,7 @@ impl fmt::Debug for PeerId {
 pub struct StreamId(pub u64);
 
 /// A connected peer.
+#[derive(Default)]
 pub(super) struct Peer {
     pub address: String,
     pub relayed: bool,

@@ -45,6 +45,7 @@ pub mod shape;
 pub mod span;
 pub mod sql;
 pub mod state;
+pub mod statements;
 pub mod tables;
 pub mod triggers;
 pub mod trim;

@@ -12,8 +12,9 @@ use crate::ids::{ColumnNum, Millis, Seq, TableNum};
 use crate::limits;
 use crate::merge::KeyKind;
 use crate::store::shape::{KeyForm, Refusal, Shape, ShapeColumn};
-use crate::store::sql::{ident, ident_list, parameters};
-use crate::store::{Store, Tx, bulk, capture, clock, key, shape, sql};
+use crate::store::sql::ident;
+use crate::store::statements::{Statements, statements};
+use crate::store::{Store, Tx, capture, clock, key, shape};
 use crate::value::Value;
 use crate::{Error, Result};
 
@@ -55,42 +56,6 @@ pub struct Table {
     pub app_triggers: bool,
     /// Texts of the statements on it and its clocks.
     pub statements: Statements,
-}
-
-/// SQL texts for one table, written once per schema version.
-#[derive(Debug, Default)]
-pub struct Statements {
-    /// Clock by key: cl, seq, stamp, site, cells.
-    pub clock_select: String,
-    /// Keys in rising order, and each row's newest entry.
-    pub keys_first: String,
-    /// The same after a key.
-    pub keys_after: String,
-    /// Keys with a state from one key to another.
-    pub keys_between: String,
-    /// The same, of rows whose newest entry is a certain one.
-    pub keys_of_span: String,
-    /// Clocks of new rows: one, and [`bulk::INSERT_ROWS`].
-    pub clock_insert: String,
-    /// See `clock_insert`.
-    pub clock_insert_many: String,
-    /// Of rows with entries above a position by rising keys: k, cl, stamp, site, whether `cells` is empty and whether the row stands
-    /// here, and the row's local columns; empty if clock and row cannot be joined.
-    pub rows_first: String,
-    /// The same after a key.
-    pub rows_after: String,
-    /// Clock by key: insert or replace all of it.
-    pub clock_upsert: String,
-    /// The values of the local columns by key.
-    pub row_select: String,
-    /// Delete by key.
-    pub row_delete: String,
-    /// Insert of the key and all local columns.
-    pub row_insert: String,
-    /// The same for `row_many` rows.
-    pub row_insert_many: String,
-    /// How many rows one statement can insert.
-    pub row_many: usize,
 }
 
 impl Table {
@@ -535,67 +500,4 @@ impl StoredTable {
             && shape.key.len() == self.key_columns
             && (shape.form == KeyForm::Rowid) == self.integer
     }
-}
-
-fn statements(num: TableNum, shape: Option<&Shape>, columns: &[Column]) -> Result<Statements> {
-    // The clock is found by an equal key and takes the bytes of the newest.
-    let differs = |shape: &Shape| shape.key.iter().any(|column| column.classes_differ);
-    let single = shape.filter(|shape| shape.form == KeyForm::Single);
-    let key = if single.is_some_and(differs) { "k = excluded.k, " } else { "" };
-    let clocks = format!("__wavesync_clock_{}", num.0);
-    let mut statements = Statements {
-        clock_select: format!("SELECT cl, seq, stamp, site, cells FROM {clocks} WHERE k = ?1"),
-        keys_first: format!("SELECT k, seq FROM {clocks} ORDER BY k"),
-        keys_after: format!("SELECT k, seq FROM {clocks} WHERE k > ?1 ORDER BY k"),
-        keys_between: format!("SELECT k FROM {clocks} WHERE k >= ?1 AND k <= ?2 ORDER BY k"),
-        keys_of_span: format!(
-            "SELECT k FROM {clocks} WHERE k >= ?1 AND k <= ?2 AND seq = ?3 ORDER BY k"
-        ),
-        clock_insert: clock::insert(&clocks, 1),
-        clock_insert_many: clock::insert(&clocks, bulk::INSERT_ROWS),
-        clock_upsert: format!(
-            "INSERT INTO {clocks}(k, cl, seq, stamp, site, cells) VALUES(?1, ?2, ?3, ?4, ?5, ?6)
-             ON CONFLICT(k) DO UPDATE SET {key}cl = excluded.cl, seq = excluded.seq,
-             stamp = excluded.stamp, site = excluded.site, cells = excluded.cells"
-        ),
-        ..Statements::default()
-    };
-    let Some(shape) = shape else { return Ok(statements) };
-    let table = ident(&shape.name)?;
-    let keys = shape.key.len();
-    let narrow = columns.len() <= limits::JOINED_MAX_COLUMNS;
-    if let ([key], true) = (&shape.key[..], narrow && shape.form != KeyForm::Composite) {
-        let listed: Result<Vec<String>> = columns
-            .iter()
-            .filter(|column| column.local.is_some())
-            .map(|column| Ok(format!(", t.{}", ident(&column.name)?)))
-            .collect();
-        let joined = format!(
-            "SELECT c.k, c.cl, c.stamp, c.site, c.cells IS NULL, t.{} IS NOT NULL{}
-             FROM {clocks} AS c LEFT JOIN main.{table} AS t ON {} WHERE",
-            ident(&key.name)?,
-            listed?.concat(),
-            shape.key_equals("t.", |_| "c.k".into())?
-        );
-        statements.rows_first = format!("{joined} c.seq > ?1 ORDER BY c.k");
-        statements.rows_after = format!("{joined} c.k > ?2 AND c.seq > ?1 ORDER BY c.k");
-    }
-    let matches = shape.key_matches(1)?;
-    let locals: Vec<&str> = columns
-        .iter()
-        .filter(|column| column.local.is_some())
-        .map(|column| column.name.as_str())
-        .collect();
-    let listed = ident_list("", locals.iter().copied())?;
-    let selected = if locals.is_empty() { "1" } else { &listed };
-    let named =
-        ident_list("", shape.key.iter().map(|c| c.name.as_str()).chain(locals.iter().copied()))?;
-    statements.row_select = format!("SELECT {selected} FROM main.{table} WHERE {matches}");
-    statements.row_delete = format!("DELETE FROM main.{table} WHERE {matches}");
-    let width = keys + locals.len();
-    let insert = format!("{}{table}({named}) VALUES", shape.insert_verb());
-    statements.row_insert = format!("{insert}({})", parameters(1, width));
-    statements.row_many = bulk::INSERT_ROWS.min(limits::SQL_PARAMETERS_MAX / width).max(1);
-    statements.row_insert_many = format!("{insert}{}", sql::tuples(width, statements.row_many));
-    Ok(statements)
 }

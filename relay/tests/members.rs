@@ -68,8 +68,9 @@ fn a_relay_that_dies_in_mid_transfer_and_comes_back_costs_nothing_twice() {
     a.until_shown("the member again", |shown| {
         shown.peers.first().is_some_and(|peer| peer.relayed && peer.state == "synced")
     });
+    // The row written meanwhile may come twice, once announced and once in the catch-up.
     let came = b.board.snapshot().peers[0].rows_in;
-    assert!(came <= (ROWS + 1 - had) as u64, "{came} rows came after {had} were here already");
+    assert!(came <= (ROWS + 2 - had) as u64, "{came} rows came after {had} were here already");
     assert!(a.events("relay_lost") >= 1 && a.events("relay_reserved") == 2, "{}", a.story());
     drop(again);
 }

@@ -408,6 +408,9 @@ impl Tx<'_> {
             self.place(table, key, values, complete, stands.then_some(Standing::Other))?
         };
         self.record(table, key, clock)?;
+        if current.is_none() && incoming.alive() {
+            self.end_if_over(table, key, incoming.birth)?;
+        }
         Ok(outcome)
     }
 

@@ -31,6 +31,7 @@ mod lost;
 pub mod mask;
 mod moves;
 pub mod names;
+mod over;
 pub mod probe;
 mod receive;
 mod renumber;
@@ -142,6 +143,7 @@ struct Cache {
     data_version: Option<i64>,
     folded: Option<Seq>,
     met: names::Met,
+    over: BTreeMap<TableNum, over::Over>,
     /// How far a test for uncovered rows has come below the horizon.
     open_at: Option<(TableNum, crate::value::Value)>,
     watch: schema::Watch,

@@ -99,6 +99,18 @@ impl Site {
         }
     }
 
+    /// Catches up with another site, as one pass does.
+    pub fn pull(&mut self, from: &mut Self, now: Millis) {
+        let vector = self.store.folded(now, |tx| tx.vector()).unwrap();
+        let piece = from.store.folded(now, |tx| tx.read_piece(Seq(0), &vector)).unwrap();
+        assert!(piece.last, "a small history fits into one piece");
+        let rows = Batch::decode(&piece.rows.encode()).unwrap();
+        let cursor = Cursor { boot: Boot(1), seq: piece.to, high: piece.high };
+        let reach = Reach { cursor, last: Some(&piece.vector), ..Reach::default() };
+        let from = from.own_site();
+        self.store.write_applying(now, |tx| tx.apply_piece(from, &rows, &reach)).unwrap();
+    }
+
     pub fn apply(&mut self, from: SiteId, rows: &Batch) -> wavesync_core::Result<u64> {
         let cursor = Cursor { boot: Boot(1), seq: Seq(1), high: Seq(1) };
         let reach = Reach { cursor, ..Reach::default() };

@@ -21,6 +21,7 @@ pub mod coupling;
 pub mod export;
 pub mod fold;
 mod fold_bulk;
+mod follow;
 pub mod foreign;
 pub mod group;
 mod held;

@@ -43,6 +43,26 @@ impl Site {
         site
     }
 
+    /// One whose application enforces foreign keys, or does not.
+    pub fn enforcing(number: u8, sql: &str, enforced: bool) -> Self {
+        let mut site = Self::before_backfill_enforcing(number, sql, enforced);
+        while site.store.backfill_block(NOW).unwrap() {}
+        site
+    }
+
+    pub fn before_backfill_enforcing(number: u8, sql: &str, enforced: bool) -> Self {
+        let site = Self::before_backfill(number, sql);
+        site.app.pragma_update(None, "foreign_keys", enforced).unwrap();
+        site.app
+            .execute(
+                "INSERT INTO __wavesync_meta(key, value) VALUES('foreign_keys', ?1)
+                 ON CONFLICT(key) DO UPDATE SET value = excluded.value",
+                [enforced],
+            )
+            .unwrap();
+        site
+    }
+
     pub fn before_backfill(number: u8, sql: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("site.db");

@@ -199,8 +199,13 @@ pub fn connect(path: &Path, busy: u64) -> Result<Connection, SqlError> {
 
 /// Where the lock of a database file lies.
 pub fn lock_path(path: &Path) -> PathBuf {
+    beside(path, "-wavesync-lock")
+}
+
+/// The file that lies beside a database file, under its name and a suffix.
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push("-wavesync-lock");
+    name.push(suffix);
     PathBuf::from(name)
 }
 

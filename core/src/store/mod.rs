@@ -13,6 +13,7 @@ pub mod backfill;
 pub mod bulk;
 pub mod capture;
 pub mod changes;
+pub mod checkup;
 pub mod claim;
 pub mod clock;
 pub mod contact;

@@ -54,6 +54,7 @@ pub mod triggers;
 pub mod trim;
 pub mod unique;
 pub mod vector;
+mod woken;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -436,7 +437,7 @@ impl Store {
         Ok(u64::try_from(end - folded).unwrap_or(0))
     }
 
-    /// How often a row was looked at since the last call, to decide which ones stand.
+    /// How often a row was looked at since the last call, to find out whether it may stand.
     pub fn examined(&mut self) -> u64 {
         self.cache.examined.take()
     }
@@ -571,7 +572,10 @@ CREATE TABLE __wavesync_once(tbl INTEGER NOT NULL, k NOT NULL, cl INTEGER NOT NU
   stamp INTEGER NOT NULL, site INTEGER NOT NULL, PRIMARY KEY(tbl, k)) WITHOUT ROWID;
 CREATE TABLE __wavesync_parked(tbl INTEGER NOT NULL, k NOT NULL, in_table INTEGER NOT NULL,
   kind TEXT NOT NULL, reason TEXT NOT NULL, vals BLOB NOT NULL, blocker, at INTEGER NOT NULL,
-  PRIMARY KEY(tbl, k)) WITHOUT ROWID;
+  waits BLOB, PRIMARY KEY(tbl, k)) WITHOUT ROWID;
+CREATE INDEX __wavesync_parked_blocker ON __wavesync_parked(tbl, blocker) WHERE blocker IS NOT NULL;
+CREATE INDEX __wavesync_parked_waits ON __wavesync_parked(waits) WHERE waits IS NOT NULL;
+CREATE INDEX __wavesync_parked_open ON __wavesync_parked(tbl) WHERE blocker IS NULL AND waits IS NULL;
 CREATE TABLE __wavesync_held(seq INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, k NOT NULL,
   stamp INTEGER NOT NULL, site INTEGER NOT NULL, at INTEGER NOT NULL, row BLOB NOT NULL);
 CREATE INDEX __wavesync_held_key ON __wavesync_held(tbl, k);

@@ -7,7 +7,7 @@ use site::{NOW, Site, content};
 use wavesync_core::ids::Millis;
 use wavesync_core::limits;
 
-const ROWS: u64 = 500;
+const ROWS: u64 = 250;
 /// Rows looked at for a change of a row or two, however many are parked.
 const FEW: u64 = 40;
 const TABLES: &str = "

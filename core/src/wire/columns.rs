@@ -31,23 +31,16 @@ const NUMBERED_MIN_RUN: usize = 8;
 /// Hundredths above this are not exact or not shorter.
 const HUNDREDTHS_MAX: f64 = (1i64 << 40) as f64;
 
-/// How a value is written, with the number that stands for it.
-#[derive(Clone, Copy)]
-struct Form<'a> {
+/// Values of one form that follow each other.
+struct Run<'a> {
     tag: u8,
-    number: i64,
-    /// Of a numbered text.
+    count: usize,
+    /// Of numbered texts.
     prefix: &'a [u8],
 }
 
-impl PartialEq for Form<'_> {
-    /// Whether both may be in one run.
-    fn eq(&self, other: &Self) -> bool {
-        self.tag == other.tag && self.prefix == other.prefix
-    }
-}
-
-fn form(value: &Value) -> Form<'_> {
+/// The form of a value, the number that stands for it and, of a numbered text, its beginning.
+fn form(value: &Value) -> (u8, i64, &[u8]) {
     let (tag, number) = match value {
         Value::Null => (NULL, 0),
         Value::Integer(integer) => (INTEGER, *integer),
@@ -60,24 +53,39 @@ fn form(value: &Value) -> Form<'_> {
             Some(Short::Uuid) => (UUID, 0),
             Some(Short::Date(date)) => (DATE, date),
             Some(Short::Time(time)) => (TIME, time),
-            Some(Short::Numbered(start, number)) => {
-                return Form { tag: NUMBERED, number, prefix: &text[..start] };
-            }
+            Some(Short::Numbered(start, number)) => return (NUMBERED, number, &text[..start]),
         },
         Value::Blob(_) => (BLOB, 0),
     };
-    Form { tag, number, prefix: &[] }
+    (tag, number, &[])
 }
 
-/// The forms of the values of a column: numbered texts where enough of them follow each other.
-fn forms<'a>(values: impl Iterator<Item = &'a Value>) -> Vec<Form<'a>> {
-    let mut forms: Vec<Form<'a>> = values.map(form).collect();
-    for run in forms.chunk_by_mut(|one, next| one == next) {
-        if run.len() < NUMBERED_MIN_RUN && run[0].tag == NUMBERED {
-            run.fill(Form { tag: TEXT, number: 0, prefix: &[] });
+/// The runs of a column, with numbered texts where enough of them follow each other, and the
+/// numbers that stand for its values.
+fn runs<'a>(values: impl Iterator<Item = &'a Value>) -> (Vec<Run<'a>>, Vec<i64>) {
+    let mut found: Vec<Run<'a>> = Vec::new();
+    let mut numbers = Vec::with_capacity(values.size_hint().0);
+    for value in values {
+        let (tag, number, prefix) = form(value);
+        numbers.push(number);
+        match found.last_mut() {
+            Some(run) if run.tag == tag && (tag != NUMBERED || run.prefix == prefix) => {
+                run.count += 1;
+            }
+            _ => found.push(Run { tag, count: 1, prefix }),
         }
     }
-    forms
+    let mut runs: Vec<Run<'a>> = Vec::with_capacity(found.len());
+    for mut run in found {
+        if run.tag == NUMBERED && run.count < NUMBERED_MIN_RUN {
+            (run.tag, run.prefix) = (TEXT, &[]);
+        }
+        match runs.last_mut() {
+            Some(before) if before.tag == run.tag && run.tag == TEXT => before.count += run.count,
+            _ => runs.push(run),
+        }
+    }
+    (runs, numbers)
 }
 
 fn hundredths(real: f64) -> Option<i64> {
@@ -96,28 +104,30 @@ fn whole(hundredths: i64) -> f64 {
 
 /// Appends the values of a column.
 pub(super) fn write<'a>(body: &mut Vec<u8>, values: impl Iterator<Item = &'a Value> + Clone) {
-    let forms = forms(values.clone());
-    let mut values = values;
+    let (runs, numbers) = runs(values.clone());
+    let (mut values, mut numbers) = (values, numbers.into_iter());
     let mut last = 0i64;
-    for run in forms.chunk_by(|one, next| one == next) {
-        let tag = run[0].tag;
-        write_varint(body, run.len() as u64);
+    for Run { tag, count, prefix } in runs {
+        write_varint(body, count as u64);
         body.push(tag);
-        if matches!(tag, TEXT | BLOB) {
-            for value in values.clone().take(run.len()) {
-                write_varint(body, length(value) as u64);
+        match tag {
+            TEXT | BLOB => {
+                for value in values.clone().take(count) {
+                    write_varint(body, length(value) as u64);
+                }
             }
+            NUMBERED => {
+                write_varint(body, prefix.len() as u64);
+                body.extend_from_slice(prefix);
+            }
+            _ => {}
         }
-        if tag == NUMBERED {
-            write_varint(body, run[0].prefix.len() as u64);
-            body.extend_from_slice(run[0].prefix);
-        }
-        for (form, value) in run.iter().zip(values.by_ref()) {
+        for (value, number) in values.by_ref().zip(numbers.by_ref()).take(count) {
             match (tag, value) {
-                (HUNDREDTHS, _) => write_signed(body, form.number),
+                (HUNDREDTHS, _) => write_signed(body, number),
                 (INTEGER | DATE | TIME | NUMBERED, _) => {
-                    write_signed(body, form.number.wrapping_sub(last));
-                    last = form.number;
+                    write_signed(body, number.wrapping_sub(last));
+                    last = number;
                 }
                 (UUID, Value::Text(text)) => texts::pack_uuid(body, text),
                 (_, Value::Real(real)) => body.extend_from_slice(&real.to_bits().to_be_bytes()),

@@ -110,6 +110,8 @@ pub const ASK_AGAIN_MS: u64 = 250;
 pub const SCHEMA_SETTLE_MS: u64 = 1_000;
 /// A failed SQLite call that may succeed later is tried again after this long.
 pub const STORE_RETRY_MS: u64 = 20;
+/// A lock that keeps the engine from the file for longer than this is told.
+pub const LOCKED_TOLD_MS: u64 = 5_000;
 /// Messages of one peer that wait for SQLite; more close the connection.
 pub const INBOX_MAX_MESSAGES: usize = 256;
 /// Events kept for `wavesync_events`.

@@ -115,16 +115,13 @@ impl Tx<'_> {
         }
         if applied.changed > 0 {
             self.note_received(batch)?;
+            self.follow_moves()?;
             let hot = self.hot.clone();
             self.settle(start)?;
             applied.parked += self.count_parked(&hot)?;
             self.mark_open(Seq(start.0 + 1))?;
         }
         self.store_folded_end()?;
-        if !self.moved.is_empty() && self.follow_moves()? {
-            // Links that were re-pointed are ordinary local writes of this replica.
-            self.fold()?;
-        }
         Ok(applied)
     }
 
@@ -417,6 +414,9 @@ impl Tx<'_> {
             self.place(table, key, values, complete, stands.then_some(Standing::Other))?
         };
         self.record(table, key, clock)?;
+        if current.is_none() && incoming.alive() {
+            self.end_if_over(table, key, incoming.birth)?;
+        }
         Ok(outcome)
     }
 

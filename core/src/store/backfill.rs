@@ -74,6 +74,7 @@ impl Tx<'_> {
         if !keys.is_empty() && table.kind == KeyKind::Integer {
             self.note_populated()?;
         }
+        self.follow_moves()?;
         // Rows of peers that were joined with these may stand in each other's way. Rows that broke
         // a foreign key before are left as they are.
         let hot = std::mem::take(&mut self.hot);
@@ -90,9 +91,10 @@ impl Tx<'_> {
                 [table.num.0],
             )?;
             self.conn.execute("DELETE FROM __wavesync_once WHERE tbl = ?1", [table.num.0])?;
+            // Links in these rows are for this replica to follow.
             self.conn.execute(
-                "DELETE FROM __wavesync_meta WHERE key = ?1",
-                [format!("import:{}", import.0)],
+                "UPDATE __wavesync_meta SET key = ?2, value = 1 WHERE key = ?1",
+                [format!("import:{}", import.0), format!("imported:{}", import.0)],
             )?;
         } else if let Some(last) = keys.last() {
             self.conn.execute(
@@ -187,7 +189,9 @@ impl Tx<'_> {
         let (length, birth) = same.unwrap_or((1, birth));
         let old = Incoming { length, birth, whole: true, cells, ended: Ended::new() };
         self.delete_row(table, key)?;
+        let moves = self.moved.len();
         self.join(table, key, Some(known), old)?;
+        self.note_own_move(table, key, birth, moves)?;
         self.retry_new(table, key)?;
         Ok(self.clock(table, key)?.map(|row| row.clock))
     }

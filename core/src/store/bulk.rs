@@ -5,6 +5,7 @@
 //! both ways leave the same tables, clocks and parked rows. If SQLite refuses one of the rows, all
 //! of them go row by row.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use rusqlite::{Statement, params};
@@ -82,6 +83,12 @@ impl Tx<'_> {
             keys.into_iter().zip(&all).map(|(key, row)| New { key, row }).collect();
         let mut known = known.iter().peekable();
         let future = self.future()?;
+        let mut over: BTreeSet<Value> = BTreeSet::new();
+        for new in &rows {
+            if self.may_be_over(table, &new.key)? {
+                over.insert(new.key.clone());
+            }
+        }
         let mut others = Vec::new();
         rows.retain(|new| {
             while known.next_if(|key| **key < new.key).is_some() {}
@@ -89,6 +96,7 @@ impl Tx<'_> {
                 && new.row.whole
                 && new.row.ended.is_empty()
                 && newest(new.row) <= future
+                && !over.contains(&new.key)
                 && (new.row.length % 2 == 0 || new.row.cells.len() == places.len());
             if !fits {
                 others.push(new.row);

@@ -72,12 +72,7 @@ impl Tx<'_> {
         let met = std::mem::take(&mut self.cache.met);
         self.join_met_tables(&met.tables)?;
         self.join_met_columns(&met.columns)?;
-        self.review(false)?;
-        if !self.moved.is_empty() && self.follow_moves()? {
-            // Links that were re-pointed are ordinary local writes of this replica.
-            self.fold()?;
-        }
-        Ok(())
+        self.review(false)
     }
 
     pub(super) fn clock_keys(&self, table: &Table, condition: &str) -> Result<Vec<Value>> {

@@ -101,7 +101,7 @@ sql: ext ## scenarios in real sqlite3 shells, and what the documents show
 check: fmt clippy ## the quick part, before every commit
 	$(CARGO) test --locked -p wavesync-core --lib
 
-test: fmt clippy deny unit sim-quick ext-test sql demo browser ## everything, in this order
+test: fmt clippy deny unit sim-quick ext-test sql demo wasm relay ## everything, in this order
 	@echo "make test: all of it passed"
 
 bench: | setup ## what it costs beside plain SQLite (ONLY='fold merge' KEYS=int ROWS=1000000 ROUNDS=3)

@@ -3,6 +3,8 @@
 //! So far a replica in memory that exchanges changes as blobs; the network and persistent storage
 //! are not part of this build yet. No protocol decision is made in this crate.
 
+pub mod vfs;
+
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use wasm_bindgen::prelude::wasm_bindgen;

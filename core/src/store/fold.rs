@@ -249,6 +249,15 @@ impl Tx<'_> {
         if mutants::on(Mutant::EveryColumnWritten) {
             columns = table.local_columns().map(|column| column.num).collect();
         }
+        Ok(self.with_coupled(table, columns))
+    }
+
+    /// Columns and those that a declared rule couples with them.
+    pub(super) fn with_coupled(
+        &self,
+        table: &Table,
+        mut columns: Vec<ColumnNum>,
+    ) -> Vec<ColumnNum> {
         for group in table.shape.iter().flat_map(|shape| &shape.groups) {
             let of_group = |column: &Column| group.contains(&column.name.to_ascii_lowercase());
             let coupled: Vec<ColumnNum> =
@@ -258,7 +267,7 @@ impl Tx<'_> {
                 columns.extend(coupled);
             }
         }
-        Ok(columns)
+        columns
     }
 
     /// Columns that an entry wrote. A trigger that was generated before a column existed says

@@ -13,6 +13,7 @@ pub mod backfill;
 pub mod bulk;
 pub mod capture;
 pub mod changes;
+pub mod checkup;
 pub mod claim;
 pub mod clock;
 pub mod contact;
@@ -21,6 +22,7 @@ pub mod coupling;
 pub mod export;
 pub mod fold;
 mod fold_bulk;
+mod follow;
 pub mod foreign;
 pub mod group;
 mod held;
@@ -31,6 +33,7 @@ mod lost;
 pub mod mask;
 mod moves;
 pub mod names;
+mod over;
 pub mod probe;
 mod receive;
 mod renumber;
@@ -142,6 +145,7 @@ struct Cache {
     data_version: Option<i64>,
     folded: Option<Seq>,
     met: names::Met,
+    over: BTreeMap<TableNum, over::Over>,
     /// How far a test for uncovered rows has come below the horizon.
     open_at: Option<(TableNum, crate::value::Value)>,
     watch: schema::Watch,

@@ -46,13 +46,16 @@ ext: | setup ## build the extension: ./wavesync.so
 	  strip --strip-debug -o .$$name.new $(BUILT)/libwavesync.so; mv -f .$$name.new $$name; done
 	@echo "built ./wavesync.so ($$(du -h wavesync.so | cut -f1)): in sqlite3, .load ./wavesync"
 
-wasm: | setup ## build the browser module into wasm/pkg; says how large it is, and what is too much
+wasm: | setup ## build the browser module into wasm/pkg, the npm package into wasm/js/dist; says how large it is, and what is too much
 	CARGO="$(CARGO)" scripts/web.sh
+	cd wasm/js && npm ci --no-audit --no-fund --silent && npm run --silent build
 
 browser: wasm relay ext ## the browser build in Chromium, with a relay and sqlite3 shells
 	cd wasm/tests && npm ci --no-audit --no-fund --silent
 	WAVESYNC_RELAY="$(abspath $(TARGET_DIR)/debug/wavesync-relay)" WAVESYNC_EXT="$(abspath wavesync)" \
 	  npm test --silent --prefix wasm/tests
+	WAVESYNC_RELAY="$(abspath $(TARGET_DIR)/debug/wavesync-relay)" WAVESYNC_EXT="$(abspath wavesync)" \
+	  npm test --silent --prefix wasm/js
 
 relay: | setup ## build the relay
 	$(CARGO) build --locked -p wavesync-relay
@@ -101,7 +104,7 @@ sql: ext ## scenarios in real sqlite3 shells, and what the documents show
 check: fmt clippy ## the quick part, before every commit
 	$(CARGO) test --locked -p wavesync-core --lib
 
-test: fmt clippy deny unit sim-quick ext-test sql demo wasm relay ## everything, in this order
+test: fmt clippy deny unit sim-quick ext-test sql demo browser ## everything, in this order
 	@echo "make test: all of it passed"
 
 bench: | setup ## what it costs beside plain SQLite (ONLY='fold merge' KEYS=int ROWS=1000000 ROUNDS=3)

@@ -33,8 +33,14 @@ scripts/wasm.sh true 2>/dev/null || {
   need clang-19 "compiles SQLite's C to WebAssembly (17 is the oldest that can)"
   need llvm-19 "llvm-ar, for archives of WebAssembly objects"
 }
+[ -e /usr/include/sqlite3.h ] || need libsqlite3-dev "a program in C is a host of the extension's load tests"
 /usr/bin/python3 -c 'import ensurepip, sqlite3' 2>/dev/null ||
   { need python3 "a host of the extension's load tests" && need python3-venv "apsw, another host, gets installed there"; }
+
+command -v chromium >/dev/null || need chromium "the browser that the tests of the browser build drive"
+command -v node >/dev/null || need nodejs "drives the browser, and serves it the pages"
+command -v npm >/dev/null || need npm "fetches playwright-core, with which node drives the browser"
+command -v openssl >/dev/null || need openssl "a certificate for the pages that are tested with https"
 
 if [ "${#packages[@]}" -gt 0 ]; then
   command -v apt-get >/dev/null || fail "this is not Debian: install the packages above with your own package manager"

@@ -81,17 +81,17 @@ fn constants_in(source: &str) -> Vec<String> {
 #[test]
 fn every_limit_stands_in_the_protocol_with_its_value() {
     let code = named!(limits {
-        FRAME_BODY_MAX_BYTES CHUNK_TARGET_BYTES CHUNK_MAX_ROWS CHUNK_SCAN_MAX_ENTRIES ROW_MAX_BYTES
+        FRAME_BODY_MAX_BYTES CHUNK_TARGET_BYTES CHUNK_MAX_ROWS CHUNK_ASKED_MIN_ROWS CHUNK_SCAN_MAX_ENTRIES ROW_MAX_BYTES
         PASS_MESSAGE_MAX_BYTES CONTROL_MESSAGE_MAX_BYTES HANDSHAKE_MESSAGE_MAX_BYTES
         COMPRESSION_MAX_RATIO BATCH_MAX_CELLS OPEN_TEST_MAX_ENTRIES PUSH_MAX_ROWS PUSH_GRACE_MS
         PUSH_MAX_BYTES PUSH_MAX_SENT_TO SITE_TAG_BYTES FOLD_INTERVAL_MS
         FOLD_WAITING_ROWS FOLD_BLOCK_ROWS FOLD_RUN_MIN_ROWS BACKFILL_BLOCK_ROWS PLACE_MAX_BYTES
         LOG_KEEP_ROWS LOG_TRIM_BLOCK_ROWS LOG_TRIM_PAUSE_MS LOG_TRIM_INTERVAL_MS LOG_MEMBER_MAX_MS
         SQL_PARAMETERS_MAX BULK_MIN_ROWS RETRY_BLOCK_ROWS PARKED_MAX_ROWS FUTURE_LIMIT_MS
-        RELEASE_BLOCK_ROWS
+        RELEASE_BLOCK_ROWS PROGRESS_MAX_ROWS
         INBOX_MAX_CELLS TABLES_MAX COLUMNS_MAX JOINED_MAX_COLUMNS NAME_MAX_BYTES KEY_COLUMNS_MAX SCHEMA_SQL_MAX_BYTES
         VECTOR_MAX_SITES BOOTS_MAX PASS_STALL_MS HANDSHAKE_MAX_MS PASSES_PER_PEER_MAX
-        ANNOUNCE_INTERVAL_MS COMPARE_INTERVAL_MS SCHEMA_SETTLE_MS STORE_RETRY_MS
+        ANNOUNCE_INTERVAL_MS COMPARE_INTERVAL_MS SCHEMA_SETTLE_MS STORE_RETRY_MS LOCKED_TOLD_MS
         INBOX_MAX_MESSAGES EVENTS_MAX SAMPLE_MAX_ROWS SAMPLE_MAX_CELLS ASK_AGAIN_MS
         STAMP_MS_MAX STAMP_MAX CAUSAL_LENGTH_MAX SEQ_MAX TOPIC_MAX_BYTES PASSPHRASE_MAX_BYTES
         REPLICA_NAME_MAX_BYTES
@@ -159,6 +159,7 @@ fn the_bytes_of_the_examples_are_those_of_the_code() {
         last: false,
         closed: true,
         ordered: true,
+        expected: 9,
         place: vec![1],
     };
     let birth = Dot { stamp: Stamp(65_536), site };
@@ -189,7 +190,7 @@ fn the_bytes_of_the_examples_are_those_of_the_code() {
         columns: vec!["a".into(), "b".into()],
         rows: vec![(1, vec![Some(65_536), None])],
     }];
-    let request = Request { vector, applied, cursor, place: vec![1], sample };
+    let request = Request { vector, applied, cursor, place: vec![1], sample, chunk_rows: 1_000 };
     let encoded: BTreeMap<&str, Vec<u8>> = BTreeMap::from([
         ("GREETING", wire::encode(&Greeting { version: 1, nonce: [0x22; 32] }).unwrap()),
         ("REFUSAL", wire::encode(&Refusal { code: 1 }).unwrap()),

@@ -375,7 +375,9 @@ impl Machine {
         let started_at = cursor.seq;
         let (site, name) = (hello.site, hello.name);
         let state = hello.state;
-        peer.known = Some(Known { site, name, state, vector, applied, cursor, started_at });
+        let in_order = (0, 0);
+        let known = Known { site, name, state, vector, applied, cursor, started_at, in_order };
+        peer.known = Some(known);
         let message = "a member is connected";
         self.event(Level::Info, "connected", message, "", Some(id));
         self.recall_contact(now, id, store)?;
@@ -483,22 +485,8 @@ impl Machine {
             return Ok(());
         }
         let changed = self.announced.as_ref() != Some(&own);
-        if changed && !crate::mutants::on(crate::mutants::Mutant::NoAnnounce) {
-            // Everybody who got our hello: whoever has not sent his yet would never be told.
-            let told: Vec<PeerId> = self
-                .peers
-                .iter()
-                .filter(|(id, peer)| {
-                    let congested =
-                        peer.control.is_some_and(|stream| self.congested.contains(&stream));
-                    peer.control.is_some() && !greetings.contains(id) && !congested
-                })
-                .map(|(id, _)| id.clone())
-                .collect();
-            for id in told {
-                let state = self.state_for(now, &id, &own, store)?;
-                self.send_control(&id, sealed::STATE, &state)?;
-            }
+        if changed && !mutants::on(Mutant::NoAnnounce) {
+            self.tell_state(now, &own, &greetings, store)?;
         }
         self.announced = Some(own.clone());
         self.announced_at = now;
@@ -507,6 +495,26 @@ impl Machine {
         if changed {
             self.trim_due = true;
             self.consider_all(now, store)?;
+        }
+        Ok(())
+    }
+
+    /// Tells everybody who got our hello, and not only now: whoever has not sent his yet would
+    /// never be told.
+    pub(super) fn tell_state(
+        &mut self,
+        now: Millis,
+        own: &crate::store::state::OwnState,
+        greeted: &[PeerId],
+        store: &mut Store,
+    ) -> Result<()> {
+        let told = self.peers_where(|id, peer| {
+            let congested = peer.control.is_some_and(|stream| self.congested.contains(&stream));
+            peer.control.is_some() && !greeted.contains(id) && !congested
+        });
+        for id in told {
+            let state = self.state_for(now, &id, own, store)?;
+            self.send_control(&id, sealed::STATE, &state)?;
         }
         Ok(())
     }

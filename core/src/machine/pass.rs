@@ -14,9 +14,9 @@ use crate::wire::message::{
 use crate::{Error, Result, limits, wire};
 
 /// Chunks that a responder may send before the requester has applied one.
-const CHUNKS_IN_FLIGHT: u32 = 2;
+const CHUNKS_IN_FLIGHT: u32 = 4;
 /// After a chunk larger than this, none follows before it was applied.
-const LARGE_CHUNK_BYTES: usize = 4 * 1024 * 1024;
+const LARGE_CHUNK_BYTES: usize = 2 * 1024 * 1024;
 
 impl Machine {
     pub(super) fn consider_all(&mut self, now: Millis, store: &mut Store) -> Result<()> {
@@ -30,6 +30,9 @@ impl Machine {
             return Ok(());
         }
         self.compare_at = now.plus(limits::COMPARE_INTERVAL_MS);
+        if mutants::on(Mutant::RestlessWhileParked) && store.parks(now)? {
+            self.tell_state(now, &store.own_state(now)?, &[], store)?;
+        }
         self.consider_all(now, store)
     }
 
@@ -47,7 +50,8 @@ impl Machine {
         let covered = own.vector.covers_all(&known.vector);
         let read = cursor.boot == boot && cursor.seq >= end;
         let same_branch = cursor.boot == Boot(0) || cursor.boot == boot;
-        let jump = covered && closed && same_branch && !read;
+        let may_jump = !mutants::on(Mutant::NoJump);
+        let jump = covered && closed && same_branch && !read && may_jump;
         if jump {
             // Rule P12: nothing in its log can be new.
             store.jump_cursor(now, site, Cursor { boot, seq: end, high: end })?;
@@ -76,6 +80,7 @@ impl Machine {
         (peer.requesting, peer.ahead_since) = (true, None);
         if let Some(known) = peer.known.as_mut() {
             known.started_at = cursor.seq;
+            known.in_order = (0, 0);
         }
         self.open_stream(id, true);
         Ok(())
@@ -145,6 +150,7 @@ impl Machine {
                 cursor,
                 place,
                 sample,
+                chunk_rows: u32::try_from(store.bounds().chunk_rows).unwrap_or(u32::MAX),
             };
             self.asking.pop();
             if let Some(StreamKind::Incoming { position, .. }) =
@@ -190,7 +196,11 @@ impl Machine {
         let Some(entry) = self.streams.get_mut(&stream) else { return Ok(()) };
         let StreamKind::Outgoing { serving, .. } = &mut entry.kind else { return Ok(()) };
         let place = Place::requested(ours.then_some(request.cursor.seq), &request.place)?;
-        *serving = Some(Serving { place, vector, credit: CHUNKS_IN_FLIGHT, end_at_start: own.end });
+        let (credit, end_at_start) = (CHUNKS_IN_FLIGHT, own.end);
+        let expected = store.folded(now, |tx| tx.rows_from(&place))?;
+        let rows = usize::try_from(request.chunk_rows).unwrap_or(usize::MAX);
+        let rows = rows.max(limits::CHUNK_ASKED_MIN_ROWS).min(store.bounds().chunk_rows);
+        *serving = Some(Serving { place, vector, credit, rows, expected, end_at_start });
         self.serve(now, stream, store)
     }
 
@@ -231,8 +241,11 @@ impl Machine {
                 return Ok(());
             }
             let (place, vector) = (serving.place.clone(), serving.vector.clone());
+            let rows = serving.rows;
+            let expected = serving.expected;
             let id = entry.peer.clone();
-            let mut piece = store.folded(now, |tx| tx.read_piece(place, &vector))?;
+            let mut piece =
+                store.folded(now, |tx| tx.limited_to(rows).read_piece(place, &vector))?;
             let fixed_end = mutants::on(Mutant::FixedEnd) && piece.to >= serving.end_at_start;
             let phase_one = mutants::on(Mutant::KeysEndPass) && piece.ordered;
             piece.last |= fixed_end || (phase_one && matches!(piece.next, Place::Log(_)));
@@ -253,6 +266,7 @@ impl Machine {
                 last: piece.last,
                 closed: own.closed,
                 ordered: piece.ordered,
+                expected: if piece.ordered { expected } else { 0 },
                 place: if piece.last { Vec::new() } else { piece.next.encode() },
             };
             self.send_sealed(stream, sealed::CHUNK, &wire::encode(&chunk)?)?;
@@ -313,6 +327,10 @@ impl Machine {
             peer.counters.rows_in += applied.rows;
             if let Some(known) = peer.known.as_mut() {
                 known.cursor = cursor;
+                known.in_order.0 += applied.rows;
+                if chunk.ordered {
+                    known.in_order.1 = chunk.expected;
+                }
                 if let (true, Some(vector)) = (chunk.last, vector) {
                     known.vector.merge(&vector);
                     if known.state.end < chunk.high || known.state.boot != chunk.boot {

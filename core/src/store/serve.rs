@@ -123,6 +123,12 @@ impl Tx<'_> {
         Ok(Seq(self.meta("folded")?.unwrap_or(0)))
     }
 
+    /// From here on chunks are read with at most so many rows.
+    pub fn limited_to(&mut self, chunk_rows: usize) -> &mut Self {
+        self.bounds.chunk_rows = self.bounds.chunk_rows.min(chunk_rows);
+        self
+    }
+
     /// Reads the next piece of a pass: rows of which `vector` does not cover everything.
     ///
     /// # Errors
@@ -160,7 +166,14 @@ impl Tx<'_> {
                 self.emit_held(&mut builder, held, fresh)?;
                 continue;
             }
-            for key in self.keys_of_entry(&table, entry)? {
+            if entry.is_span() {
+                let (covered, looked_at) = self.covers_entry(&table, &entry, vector)?;
+                scanned += looked_at;
+                if covered {
+                    continue;
+                }
+            }
+            for key in self.keys_of_entry(&table, &entry)? {
                 scanned += 1;
                 let Some(row) = self.clock(&table, &key)? else { continue };
                 if row.seq == seq {

@@ -234,6 +234,8 @@ pub struct Request {
     pub place: Vec<u8>,
     /// At first contact, some of the rows that the requester had before it joined.
     pub sample: Vec<SampleTable>,
+    /// Rows that the requester wants in a chunk at most: each is one transaction at its side.
+    pub chunk_rows: u32,
 }
 
 /// Some rows of a table with an INTEGER key that existed before their replica joined.
@@ -276,6 +278,8 @@ pub struct Chunk {
     pub closed: bool,
     /// The rows are in key order: table by table, by rising keys (rule K1).
     pub ordered: bool,
+    /// With rows in key order: how many the pass had about when it began, for showing progress.
+    pub expected: u64,
     /// Where the key-order pass goes on after this chunk, in the responder's words; empty where
     /// its first phase is over.
     #[serde(with = "serde_bytes")]

@@ -89,7 +89,7 @@ impl Tx<'_> {
     ) -> Result<()> {
         let child = self.table(key.child)?;
         for entry in self.entries_since(since)?.into_iter().filter(|e| e.table == key.child) {
-            for stored in self.keys_of_entry(&child, entry)? {
+            for stored in self.keys_of_entry(&child, &entry)? {
                 let Some(values) = self.table_values(&child, &stored)? else { continue };
                 let keys = child.key_values(&stored)?;
                 let Some(wanted) = pick(&key.columns, &keys, &values) else { continue };

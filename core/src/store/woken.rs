@@ -147,7 +147,7 @@ impl Tx<'_> {
                 continue;
             }
             let parent = self.cache.plan.of_parent(table.num).next().is_some();
-            for key in self.keys_of_entry(&table, entry)? {
+            for key in self.keys_of_entry(&table, &entry)? {
                 let id = (table.num, key);
                 if !seen.insert(id.clone()) {
                     continue;

@@ -22,7 +22,7 @@ PACKAGES := wavesync-core wavesync-transport wavesync-net wavesync-relay wavesyn
 
 # In the order written, also under -j: cargo uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup ext wasm relay demo fmt clippy deny unit sim sim-quick ext-test sql check test clean
+.PHONY: help setup ext wasm relay demo fmt clippy deny unit sim sim-quick ext-test sql check test bench clean
 
 help: ## this list
 	@echo "wavesync: any SQLite database, synced peer to peer"
@@ -93,6 +93,10 @@ check: fmt clippy ## the quick part, before every commit
 
 test: fmt clippy deny unit sim-quick ext-test sql demo wasm relay ## everything, in this order
 	@echo "make test: all of it passed"
+
+bench: | setup ## what it costs beside plain SQLite (ONLY='fold merge' KEYS=int ROWS=1000000 ROUNDS=3)
+	ONLY="$(ONLY)" KEYS="$(KEYS)" ROWS="$(ROWS)" ROUNDS="$(ROUNDS)" \
+	  $(CARGO) bench --locked -q -p wavesync-core --bench bench
 
 clean: ## remove what was built
 	$(CARGO) clean

@@ -11,6 +11,8 @@ pub const CHUNK_TARGET_BYTES: usize = 1024 * 1024;
 pub const CHUNK_MAX_ROWS: usize = 4_000;
 /// Log entries looked at for one chunk, so that a scan over dead entries stays short.
 pub const CHUNK_SCAN_MAX_ENTRIES: usize = 50_000;
+/// Where a key-order pass goes on, as it travels; a longer key makes it go on at its table's start.
+pub const PLACE_MAX_BYTES: usize = 8 * 1024;
 /// One row, all its values together. A larger row is reported and held.
 pub const ROW_MAX_BYTES: usize = 64 * 1024 * 1024;
 /// A whole message on a catch-up stream: one chunk whose last row may be as large as a row can be.

@@ -19,6 +19,10 @@ pub enum Mutant {
     NoAnnounce,
     /// P3: the hybrid logical clock is not stored.
     ForgetClock,
+    /// K1: a key-order scan ends the pass, without the log that was written meanwhile.
+    KeysEndPass,
+    /// K1: the place at which a key-order pass resumes lies behind a row that was not sent.
+    PlaceAhead,
     /// H16: rows of unknown tables are dropped instead of parked.
     NoPark,
     /// I8: the opener takes any proof of the acceptor.

@@ -83,7 +83,7 @@ fn every_limit_stands_in_the_protocol_with_its_value() {
         FRAME_BODY_MAX_BYTES CHUNK_TARGET_BYTES CHUNK_MAX_ROWS CHUNK_SCAN_MAX_ENTRIES ROW_MAX_BYTES
         PASS_MESSAGE_MAX_BYTES CONTROL_MESSAGE_MAX_BYTES HANDSHAKE_MESSAGE_MAX_BYTES
         COMPRESSION_MAX_RATIO OPEN_TEST_MAX_ENTRIES PUSH_MAX_ROWS PUSH_MAX_BYTES FOLD_INTERVAL_MS
-        FOLD_WAITING_ROWS FOLD_BLOCK_ROWS BACKFILL_BLOCK_ROWS RETRY_BLOCK_ROWS PARKED_MAX_ROWS
+        FOLD_WAITING_ROWS FOLD_BLOCK_ROWS BACKFILL_BLOCK_ROWS PLACE_MAX_BYTES RETRY_BLOCK_ROWS PARKED_MAX_ROWS
         TABLES_MAX COLUMNS_MAX NAME_MAX_BYTES KEY_COLUMNS_MAX SCHEMA_SQL_MAX_BYTES
         VECTOR_MAX_SITES BOOTS_MAX PASS_STALL_MS HANDSHAKE_MAX_MS PASSES_PER_PEER_MAX
         ANNOUNCE_INTERVAL_MS COMPARE_INTERVAL_MS SCHEMA_SETTLE_MS STORE_RETRY_MS
@@ -151,6 +151,8 @@ fn the_bytes_of_the_examples_are_those_of_the_code() {
         vector: None,
         last: false,
         closed: true,
+        ordered: true,
+        place: vec![1],
     };
     let birth = Dot { stamp: Stamp(65_536), site };
     let cells = vec![(0, birth, Value::text("two")), (1, birth, Value::Null)];
@@ -181,7 +183,7 @@ fn the_bytes_of_the_examples_are_those_of_the_code() {
         ("ATTACH", wire::encode(&Attach { session: [0x33; 8], stream: 1 }).unwrap()),
         ("STATE", wire::encode(&state).unwrap()),
         ("PUSH", wire::encode(&push).unwrap()),
-        ("REQUEST", wire::encode(&Request { vector, applied, cursor }).unwrap()),
+        ("REQUEST", wire::encode(&Request { vector, applied, cursor, place: vec![1] }).unwrap()),
         ("CHUNK", wire::encode(&chunk).unwrap()),
         ("batch", Batch { tables: vec![table] }.encode()),
     ]);

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use wavesync_core::ids::{Boot, Cursor, Millis, SiteId, Stamp};
 use wavesync_core::store::Store;
+use wavesync_core::store::apply::Reach;
 use wavesync_core::store::group::Join;
 use wavesync_core::store::identity::{FileIdentity, Identity};
+use wavesync_core::store::scan::Place;
 use wavesync_core::store::vector::Vector;
 use wavesync_core::{Error, wire::rows::Batch};
 
@@ -82,17 +84,18 @@ impl Site {
         let other = from.site();
         let mut cursor = self.store.cursor_for(NOW, other).unwrap();
         let vector = self.vector();
+        let mut place = Place::from(cursor.seq);
         loop {
-            let piece = from.store.folded(NOW, |tx| tx.read_piece(cursor.seq, &vector)).unwrap();
+            let piece = from.store.folded(NOW, |tx| tx.read_piece(place, &vector)).unwrap();
             let batch = Batch::decode(&piece.rows.encode()).unwrap();
             cursor = Cursor { boot: from.identity.boot, seq: piece.to, high: piece.high };
             let last = piece.last.then_some(&piece.vector);
-            self.store
-                .write_applying(NOW, |tx| tx.apply_piece(other, &batch, cursor, last))
-                .unwrap();
+            let reach = Reach { cursor, ordered: piece.ordered, last, place: &[] };
+            self.store.write_applying(NOW, |tx| tx.apply_piece(other, &batch, &reach)).unwrap();
             if piece.last {
                 return;
             }
+            place = piece.next;
         }
     }
 }

@@ -7,8 +7,10 @@ mod image;
 
 use rusqlite::Connection;
 use wavesync_core::ids::{Cursor, Millis, SiteId};
+use wavesync_core::store::apply::Reach;
 use wavesync_core::store::group::Join;
 use wavesync_core::store::identity::FileIdentity;
+use wavesync_core::store::scan::Place;
 use wavesync_core::store::vector::Vector;
 use wavesync_core::store::{Store, report};
 use wavesync_core::wire::rows::Batch;
@@ -116,19 +118,21 @@ impl Site {
         let (mut cursor, vector) =
             self.store.folded(Millis(now), |tx| Ok((tx.cursor(other)?, tx.vector()?))).unwrap();
         let mut rows = 0;
+        let mut place = Place::from(cursor.seq);
         loop {
-            let piece =
-                from.store.folded(Millis(now), |tx| tx.read_piece(cursor.seq, &vector)).unwrap();
+            let piece = from.store.folded(Millis(now), |tx| tx.read_piece(place, &vector)).unwrap();
             rows += piece.rows.row_count();
             let batch = Batch::decode(&piece.rows.encode()).unwrap();
             cursor = Cursor { boot: wavesync_core::ids::Boot(1), seq: piece.to, high: piece.high };
             let last: Option<&Vector> = piece.last.then_some(&piece.vector);
+            let reach = Reach { cursor, ordered: piece.ordered, last, place: &[] };
             self.store
-                .write_applying(Millis(now), |tx| tx.apply_piece(other, &batch, cursor, last))
+                .write_applying(Millis(now), |tx| tx.apply_piece(other, &batch, &reach))
                 .unwrap();
             if piece.last {
                 return rows;
             }
+            place = piece.next;
         }
     }
 }

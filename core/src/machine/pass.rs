@@ -5,6 +5,8 @@ use crate::machine::Machine;
 use crate::machine::peer::{PeerId, Serving, Stream, StreamId, StreamKind};
 use crate::mutants::{self, Mutant};
 use crate::store::Store;
+use crate::store::apply::Reach;
+use crate::store::scan::Place;
 use crate::wire::message::{Attach, Chunk, Request, VectorList, plain, sealed};
 use crate::wire::rows::Batch;
 use crate::{Error, Result, limits, wire};
@@ -94,11 +96,13 @@ impl Machine {
                 continue;
             };
             let cursor = store.cursor_for(now, site)?;
+            let place = store.place_for(now, site)?;
             let own = store.own_state(now)?;
             let request = Request {
                 vector: VectorList::from(&own.vector),
                 applied: VectorList::default(),
                 cursor,
+                place,
             };
             self.asking.pop();
             if let Some(StreamKind::Incoming { position, .. }) =
@@ -134,9 +138,8 @@ impl Machine {
         if serving.is_some() {
             return Err(Error::protocol("a second request on one stream"));
         }
-        let position = if ours { request.cursor.seq } else { Seq(0) };
-        *serving =
-            Some(Serving { position, vector, credit: CHUNKS_IN_FLIGHT, end_at_start: own.end });
+        let place = Place::requested(ours.then_some(request.cursor.seq), &request.place)?;
+        *serving = Some(Serving { place, vector, credit: CHUNKS_IN_FLIGHT, end_at_start: own.end });
         self.serve(now, stream, store)
     }
 
@@ -167,16 +170,18 @@ impl Machine {
             if serving.credit == 0 {
                 return Ok(());
             }
-            let (from, vector, id) = (serving.position, serving.vector.clone(), entry.peer.clone());
-            let mut piece = store.folded(now, |tx| tx.read_piece(from, &vector))?;
+            let (place, vector) = (serving.place.clone(), serving.vector.clone());
+            let id = entry.peer.clone();
+            let mut piece = store.folded(now, |tx| tx.read_piece(place, &vector))?;
             let fixed_end = mutants::on(Mutant::FixedEnd) && piece.to >= serving.end_at_start;
-            piece.last |= fixed_end;
+            let phase_one = mutants::on(Mutant::KeysEndPass) && piece.ordered;
+            piece.last |= fixed_end || (phase_one && matches!(piece.next, Place::Log(_)));
             let own = store.own_state(now)?;
             let rows = piece.rows.row_count() as u64;
             let with_vector = piece.last || mutants::on(Mutant::VectorEachChunk);
             let vector = if fixed_end { own.vector.clone() } else { piece.vector };
             let chunk = Chunk {
-                from,
+                from: piece.from,
                 to: piece.to,
                 boot: self.identity.boot,
                 high: piece.high,
@@ -184,6 +189,8 @@ impl Machine {
                 vector: with_vector.then(|| VectorList::from(&vector)),
                 last: piece.last,
                 closed: own.closed,
+                ordered: piece.ordered,
+                place: if piece.last { Vec::new() } else { piece.next.encode() },
             };
             self.send_sealed(stream, sealed::CHUNK, &wire::encode(&chunk)?)?;
             if let Some(peer) = self.peers.get_mut(&id) {
@@ -193,7 +200,7 @@ impl Machine {
             if let StreamKind::Outgoing { serving, .. } = &mut entry.kind {
                 match serving {
                     Some(serving) if !chunk.last => {
-                        serving.position = chunk.to;
+                        serving.place = piece.next.clone();
                         let large = chunk.rows.len() > LARGE_CHUNK_BYTES;
                         // Two rows of the largest size must not wait in one queue.
                         serving.credit = if large { 0 } else { serving.credit - 1 };
@@ -218,7 +225,8 @@ impl Machine {
         let StreamKind::Incoming { position: Some(position), .. } = &mut entry.kind else {
             return Err(Error::protocol("a chunk that was not asked for"));
         };
-        // A responder that does not know our cursor starts from the beginning.
+        // A responder that does not know our cursor starts from the beginning. A key-order pass
+        // stays where it is until it is through.
         if chunk.from != *position && chunk.from != Seq(0) {
             return Err(Error::protocol("a chunk that does not follow the one before"));
         }
@@ -228,8 +236,9 @@ impl Machine {
         let rows = Batch::decode(&chunk.rows)?;
         let cursor = Cursor { boot: chunk.boot, seq: chunk.to, high: chunk.high };
         let vector = chunk.vector.as_ref().map(VectorList::check).transpose()?;
-        let applied =
-            store.write_applying(now, |tx| tx.apply_piece(site, &rows, cursor, vector.as_ref()))?;
+        let (place, ordered) = (&chunk.place[..], chunk.ordered);
+        let reach = Reach { cursor, place, ordered, last: vector.as_ref() };
+        let applied = store.write_applying(now, |tx| tx.apply_piece(site, &rows, &reach))?;
         // From here on memory follows what is committed.
         self.own_dirty = true;
         if let Some(entry) = self.streams.get_mut(&stream) {

@@ -6,6 +6,7 @@ use crate::auth::{Accepting, Channel, Offering, Session};
 use crate::ids::{Cursor, Millis, Seq, SiteId};
 use crate::limits;
 use crate::store::adopt::TableSchema;
+use crate::store::scan::Place;
 use crate::store::vector::Vector;
 use crate::wire::message::State;
 
@@ -104,7 +105,7 @@ pub(super) enum StreamKind {
 
 /// A catch-up that we serve.
 pub(super) struct Serving {
-    pub position: Seq,
+    pub place: Place,
     pub vector: Vector,
     /// Chunks that may still be sent.
     pub credit: u32,

@@ -31,6 +31,19 @@ pub struct Applied {
     pub parked: u64,
 }
 
+/// What a chunk of a catch-up reaches.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reach<'a> {
+    /// How far its sender's log is read with it.
+    pub cursor: Cursor,
+    /// Where a key-order pass goes on after it; empty if none does.
+    pub place: &'a [u8],
+    /// Its rows are in key order.
+    pub ordered: bool,
+    /// With the last chunk, its sender's vector.
+    pub last: Option<&'a Vector>,
+}
+
 /// What to do with a push (rule P10b, c).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PushVerdict {
@@ -87,17 +100,17 @@ impl Tx<'_> {
         Ok(applied)
     }
 
-    /// Applies one chunk of a catch-up and moves the cursor; with the last chunk the vector too.
+    /// Applies one chunk of a catch-up and moves the cursor and the place of a key-order pass; with
+    /// the last chunk the vector too.
     pub fn apply_piece(
         &mut self,
         from: SiteId,
         rows: &Batch,
-        cursor: Cursor,
-        last: Option<&Vector>,
+        reach: &Reach<'_>,
     ) -> Result<Applied> {
         let applied = self.apply(rows)?;
-        self.set_cursor(from, cursor)?;
-        if let Some(vector) = last {
+        self.set_cursor(from, reach.cursor, reach.place)?;
+        if let Some(vector) = reach.last {
             self.raise_all(vector)?;
             self.effects.openness_left |= self.test_openness()?;
         }

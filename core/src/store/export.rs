@@ -7,6 +7,7 @@ use crate::ids::{Millis, Seq};
 use crate::store::Store;
 use crate::store::adopt::TableSchema;
 use crate::store::apply::Applied;
+use crate::store::scan::Place;
 use crate::store::vector::Vector;
 use crate::wire::rows::Batch;
 use crate::{Error, Result, limits, wire};
@@ -29,11 +30,11 @@ impl Store {
         section(&mut blob, SECTION_SCHEMA, &wire::encode(&schema)?)?;
         let everything = Vector::default();
         self.folded(now, |tx| {
-            let mut from = since;
+            let mut from = Place::Log(since);
             loop {
                 let piece = tx.read_piece(from, &everything)?;
                 section(&mut blob, SECTION_ROWS, &piece.rows.encode())?;
-                from = piece.to;
+                from = piece.next;
                 if piece.last {
                     return Ok(());
                 }

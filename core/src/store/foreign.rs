@@ -89,6 +89,9 @@ pub struct Plan {
     pub keys: Vec<ForeignKey>,
     /// The stratum of each table; tables that refer to each other share one.
     pub strata: BTreeMap<TableNum, usize>,
+    /// The same by all declared keys, enforced or not: the order in which rows are served, since
+    /// others may enforce what is not enforced here.
+    pub orders: BTreeMap<TableNum, usize>,
 }
 
 impl Plan {
@@ -96,6 +99,12 @@ impl Plan {
     #[must_use]
     pub fn stratum(&self, table: TableNum) -> usize {
         self.strata.get(&table).copied().unwrap_or(0)
+    }
+
+    /// The place of a table among all, parents before children.
+    #[must_use]
+    pub fn order(&self, table: TableNum) -> usize {
+        self.orders.get(&table).copied().unwrap_or(usize::MAX)
     }
 
     /// The keys that a table declares.
@@ -159,20 +168,20 @@ impl Tx<'_> {
         let enforced = self.enforces_keys()?;
         let mut plan = Plan { enforced, ..Plan::default() };
         let tables = self.tables();
-        if enforced {
-            for child in &tables {
-                for declared in child.shape.iter().flat_map(|shape| &shape.foreign) {
-                    let parent = self.table_named(&declared.parent);
-                    if let Some(parent) = parent
-                        && let Some(key) = foreign_key(self.conn, child, &parent, declared)?
-                    {
-                        plan.keys.push(key);
-                    }
+        let mut declares = Vec::new();
+        for child in &tables {
+            for declared in child.shape.iter().flat_map(|shape| &shape.foreign) {
+                let Some(parent) = self.table_named(&declared.parent) else { continue };
+                declares.push((child.num, parent.num));
+                if enforced && let Some(key) = foreign_key(self.conn, child, &parent, declared)? {
+                    plan.keys.push(key);
                 }
             }
         }
         let nums: Vec<TableNum> = tables.iter().map(|table| table.num).collect();
-        plan.strata = strata(&nums, &plan.keys);
+        let enforces: Vec<_> = plan.keys.iter().map(|key| (key.child, key.parent)).collect();
+        plan.strata = strata(&nums, &enforces);
+        plan.orders = strata(&nums, &declares);
         self.cache.plan = std::rc::Rc::new(plan);
         Ok(())
     }
@@ -301,16 +310,16 @@ fn texts(child: &Shape, parent: &Shape, columns: &[String], parents: &[&str]) ->
 
 /// Numbers the strongly connected components of the tables, parents first. Children and parents
 /// are few, so reachability by repeated steps is enough.
-fn strata(tables: &[TableNum], keys: &[ForeignKey]) -> BTreeMap<TableNum, usize> {
+fn strata(tables: &[TableNum], keys: &[(TableNum, TableNum)]) -> BTreeMap<TableNum, usize> {
     use std::collections::BTreeSet;
     let mut above: BTreeMap<TableNum, BTreeSet<TableNum>> =
         tables.iter().map(|table| (*table, BTreeSet::new())).collect();
     loop {
         let mut grown = false;
-        for key in keys {
-            let mut reached = above.get(&key.parent).cloned().unwrap_or_default();
-            reached.insert(key.parent);
-            let own = above.entry(key.child).or_default();
+        for (child, parent) in keys {
+            let mut reached = above.get(parent).cloned().unwrap_or_default();
+            reached.insert(*parent);
+            let own = above.entry(*child).or_default();
             let before = own.len();
             own.extend(reached);
             grown |= own.len() > before;

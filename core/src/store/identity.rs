@@ -284,7 +284,7 @@ impl Tx<'_> {
         let number = self.site_num(site)?;
         self.set_meta("self", number.0)?;
         self.conn.execute("DELETE FROM __wavesync_vector", [])?;
-        self.conn.execute("UPDATE __wavesync_cursor SET seq = 0", [])?;
+        self.reset_cursors()?;
         self.set_meta("open_from", 1)?;
         self.effects.new_site = true;
         Ok(())

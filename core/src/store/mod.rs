@@ -27,6 +27,7 @@ pub mod probe;
 pub mod report;
 pub mod restore;
 pub mod rows;
+pub mod scan;
 pub mod schema;
 pub mod serve;
 pub mod settle;
@@ -507,7 +508,7 @@ CREATE TABLE __wavesync_site(num INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE);
 CREATE TABLE __wavesync_vector(site INTEGER PRIMARY KEY, stamp INTEGER NOT NULL, boot INTEGER NOT NULL);
 CREATE TABLE __wavesync_cap(site INTEGER PRIMARY KEY, stamp INTEGER NOT NULL);
 CREATE TABLE __wavesync_cursor(site INTEGER PRIMARY KEY, boot INTEGER NOT NULL,
-  seq INTEGER NOT NULL, high INTEGER NOT NULL);
+  seq INTEGER NOT NULL, high INTEGER NOT NULL, place BLOB);
 CREATE TABLE __wavesync_boot(ord INTEGER PRIMARY KEY, nonce INTEGER NOT NULL,
   seq INTEGER NOT NULL, stamp INTEGER NOT NULL);
 CREATE TABLE __wavesync_table(num INTEGER PRIMARY KEY, name TEXT NOT NULL COLLATE NOCASE,

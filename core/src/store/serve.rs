@@ -1,4 +1,5 @@
-//! Reading rows for others: the log from a cursor, filtered by the requester's vector.
+//! Reading rows for others, filtered by the requester's vector: the log from a cursor, or, for who
+//! is too far behind it, the rows in key order ([`crate::store::scan`]).
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -11,19 +12,26 @@ use crate::limits;
 use crate::merge::Clock;
 use crate::mutants::{self, Mutant};
 use crate::store::rows::Kind;
+use crate::store::scan::Place;
 use crate::store::tables::Table;
 use crate::store::vector::Vector;
 use crate::store::{Tx, claim, key};
 use crate::value::Value;
 use crate::wire::rows::{Batch, CLAIM, Row, TableRows};
 
-/// A piece of the log, read in one transaction without unfolded rows.
+/// A piece of a pass, read in one transaction without unfolded rows.
 #[derive(Debug)]
 pub struct Piece {
     /// The rows.
     pub rows: Batch,
-    /// The log position that it reaches.
+    /// The log position that it starts after.
+    pub from: Seq,
+    /// The log position that it reaches: every row whose newest entry is at or below it was sent.
     pub to: Seq,
+    /// Where the pass goes on.
+    pub next: Place,
+    /// The rows were read in key order.
+    pub ordered: bool,
     /// The folded end in that transaction.
     pub high: Seq,
     /// The vector in that transaction.
@@ -45,6 +53,11 @@ impl BatchBuilder {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Whether a chunk ends here.
+    pub(super) fn is_full(&self, bounds: limits::Bounds) -> bool {
+        self.bytes >= limits::CHUNK_TARGET_BYTES || self.rows >= bounds.chunk_rows
     }
 
     /// The batch.
@@ -102,11 +115,18 @@ impl Tx<'_> {
         Ok(Seq(self.meta("folded")?.unwrap_or(0)))
     }
 
-    /// Reads the log after `from`: rows of which `vector` does not cover everything.
+    /// Reads the next piece of a pass: rows of which `vector` does not cover everything.
     ///
     /// # Errors
     /// If SQLite fails.
-    pub fn read_piece(&mut self, from: Seq, vector: &Vector) -> Result<Piece> {
+    pub fn read_piece(&mut self, from: impl Into<Place>, vector: &Vector) -> Result<Piece> {
+        match self.resume(from.into())? {
+            Place::Log(seq) => self.read_log(seq, vector),
+            Place::Keys(place) => self.read_keys(place, vector),
+        }
+    }
+
+    fn read_log(&mut self, from: Seq, vector: &Vector) -> Result<Piece> {
         let high = self.folded_end()?;
         let mut statement = self.conn.prepare_cached(
             "SELECT seq, tbl, pk FROM __wavesync_log WHERE seq > ?1 AND seq <= ?2 ORDER BY seq",
@@ -117,10 +137,7 @@ impl Tx<'_> {
         let mut scanned = 0usize;
         let mut finished = true;
         while let Some(entry) = entries.next()? {
-            let full = builder.bytes >= limits::CHUNK_TARGET_BYTES
-                || builder.rows >= self.bounds.chunk_rows
-                || scanned >= self.bounds.chunk_scan_entries;
-            if full {
+            if builder.is_full(self.bounds) || scanned >= self.bounds.chunk_scan_entries {
                 finished = false;
                 break;
             }
@@ -141,7 +158,9 @@ impl Tx<'_> {
         if finished {
             to = high.max(from);
         }
-        Ok(Piece { rows: builder.finish(), to, high, vector: self.vector()?, last: finished })
+        let (rows, vector) = (builder.finish(), self.vector()?);
+        let next = Place::Log(to);
+        Ok(Piece { rows, from, to, next, ordered: false, high, vector, last: finished })
     }
 
     /// Adds a row if any of its write events is `fresh`: whole if its birth is, else a patch.

@@ -46,9 +46,14 @@ impl Store {
         self.folded(now, |tx| tx.cursor(site))
     }
 
+    /// Where a key-order pass of another replica's rows goes on; see [`Tx::place_at`].
+    pub fn place_for(&mut self, now: Millis, site: SiteId) -> Result<Vec<u8>> {
+        self.folded(now, |tx| tx.place_at(site))
+    }
+
     /// Rule P12: everything up to the peer's end is known here, so its log need not be read.
     pub fn jump_cursor(&mut self, now: Millis, site: SiteId, cursor: Cursor) -> Result<()> {
-        self.write(now, |tx| tx.set_cursor(site, cursor))
+        self.write(now, |tx| tx.set_cursor(site, cursor, &[]))
     }
 
     /// Tests again whether rows are left that the vector does not cover, a bounded part at a time.

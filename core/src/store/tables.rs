@@ -62,6 +62,10 @@ pub struct Table {
 pub struct Statements {
     /// Clock by key: cl, seq, stamp, site, cells.
     pub clock_select: String,
+    /// Keys by rising order, of rows with entries above a position.
+    pub keys_first: String,
+    /// The same after a key.
+    pub keys_after: String,
     /// Clock by key: insert or replace all of it.
     pub clock_upsert: String,
     /// The values of the local columns by key.
@@ -504,6 +508,8 @@ fn statements(num: TableNum, shape: Option<&Shape>, columns: &[Column]) -> Resul
     let clocks = format!("__wavesync_clock_{}", num.0);
     let mut statements = Statements {
         clock_select: format!("SELECT cl, seq, stamp, site, cells FROM {clocks} WHERE k = ?1"),
+        keys_first: format!("SELECT k FROM {clocks} WHERE seq > ?1 ORDER BY k"),
+        keys_after: format!("SELECT k FROM {clocks} WHERE k > ?2 AND seq > ?1 ORDER BY k"),
         clock_upsert: format!(
             "INSERT INTO {clocks}(k, cl, seq, stamp, site, cells) VALUES(?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT(k) DO UPDATE SET cl = excluded.cl, seq = excluded.seq,

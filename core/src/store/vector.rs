@@ -180,16 +180,39 @@ impl Tx<'_> {
             .unwrap_or_default())
     }
 
-    /// Moves a cursor; only in the transaction that applied what it covers (invariant I7).
-    pub(super) fn set_cursor(&mut self, site: SiteId, cursor: Cursor) -> Result<()> {
+    /// Where a key-order pass of another replica's rows goes on, in that replica's words; empty
+    /// where none is under way (rule K1).
+    pub fn place_at(&self, site: SiteId) -> Result<Vec<u8>> {
+        let place: Option<Option<Vec<u8>>> = self
+            .conn
+            .prepare_cached(
+                "SELECT c.place FROM __wavesync_cursor c
+                 JOIN __wavesync_site s ON s.num = c.site WHERE s.id = ?1",
+            )?
+            .query_row([&site.0[..]], |row| row.get(0))
+            .optional()?;
+        Ok(place.flatten().unwrap_or_default())
+    }
+
+    /// Moves a cursor and the place of a key-order pass; only in the transaction that applied what
+    /// they cover (invariant I7).
+    pub(super) fn set_cursor(&mut self, site: SiteId, cursor: Cursor, place: &[u8]) -> Result<()> {
         let number = self.site_num(site)?;
+        let place = (!place.is_empty()).then_some(place);
         self.conn
             .prepare_cached(
-                "INSERT INTO __wavesync_cursor(site, boot, seq, high) VALUES(?1, ?2, ?3, ?4)
-                 ON CONFLICT(site) DO UPDATE SET
-                 boot = excluded.boot, seq = excluded.seq, high = excluded.high",
+                "INSERT INTO __wavesync_cursor(site, boot, seq, high, place)
+                 VALUES(?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT(site) DO UPDATE SET boot = excluded.boot, seq = excluded.seq,
+                 high = excluded.high, place = excluded.place",
             )?
-            .execute(params![number.0, cursor.boot.0, cursor.seq.0, cursor.high.0])?;
+            .execute(params![number.0, cursor.boot.0, cursor.seq.0, cursor.high.0, place])?;
+        Ok(())
+    }
+
+    /// What was passed over may have to be read again: every log is read from its start.
+    pub(super) fn reset_cursors(&mut self) -> Result<()> {
+        self.conn.execute("UPDATE __wavesync_cursor SET seq = 0, place = NULL", [])?;
         Ok(())
     }
 
@@ -224,7 +247,7 @@ impl Tx<'_> {
                 .execute(params![number.0, stamp.0])?;
         }
         if fell {
-            self.conn.execute("UPDATE __wavesync_cursor SET seq = 0", [])?;
+            self.reset_cursors()?;
             self.set_meta("open_from", 1)?;
         }
         Ok(fell)

@@ -195,6 +195,9 @@ pub struct Request {
     pub applied: VectorList,
     /// How far it has read the responder's log.
     pub cursor: Cursor,
+    /// Where a key-order pass goes on: bytes of an earlier chunk of this responder, or none.
+    #[serde(with = "serde_bytes")]
+    pub place: Vec<u8>,
 }
 
 /// A piece of the responder's log.
@@ -217,6 +220,12 @@ pub struct Chunk {
     pub last: bool,
     /// As in [`State::closed`], with the last chunk.
     pub closed: bool,
+    /// The rows are in key order: table by table, by rising keys (rule K1).
+    pub ordered: bool,
+    /// Where the key-order pass goes on after this chunk, in the responder's words; empty where
+    /// its first phase is over.
+    #[serde(with = "serde_bytes")]
+    pub place: Vec<u8>,
 }
 
 /// A sealed message, decoded and checked.
@@ -276,6 +285,7 @@ impl Message {
                 let request: Request = super::decode(body)?;
                 check_cursor(request.cursor)?;
                 request.vector.check()?;
+                check_place(&request.place)?;
                 Self::Request(request)
             }
             sealed::CHUNK => {
@@ -284,6 +294,10 @@ impl Message {
                     Seq(0) <= chunk.from && chunk.from <= chunk.to && chunk.to <= chunk.high;
                 if !order || chunk.high.0 > limits::SEQ_MAX {
                     return Err(Error::protocol("a chunk covers an impossible range"));
+                }
+                check_place(&chunk.place)?;
+                if !chunk.place.is_empty() && (chunk.last || !chunk.ordered) {
+                    return Err(Error::protocol("a chunk that ends a pass says where it goes on"));
                 }
                 chunk.vector.iter().try_for_each(|vector| vector.check().map(|_| ()))?;
                 Self::Chunk(chunk)
@@ -307,6 +321,13 @@ fn check_state(state: &State) -> Result<()> {
     check_cursor(state.cursor)?;
     if state.end < Seq(0) || state.end.0 > limits::SEQ_MAX {
         return Err(Error::protocol("a log end is absurd"));
+    }
+    Ok(())
+}
+
+fn check_place(place: &[u8]) -> Result<()> {
+    if place.len() > limits::PLACE_MAX_BYTES {
+        return Err(Error::protocol("the place of a key-order pass is too long"));
     }
     Ok(())
 }

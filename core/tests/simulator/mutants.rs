@@ -64,3 +64,13 @@ fn p3_a_clock_that_is_not_stored_is_noticed() {
 fn h16_dropped_rows_of_unknown_tables_are_noticed() {
     is_killed(Mutant::NoPark);
 }
+
+#[test]
+fn k1_a_key_order_scan_that_ends_the_pass_is_noticed() {
+    is_killed(Mutant::KeysEndPass);
+}
+
+#[test]
+fn k1_resuming_behind_a_row_that_was_not_sent_is_noticed() {
+    is_killed(Mutant::PlaceAhead);
+}

@@ -10,8 +10,10 @@ use image::Image;
 use rusqlite::Connection;
 use wavesync_core::ids::{Boot, Cursor, Dot, Millis, Seq, SiteId, Stamp};
 use wavesync_core::limits;
+use wavesync_core::store::apply::Reach;
 use wavesync_core::store::group::Join;
 use wavesync_core::store::identity::FileIdentity;
+use wavesync_core::store::scan::Place;
 use wavesync_core::store::vector::Vector;
 use wavesync_core::store::{Push, Store};
 use wavesync_core::value::Value;
@@ -81,11 +83,11 @@ impl Site {
     pub fn pieces(&mut self, rows: usize) -> Vec<Batch> {
         let bounds = limits::Bounds { chunk_rows: rows, ..limits::Bounds::default() };
         self.store.set_bounds(bounds);
-        let (mut from, mut pieces) = (Seq(0), Vec::new());
+        let (mut from, mut pieces) = (Place::Log(Seq(0)), Vec::new());
         loop {
             let piece =
                 self.store.folded(NOW, |tx| tx.read_piece(from, &Vector::default())).unwrap();
-            from = piece.to;
+            from = piece.next.clone();
             pieces.push(Batch::decode(&piece.rows.encode()).unwrap());
             if piece.last {
                 return pieces;
@@ -95,8 +97,8 @@ impl Site {
 
     pub fn apply(&mut self, from: SiteId, rows: &Batch) -> wavesync_core::Result<u64> {
         let cursor = Cursor { boot: Boot(1), seq: Seq(1), high: Seq(1) };
-        let applied =
-            self.store.write_applying(NOW, |tx| tx.apply_piece(from, rows, cursor, None))?;
+        let reach = Reach { cursor, ..Reach::default() };
+        let applied = self.store.write_applying(NOW, |tx| tx.apply_piece(from, rows, &reach))?;
         Ok(applied.changed)
     }
 }

@@ -1,0 +1,232 @@
+//! Rows in key order, for a requester that the log cannot serve: its cursor is 0, not of this
+//! branch, or below the horizon (rules K1, K2).
+//!
+//! Such a pass has two phases. The first reads table by table in key order, parents before children,
+//! in short reads; it skips rows whose newest entry is not above the requester's cursor. The folded
+//! end was noted when it began, so that everything that changes meanwhile has an entry above it:
+//! the second phase is the log from there, and only that can end the pass. Should the horizon have
+//! passed the noted end, the log is not there any more, and another first phase reads what is newer
+//! than that end.
+
+use std::rc::Rc;
+
+use rusqlite::params;
+use sha2::{Digest, Sha256};
+
+use crate::ids::{Seq, TableNum};
+use crate::limits;
+use crate::mutants::{self, Mutant};
+use crate::store::Tx;
+use crate::store::clock::{read_varint, write_varint};
+use crate::store::serve::{BatchBuilder, Piece};
+use crate::store::tables::Table;
+use crate::store::vector::Vector;
+use crate::value::Value;
+use crate::wire::rows::{Reader, write_value};
+use crate::{Error, Result};
+
+/// Where a pass stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The log was read up to here.
+    Log(Seq),
+    /// The first phase of a key-order pass is under way.
+    Keys(KeyPlace),
+}
+
+/// Where the first phase of a key-order pass stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyPlace {
+    /// Rows whose newest entry is at or below this are known to the requester.
+    floor: Seq,
+    /// The folded end when the phase began: the second one starts here.
+    end: Seq,
+    /// The table that is being read, and the tables before it as they were when it was begun.
+    table: Option<(TableNum, [u8; 8])>,
+    /// The last key that was read of it; NULL at its start.
+    after: Value,
+    /// For the mutant that resumes behind a row which was not sent.
+    ahead: Option<Value>,
+}
+
+impl From<Seq> for Place {
+    fn from(seq: Seq) -> Self {
+        Self::Log(seq)
+    }
+}
+
+impl Place {
+    /// Where a pass starts that was asked for with this cursor, if it is ours, and place.
+    ///
+    /// # Errors
+    /// [`Error::Protocol`] if the place is none that a responder gave.
+    pub fn requested(cursor: Option<Seq>, place: &[u8]) -> Result<Self> {
+        let Some(seq) = cursor else { return Ok(Self::Log(Seq(0))) };
+        if place.is_empty() {
+            return Ok(Self::Log(seq));
+        }
+        Ok(Self::Keys(KeyPlace::decode(seq, place).ok_or_else(|| {
+            Error::protocol("the place of a key-order pass is none that was given out")
+        })?))
+    }
+
+    /// The bytes that the requester keeps; empty for a place in the log.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Log(_) => Vec::new(),
+            Self::Keys(place) => place.encode(),
+        }
+    }
+}
+
+impl KeyPlace {
+    fn start(floor: Seq, end: Seq) -> Self {
+        Self { floor, end, table: None, after: Value::Null, ahead: None }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        write_varint(&mut bytes, self.end.0.unsigned_abs());
+        let (table, before) = self.table.unwrap_or((TableNum(0), [0; 8]));
+        write_varint(&mut bytes, table.0.unsigned_abs());
+        bytes.extend_from_slice(&before);
+        let head = bytes.len();
+        write_value(&mut bytes, self.ahead.as_ref().unwrap_or(&self.after));
+        if bytes.len() > limits::PLACE_MAX_BYTES {
+            bytes.truncate(head);
+            write_value(&mut bytes, &Value::Null);
+        }
+        bytes
+    }
+
+    fn decode(floor: Seq, mut bytes: &[u8]) -> Option<Self> {
+        let end = Seq(i64::try_from(read_varint(&mut bytes)?).ok()?);
+        let table = TableNum(i64::try_from(read_varint(&mut bytes)?).ok()?);
+        let (before, rest) = bytes.split_first_chunk::<8>()?;
+        bytes = rest;
+        let after = Reader { bytes: &mut bytes }.value().ok()?;
+        let table = (table != TableNum(0)).then_some((table, *before));
+        bytes.is_empty().then_some(Self { floor, end, table, after, ahead: None })
+    }
+}
+
+/// Names a sequence of tables.
+fn digest(tables: &[Rc<Table>]) -> [u8; 8] {
+    let mut hash = Sha256::new();
+    tables.iter().for_each(|table| hash.update(table.num.0.to_be_bytes()));
+    let bytes: [u8; 32] = hash.finalize().into();
+    let mut first = [0; 8];
+    first.copy_from_slice(&bytes[..8]);
+    first
+}
+
+impl Tx<'_> {
+    /// The log is complete above this position; below it, only the rows themselves are there.
+    pub fn horizon(&self) -> Result<Seq> {
+        Ok(Seq(self.meta("horizon")?.unwrap_or(0)))
+    }
+
+    /// Where a pass can really go on: a place in the log that is not there any more, or a key-order
+    /// pass that began under another order of tables, begins (again) with the first phase.
+    pub(super) fn resume(&mut self, place: Place) -> Result<Place> {
+        let end = self.folded_end()?;
+        Ok(match place {
+            Place::Log(seq) if seq > Seq(0) && seq >= self.horizon()? => Place::Log(seq),
+            Place::Log(seq) => Place::Keys(KeyPlace::start(seq, end)),
+            Place::Keys(place) if place.end > end || self.at(&place).is_none() => {
+                Place::Keys(KeyPlace::start(place.floor, end))
+            }
+            Place::Keys(place) => Place::Keys(place),
+        })
+    }
+
+    /// Every numbered table, parents before children, also those that only peers have.
+    fn tables_in_order(&self) -> Vec<Rc<Table>> {
+        let mut tables = self.tables();
+        tables.sort_by_key(|table| (self.cache.plan.order(table.num), table.num));
+        tables
+    }
+
+    /// The position of a place's table in the order; `None` if what comes before it has changed.
+    fn at(&self, place: &KeyPlace) -> Option<usize> {
+        let Some((num, before)) = place.table else { return Some(0) };
+        let tables = self.tables_in_order();
+        let at = tables.iter().position(|table| table.num == num)?;
+        (digest(&tables[..at]) == before).then_some(at)
+    }
+
+    /// One piece of the first phase.
+    pub(super) fn read_keys(&mut self, place: KeyPlace, vector: &Vector) -> Result<Piece> {
+        let tables = self.tables_in_order();
+        let (floor, end) = (place.floor, place.end);
+        let mut at = self.at(&place).unwrap_or(0);
+        let mut after = place.after;
+        let mut reading = Reading { builder: BatchBuilder::default(), scanned: 0 };
+        let mut ahead = None;
+        let mut finished = true;
+        while let Some(table) = tables.get(at) {
+            if let Some((last, next)) =
+                self.read_table(&mut reading, table, floor, after, vector)?
+            {
+                (after, ahead, finished) = (last, Some(next), false);
+                break;
+            }
+            (at, after) = (at + 1, Value::Null);
+        }
+        let high = self.folded_end()?;
+        let (rows, vector) = (reading.builder.finish(), self.vector()?);
+        if finished {
+            // What changed since the phase began is in the log above its end.
+            let (from, to, next) = (floor, end, Place::Log(end));
+            let last = end == high;
+            return Ok(Piece { rows, from, to, next, ordered: true, high, vector, last });
+        }
+        let table = tables.get(at).map(|table| (table.num, digest(&tables[..at])));
+        let ahead = ahead.filter(|_| mutants::on(Mutant::PlaceAhead));
+        let next = Place::Keys(KeyPlace { floor, end, table, after, ahead });
+        Ok(Piece { rows, from: floor, to: floor, next, ordered: true, high, vector, last: false })
+    }
+
+    /// Reads rows of one table after a key. Returns the last key that was read and the next one if
+    /// the piece is full before the table is through.
+    fn read_table(
+        &mut self,
+        reading: &mut Reading,
+        table: &Rc<Table>,
+        floor: Seq,
+        after: Value,
+        vector: &Vector,
+    ) -> Result<Option<(Value, Value)>> {
+        let conn = self.conn;
+        let start = after == Value::Null;
+        let sql = if start { &table.statements.keys_first } else { &table.statements.keys_after };
+        let mut statement = conn.prepare_cached(sql)?;
+        let mut keys = match start {
+            true => statement.query(params![floor.0])?,
+            false => statement.query(params![floor.0, after])?,
+        };
+        let mut last = after;
+        while let Some(row) = keys.next()? {
+            let key = Value::from_ref(row.get_ref(0)?);
+            let full = reading.scanned >= self.bounds.chunk_scan_entries;
+            if full || reading.builder.is_full(self.bounds) {
+                return Ok(Some((last, key)));
+            }
+            reading.scanned += 1;
+            if let Some(row) = self.clock(table, &key)? {
+                let fresh = |dot| !vector.covers(dot);
+                self.emit(&mut reading.builder, table, &key, &row.clock, fresh)?;
+            }
+            last = key;
+        }
+        Ok(None)
+    }
+}
+
+/// A piece that is being read.
+struct Reading {
+    builder: BatchBuilder,
+    /// Rows that were looked at.
+    scanned: usize,
+}

@@ -39,8 +39,12 @@ pub const FOLD_BLOCK_ROWS: usize = 10_000;
 pub const BACKFILL_BLOCK_ROWS: usize = 5_000;
 /// Parked rows that are tried again in one transaction.
 pub const RETRY_BLOCK_ROWS: usize = 1_000;
-/// Parked rows that one replica stores at most.
+/// Parked rows that one replica stores at most; rows of tables that are not here are left out then.
 pub const PARKED_MAX_ROWS: i64 = 1_000_000;
+/// Tables that only other members have, which one replica numbers at most. The rest is for its own.
+pub const FOREIGN_TABLES_MAX: usize = 1_024;
+/// Columns of one table that only other members have, which one replica numbers at most.
+pub const FOREIGN_COLUMNS_MAX: usize = 512;
 /// Tables (known and unknown) that one replica numbers at most.
 pub const TABLES_MAX: usize = 4_096;
 /// Columns of one table, as in SQLite.
@@ -52,7 +56,13 @@ pub const KEY_COLUMNS_MAX: usize = 64;
 /// Bytes of one `CREATE` statement on the wire.
 pub const SCHEMA_SQL_MAX_BYTES: usize = 256 * 1024;
 /// Sites in a version vector on the wire.
-pub const VECTOR_MAX_SITES: usize = 65_536;
+pub const VECTOR_MAX_SITES: usize = 16_384;
+/// Caps on the wire, and kept (rule P14).
+pub const CAPS_MAX_SITES: usize = 4_096;
+/// Rows in one batch. A sender stays far below it.
+pub const BATCH_MAX_ROWS: usize = 100_000;
+/// Cells in one batch.
+pub const BATCH_MAX_CELLS: usize = 2_000_000;
 /// Boot records that a replica keeps about itself.
 pub const BOOTS_MAX: usize = 10_000;
 /// A catch-up that makes no progress for this long is ended and started again.
@@ -71,6 +81,11 @@ pub const SCHEMA_SETTLE_MS: u64 = 1_000;
 pub const STORE_RETRY_MS: u64 = 20;
 /// Messages of one peer that wait for SQLite; more close the connection.
 pub const INBOX_MAX_MESSAGES: usize = 256;
+/// Messages of all peers that wait for SQLite, together; one may be larger alone.
+pub const INBOX_MAX_BYTES: usize = 128 * 1024 * 1024;
+/// Connected peers that have not proven to be members; further ones push out the one that is here
+/// longest.
+pub const UNPROVEN_PEERS_MAX: usize = 64;
 /// Events kept for `wavesync_events`.
 pub const EVENTS_MAX: usize = 500;
 /// Physical part of a stamp is refused above this: milliseconds until the year 6429.
@@ -102,6 +117,8 @@ pub struct Bounds {
     pub backfill_rows: usize,
     /// See [`OPEN_TEST_MAX_ENTRIES`].
     pub open_test_entries: usize,
+    /// See [`PARKED_MAX_ROWS`].
+    pub parked_rows: i64,
 }
 
 impl Default for Bounds {
@@ -112,6 +129,7 @@ impl Default for Bounds {
             push_rows: PUSH_MAX_ROWS,
             backfill_rows: BACKFILL_BLOCK_ROWS,
             open_test_entries: OPEN_TEST_MAX_ENTRIES,
+            parked_rows: PARKED_MAX_ROWS,
         }
     }
 }

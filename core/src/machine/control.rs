@@ -26,6 +26,7 @@ impl Machine {
     pub(super) fn connected(&mut self, now: Millis, id: PeerId, address: String, relayed: bool) {
         let peer = self.peers.entry(id.clone()).or_insert_with(|| Peer {
             address: String::new(),
+            since: now,
             relayed: false,
             rtt_ms: None,
             control: None,
@@ -45,6 +46,19 @@ impl Machine {
         });
         (peer.address, peer.relayed) = (address, relayed);
         self.greet(now, &id);
+        self.make_way(&id);
+    }
+
+    /// Peers that prove nothing must not keep members out: the one that is here longest gives way.
+    fn make_way(&mut self, newest: &PeerId) {
+        let unproven = |(id, peer): &(&PeerId, &Peer)| peer.session.is_none() && *id != newest;
+        let waiting = self.peers.iter().filter(unproven);
+        if waiting.clone().count() < limits::UNPROVEN_PEERS_MAX {
+            return;
+        }
+        if let Some((id, _)) = waiting.min_by_key(|(_, peer)| peer.since) {
+            self.outputs.push(Output::Disconnect { peer: id.clone() });
+        }
     }
 
     pub(super) fn disconnected(&mut self, id: &PeerId) {
@@ -186,7 +200,7 @@ impl Machine {
         let outcome = self.frame_on(now, id, &mut stream, bytes);
         self.streams.insert(id, stream);
         match outcome {
-            Ok(()) if self.inbox.len() > limits::INBOX_MAX_MESSAGES => {
+            Ok(()) if self.inbox_is_full() => {
                 let error = Error::protocol("messages arrive faster than SQLite can take them");
                 self.give_up_stream(id, &error);
             }
@@ -198,6 +212,12 @@ impl Machine {
             }
             Err(error) => self.give_up_stream(id, &error),
         }
+    }
+
+    fn inbox_is_full(&self) -> bool {
+        let bytes: usize = self.inbox.iter().map(|(_, opened)| opened.body.len()).sum();
+        self.inbox.len() > limits::INBOX_MAX_MESSAGES
+            || (bytes > limits::INBOX_MAX_BYTES && self.inbox.len() > 1)
     }
 
     fn frame_on(

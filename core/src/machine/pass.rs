@@ -44,6 +44,8 @@ impl Machine {
         let own = store.own_state(now)?;
         let covered = own.vector.covers_all(&known.vector);
         let read = cursor.boot == boot && cursor.seq >= end;
+        // What found no room here would find none again.
+        let fetched = covered || own.left_out;
         let same_branch = cursor.boot == Boot(0) || cursor.boot == boot;
         let jump = covered && closed && same_branch && !read;
         if jump {
@@ -56,7 +58,7 @@ impl Machine {
         if let Some(known) = peer.known.as_mut() {
             known.cursor = cursor;
         }
-        if covered && (read || jump) {
+        if fetched && (read || jump) {
             return Ok(());
         }
         peer.requesting = true;

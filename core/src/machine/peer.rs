@@ -27,6 +27,8 @@ pub struct StreamId(pub u64);
 /// A connected peer.
 pub(super) struct Peer {
     pub address: String,
+    /// Since when it is connected.
+    pub since: Millis,
     pub relayed: bool,
     pub rtt_ms: Option<f64>,
     /// The control stream, once its handshake is complete.

@@ -64,7 +64,7 @@ impl Tx<'_> {
         let start = self.log_end()?;
         let mut parts = Vec::with_capacity(batch.tables.len());
         for part in &batch.tables {
-            let (table, columns) = self.names_of(part)?;
+            let Some((table, columns)) = self.names_of(part)? else { continue };
             parts.push((self.cache.plan.stratum(table.num), table, columns, part));
         }
         parts.sort_by_key(|(stratum, ..)| *stratum);
@@ -111,7 +111,10 @@ impl Tx<'_> {
         let applied = self.apply(rows)?;
         self.set_cursor(from, reach.cursor, reach.place)?;
         if let Some(vector) = reach.last {
-            self.raise_all(vector)?;
+            if !self.leaves_out()? {
+                self.check_sites(vector)?;
+                self.raise_all(vector)?;
+            }
             self.effects.openness_left |= self.test_openness()?;
         }
         Ok(applied)
@@ -135,7 +138,10 @@ impl Tx<'_> {
             return Ok(PushVerdict::Gap);
         }
         let applied = self.apply(rows)?;
-        self.raise(site, upto, boot)?;
+        if !self.leaves_out()? {
+            self.check_sites(&Vector([(site, (upto, boot))].into_iter().collect()))?;
+            self.raise(site, upto, boot)?;
+        }
         self.effects.openness_left |= self.test_openness()?;
         Ok(PushVerdict::Applied(applied))
     }
@@ -171,30 +177,53 @@ impl Tx<'_> {
         }
     }
 
-    /// The local table and columns for the names in a batch; what is unknown gets numbers.
-    fn names_of(&mut self, part: &TableRows) -> Result<(Rc<Table>, Vec<ColumnNum>)> {
+    /// The local table and columns for the names in a batch; what is unknown gets numbers, as long
+    /// as there is room for it.
+    fn names_of(
+        &mut self,
+        part: &TableRows,
+    ) -> Result<Option<(Rc<Table>, Vec<Option<ColumnNum>>)>> {
         let known = self.table_on_wire(&part.name, part.integer_key, part.key_columns)?;
         let table = match known {
             Some(table) => table,
+            None if !self.has_room_for_table() => {
+                self.leave_out()?;
+                return Ok(None);
+            }
             None => self.number_foreign_table(&part.name, part.integer_key, part.key_columns)?,
         };
-        self.columns_on_wire(table, &part.columns)
+        self.columns_on_wire(table, &part.columns).map(Some)
     }
 
     fn apply_row(
         &mut self,
         table: &Rc<Table>,
-        columns: &[ColumnNum],
+        columns: &[Option<ColumnNum>],
         row: &Row,
     ) -> Result<Outcome> {
         if table.shape.is_none() && mutants::on(Mutant::NoPark) {
             return Ok(Outcome::Same);
         }
         let key = key::pack(&row.key);
-        let cells = row.cells.iter().filter_map(|(at, dot, value)| {
-            columns.get(*at).map(|num| (*num, (*dot, value.clone())))
-        });
-        let is_claim = |at: &usize| columns.get(*at) == Some(&ColumnNum::CLAIM);
+        let room = self.has_room_to_park()?;
+        if !room && table.shape.is_none() && self.clock(table, &key)?.is_none() {
+            self.leave_out()?;
+            return Ok(Outcome::Same);
+        }
+        let fits = |num: &ColumnNum| {
+            room || *num == ColumnNum::CLAIM
+                || table.shape.is_none()
+                || table.column(*num).is_some_and(|column| column.local.is_some())
+        };
+        let number = |at: &usize| columns.get(*at).copied().flatten().filter(fits);
+        let cells = row
+            .cells
+            .iter()
+            .filter_map(|(at, dot, value)| number(at).map(|num| (num, (*dot, value.clone()))));
+        if row.cells.iter().any(|(at, ..)| number(at).is_none()) {
+            self.leave_out()?;
+        }
+        let is_claim = |at: &usize| columns.get(*at) == Some(&Some(ColumnNum::CLAIM));
         let mut claims = row.cells.iter().filter(|(at, ..)| is_claim(at));
         if claims.any(|(.., value)| claim::decode(value).is_none()) {
             return Err(Error::protocol("a claim is no rank"));

@@ -23,6 +23,8 @@ pub struct OwnState {
     pub caps: Caps,
     /// Existing rows are still being taken in.
     pub importing: bool,
+    /// Something of other members found no room here; see [`super::room`].
+    pub left_out: bool,
 }
 
 impl Store {
@@ -37,6 +39,7 @@ impl Store {
                 caps: tx.caps()?,
                 closed: tx.meta::<i64>("open_from")?.is_none(),
                 importing: tx.backfill_pending(),
+                left_out: tx.leaves_out()?,
             })
         })
     }

@@ -230,6 +230,11 @@ impl Tx<'_> {
     /// because the vector claimed more is read again. Returns whether any bound fell.
     pub(super) fn lower_caps(&mut self, caps: &Caps) -> Result<bool> {
         let mut fell = false;
+        let known = if caps.is_empty() { Caps::new() } else { self.caps()? };
+        let new = caps.keys().filter(|site| !known.contains_key(site)).count();
+        if known.len() + new > crate::limits::CAPS_MAX_SITES {
+            return Err(Error::protocol("a member shows more caps than a group can have"));
+        }
         for (site, stamp) in caps {
             let number = self.site_num(*site)?;
             fell |= 0 < self

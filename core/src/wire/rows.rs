@@ -3,7 +3,7 @@
 //! A batch is grouped by table, with dictionaries of sites and columns, and compressed. Layout in
 //! `docs/PROTOCOL.md`. Must not know SQLite or local numbers: tables and columns go by name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{Dot, SiteId, Stamp};
 use crate::limits;
@@ -227,6 +227,12 @@ pub fn write_value(body: &mut Vec<u8>, value: &Value) {
     }
 }
 
+/// What a batch may still hold: a value that is one byte on the wire is many in memory.
+struct Room {
+    rows: usize,
+    cells: usize,
+}
+
 /// Reads the parts of a batch; also used for values that are stored packed.
 pub struct Reader<'a, 'b> {
     /// What is left to read.
@@ -236,13 +242,14 @@ pub struct Reader<'a, 'b> {
 impl<'a> Reader<'a, '_> {
     fn batch(&mut self) -> Result<Batch> {
         let mut sites = Vec::new();
-        for _ in 0..self.count()? {
+        for _ in 0..self.at_most(limits::VECTOR_MAX_SITES, "sites")? {
             let site = SiteId::from_slice(self.take(16)?).ok_or_else(|| broken("it is cut off"))?;
             sites.push(site);
         }
         let mut tables: Vec<TableRows> = Vec::new();
-        for _ in 0..self.count()? {
-            let table = self.table(&sites)?;
+        let mut room = Room { rows: limits::BATCH_MAX_ROWS, cells: limits::BATCH_MAX_CELLS };
+        for _ in 0..self.at_most(limits::TABLES_MAX, "tables")? {
+            let table = self.table(&sites, &mut room)?;
             let same = |other: &TableRows| {
                 other.name.eq_ignore_ascii_case(&table.name)
                     && (other.integer_key, other.key_columns)
@@ -256,7 +263,13 @@ impl<'a> Reader<'a, '_> {
         Ok(Batch { tables })
     }
 
-    fn table(&mut self, sites: &[SiteId]) -> Result<TableRows> {
+    /// A count that is small enough.
+    fn at_most(&mut self, most: usize, what: &str) -> Result<usize> {
+        let count = self.count()?;
+        if count > most { Err(broken(&format!("it has too many {what}"))) } else { Ok(count) }
+    }
+
+    fn table(&mut self, sites: &[SiteId], room: &mut Room) -> Result<TableRows> {
         let name = self.name()?;
         let integer_key = match self.byte()? {
             0 => false,
@@ -273,10 +286,18 @@ impl<'a> Reader<'a, '_> {
             return Err(broken("a table has too many columns"));
         }
         let columns: Vec<String> = (0..columns).map(|_| self.column()).collect::<Result<_>>()?;
+        let mut distinct = BTreeSet::new();
+        if !columns.iter().all(|name| distinct.insert(name.to_ascii_lowercase())) {
+            return Err(broken("it names a column twice"));
+        }
         let mut table = TableRows { name, integer_key, key_columns, columns, rows: Vec::new() };
         let mut last = 0i64;
-        for _ in 0..self.count()? {
+        let count = self.at_most(room.rows, "rows")?;
+        room.rows -= count;
+        for _ in 0..count {
             let row = self.row(&table, sites, &mut last)?;
+            let left = room.cells.checked_sub(row.cells.len() + row.key.len());
+            room.cells = left.ok_or_else(|| broken("it has too many values"))?;
             table.rows.push(row);
         }
         Ok(table)

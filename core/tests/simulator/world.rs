@@ -64,6 +64,7 @@ impl Plan {
                 push_rows: if dice.percent(30) { 2 } else { 256 },
                 backfill_rows: dice.within(1, 5) as usize,
                 open_test_entries: dice.within(2, 6) as usize,
+                ..Bounds::default()
             },
         }
     }

@@ -1,0 +1,80 @@
+//! The bounds of what is kept for others: rows and columns of tables that are not here, and sites.
+//!
+//! What finds no room is left out, never dropped in silence: while anything is left out the version
+//! vector does not follow other sites (a change may be covered only if it is stored, H16), status
+//! says so, and once there is room every log is read again from its start.
+
+use crate::limits;
+use crate::store::Tx;
+use crate::store::tables::Table;
+use crate::store::vector::Vector;
+use crate::{Error, Result};
+
+/// Set while something is left out.
+const LEFT_OUT: &str = "left_out";
+
+impl Tx<'_> {
+    /// Whether something is left out.
+    pub(super) fn leaves_out(&self) -> Result<bool> {
+        Ok(self.meta::<i64>(LEFT_OUT)?.is_some())
+    }
+
+    /// Whether one more row of a table, or one more column of a row, can be parked.
+    pub(super) fn has_room_to_park(&mut self) -> Result<bool> {
+        Ok(self.parked_rows()? < self.bounds.parked_rows)
+    }
+
+    /// Whether one more table that is not here can be numbered. The user's own tables always can.
+    pub(super) fn has_room_for_table(&self) -> bool {
+        let foreign = self.cache.tables.values().filter(|table| table.shape.is_none()).count();
+        foreign < limits::FOREIGN_TABLES_MAX && self.cache.tables.len() < limits::TABLES_MAX
+    }
+
+    /// Whether one more column that a table does not have here can be numbered.
+    pub(super) fn has_room_for_column(table: &Table) -> bool {
+        let foreign = table.columns.iter().filter(|column| column.local.is_none()).count();
+        foreign < limits::FOREIGN_COLUMNS_MAX && table.columns.len() < limits::COLUMNS_MAX
+    }
+
+    /// Notes that something found no room.
+    pub(super) fn leave_out(&mut self) -> Result<()> {
+        if self.leaves_out()? {
+            return Ok(());
+        }
+        self.set_meta(LEFT_OUT, 1)?;
+        let message = format!(
+            "other members have more for tables and columns that are not here than is kept: {} \
+             rows, {} tables, {} columns of each",
+            self.bounds.parked_rows,
+            limits::FOREIGN_TABLES_MAX,
+            limits::FOREIGN_COLUMNS_MAX
+        );
+        let hint = "create the missing tables, see wavesync_conflicts, and call wavesync_retry(); \
+                    everything else goes on";
+        self.note("parked_full", message, hint);
+        Ok(())
+    }
+
+    /// If something was left out and there is room now, everything is read again.
+    pub(super) fn use_room(&mut self) -> Result<()> {
+        if !self.leaves_out()? {
+            return Ok(());
+        }
+        let parked = self.parked_rows()? < self.bounds.parked_rows / 10 * 9;
+        if parked && self.has_room_for_table() {
+            self.conn.execute("DELETE FROM __wavesync_meta WHERE key = ?1", [LEFT_OUT])?;
+            self.reset_cursors()?;
+        }
+        Ok(())
+    }
+
+    /// A vector that would make this replica's own longer than others accept is refused.
+    pub(super) fn check_sites(&mut self, more: &Vector) -> Result<()> {
+        let own = self.vector()?;
+        let new = more.0.keys().filter(|site| !own.0.contains_key(site)).count();
+        if own.0.len() + new > limits::VECTOR_MAX_SITES {
+            return Err(Error::protocol("a member claims more sites than a group can have"));
+        }
+        Ok(())
+    }
+}

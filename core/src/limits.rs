@@ -32,9 +32,11 @@ pub const PUSH_MAX_BYTES: usize = 192 * 1024;
 /// While commits stream in, the log is folded at most this often.
 pub const FOLD_INTERVAL_MS: u64 = 25;
 /// While commits stream in, the log is folded once this many rows wait.
-pub const FOLD_WAITING_ROWS: u64 = 256;
+pub const FOLD_WAITING_ROWS: u64 = 10_000;
 /// Log rows that one fold transaction turns into clocks.
 pub const FOLD_BLOCK_ROWS: usize = 10_000;
+/// Consecutive inserts that are folded in bulk from this many on.
+pub const FOLD_RUN_MIN_ROWS: usize = 128;
 /// Existing rows that one back-fill transaction takes in.
 pub const BACKFILL_BLOCK_ROWS: usize = 5_000;
 /// Parked rows that are tried again in one transaction.
@@ -113,6 +115,8 @@ pub struct Bounds {
     pub chunk_scan_entries: usize,
     /// See [`PUSH_MAX_ROWS`].
     pub push_rows: usize,
+    /// See [`FOLD_RUN_MIN_ROWS`].
+    pub fold_run_rows: usize,
     /// See [`BACKFILL_BLOCK_ROWS`].
     pub backfill_rows: usize,
     /// See [`OPEN_TEST_MAX_ENTRIES`].
@@ -127,6 +131,7 @@ impl Default for Bounds {
             chunk_rows: CHUNK_MAX_ROWS,
             chunk_scan_entries: CHUNK_SCAN_MAX_ENTRIES,
             push_rows: PUSH_MAX_ROWS,
+            fold_run_rows: FOLD_RUN_MIN_ROWS,
             backfill_rows: BACKFILL_BLOCK_ROWS,
             open_test_entries: OPEN_TEST_MAX_ENTRIES,
             parked_rows: PARKED_MAX_ROWS,

@@ -58,6 +58,8 @@ pub struct Start {
     /// As in [`Settings`].
     pub peers: Vec<String>,
     /// As in [`Settings`].
+    pub relays: Vec<String>,
+    /// As in [`Settings`].
     pub lan: bool,
 }
 
@@ -228,8 +230,8 @@ fn lead(start: Start, inbox: Inbox, board: &Board) -> Result<(), SqlError> {
     // Before the wait for the lock: whoever takes over is to do so at once.
     let key = GroupKey::from_passphrase(&start.topic, &start.passphrase)?;
     let Some(lock) = become_leader(&start.path, &inbox, board)? else { return Ok(()) };
-    let Start { path, topic, name, listen, peers, lan, .. } = start;
-    let mut settings = Settings { key, topic, name, listen, peers, lan };
+    let Start { path, topic, name, listen, peers, relays, lan, .. } = start;
+    let mut settings = Settings { key, topic, name, listen, peers, relays, lan };
     let mut inbox = inbox;
     loop {
         let Some((store, identity)) = open_patiently(&path, &inbox, board)? else { break };

@@ -22,6 +22,7 @@ pub static FUNCTIONS: &[SqlFunction] = &[
     function("wavesync_leave", 0, 1, "wavesync_leave(['forget'])", leave),
     function("wavesync_pause", 0, 0, "wavesync_pause()", pause),
     function("wavesync_resume", 0, 0, "wavesync_resume()", resume),
+    function("wavesync_network_changed", 0, 0, "wavesync_network_changed()", network_changed),
     function("wavesync_track", 1, 1, "wavesync_track(table)", track),
     function("wavesync_untrack", 1, 1, "wavesync_untrack(table)", untrack),
     function("wavesync_alter", 1, 1, "wavesync_alter(sql)", alter),
@@ -139,6 +140,7 @@ fn join(context: &CallContext, args: &[Value]) -> Outcome {
             name,
             listen: options.listen.unwrap_or_default(),
             peers: options.peers.unwrap_or_default(),
+            relays: options.relays.unwrap_or_default(),
             lan: options.mdns.unwrap_or(true),
         },
     )?;
@@ -199,6 +201,12 @@ fn pause(context: &CallContext, _: &[Value]) -> Outcome {
     control.pause();
     let paused = board.wait(Duration::from_secs(2), |snapshot| snapshot.state == "paused");
     Ok(Value::Integer(i64::from(paused)))
+}
+
+fn network_changed(context: &CallContext, _: &[Value]) -> Outcome {
+    let (control, _) = running(context)?;
+    control.network_changed();
+    Ok(Value::Integer(1))
 }
 
 fn resume(context: &CallContext, _: &[Value]) -> Outcome {

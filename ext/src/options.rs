@@ -11,6 +11,8 @@ pub struct Options {
     pub listen: Option<Vec<String>>,
     /// Multiaddresses of members to stay connected with.
     pub peers: Option<Vec<String>>,
+    /// Multiaddresses of relays to be reachable through.
+    pub relays: Option<Vec<String>>,
     /// Look for members in the local network.
     pub mdns: Option<bool>,
     /// Sync only these tables.
@@ -21,7 +23,7 @@ pub struct Options {
     pub name: Option<String>,
 }
 
-const KEYS: &str = "listen, peers, mdns, tables, adopt_schema, name";
+const KEYS: &str = "listen, peers, relays, mdns, tables, adopt_schema, name";
 const EXAMPLE: &str =
     r#"{"listen":["/ip4/127.0.0.1/tcp/4101"],"peers":["/ip4/127.0.0.1/tcp/4102"],"mdns":false}"#;
 
@@ -41,6 +43,7 @@ impl Options {
             match key.as_str() {
                 "listen" => options.listen = Some(addresses(&key, &value)?),
                 "peers" => options.peers = Some(addresses(&key, &value)?),
+                "relays" => options.relays = Some(relays(&key, &value)?),
                 "tables" => options.tables = Some(texts(&key, &value)?),
                 "mdns" => options.mdns = Some(flag(&key, &value)?),
                 "adopt_schema" => options.adopt_schema = Some(flag(&key, &value)?),
@@ -62,6 +65,14 @@ fn addresses(key: &str, value: &Value) -> Result<Vec<String>, SqlError> {
         wavesync_net::check_address(address).map_err(|error| SqlError::new(error.to_string()))?;
     }
     Ok(addresses)
+}
+
+fn relays(key: &str, value: &Value) -> Result<Vec<String>, SqlError> {
+    let relays = texts(key, value)?;
+    for relay in &relays {
+        wavesync_net::check_relay(relay).map_err(|error| SqlError::new(error.to_string()))?;
+    }
+    Ok(relays)
 }
 
 fn texts(key: &str, value: &Value) -> Result<Vec<String>, SqlError> {
@@ -98,6 +109,7 @@ mod tests {
         assert!(message(r#"{"peer":[]}"#).contains("listen, peers"));
         assert!(message(r#"{"peers":"x"}"#).contains("list of texts"));
         assert!(message(r#"{"peers":["127.0.0.1:4"]}"#).contains("127.0.0.1:4"));
+        assert!(message(r#"{"relays":["/ip4/127.0.0.1/tcp/4"]}"#).contains("peer id"));
         assert!(message("[]").contains("JSON object"));
         assert!(message("{").contains("JSON object"));
     }

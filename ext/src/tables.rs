@@ -6,8 +6,8 @@ use wavesync_core::machine::{Level, PeerReport};
 use wavesync_core::store::changes::Changes;
 use wavesync_core::store::report;
 use wavesync_core::value::Value as CoreValue;
-use wavesync_net::PeerKey;
 use wavesync_net::driver::{self, Snapshot};
+use wavesync_net::{PeerKey, RelayReport};
 
 use crate::engine;
 use crate::ffi::SqlError;
@@ -164,7 +164,7 @@ fn status(context: &TableContext) -> Result<Rows, SqlError> {
         text(shown.peer),
         text(shown.state),
         text(serde_json::to_string(&shown.listen).unwrap_or_default()),
-        text("[]"),
+        text(relays(&shown.relays)),
         flag(shown.leader),
         count(shown.progress.members as u64),
         Value::Integer(shown.progress.db_version),
@@ -176,6 +176,20 @@ fn status(context: &TableContext) -> Result<Rows, SqlError> {
         text(last_error),
         text(hint),
     ]])
+}
+
+/// The relays of the status, as JSON.
+fn relays(reports: &[RelayReport]) -> String {
+    let relays = reports.iter().map(|relay| {
+        serde_json::json!({
+            "address": relay.address,
+            "state": relay.state,
+            "members": relay.members,
+            "limit_bytes": relay.limit_bytes,
+            "error": relay.error,
+        })
+    });
+    serde_json::Value::Array(relays.collect()).to_string()
 }
 
 /// The status of a database without an engine in this process: what the file says.

@@ -17,7 +17,8 @@ const SMALL_FRAME_BYTES: usize = 1024;
 
 fn network(number: u8) -> Network {
     let listen = vec!["/ip4/127.0.0.1/tcp/0".to_owned()];
-    Network::new(Config { identity: [number; 32], listen, lan_tag: None }).unwrap()
+    Network::new(Config { identity: [number; 32], listen, lan_tag: None, relays: Vec::new() })
+        .unwrap()
 }
 
 async fn first<T>(network: &mut Network, wanted: impl Fn(Event) -> Option<T>) -> T {

@@ -4,13 +4,13 @@
 //! It decides when to dial and when to poll; what is said to whom is the machine's business.
 
 mod board;
+mod control;
 mod dialer;
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::FutureExt;
-use smol::channel::{Receiver, Sender};
 use wavesync_core::auth::GroupKey;
 use wavesync_core::ids::Millis;
 use wavesync_core::machine::{Config, Event, Input, Level, Machine, Output, PeerId, StreamId};
@@ -18,9 +18,11 @@ use wavesync_core::store::Store;
 use wavesync_core::store::identity::{FileIdentity, Identity};
 
 pub use board::{Board, LoggedEvent, Snapshot};
+pub use control::{Control, Inbox};
 
 use crate::network;
-use crate::{NetError, Network, PeerKey};
+use crate::{NetError, Network, PeerKey, RelayConfig};
+use control::Command;
 use dialer::Dialer;
 
 /// The file is asked for commits this often while there are some, in milliseconds.
@@ -33,6 +35,8 @@ const BUSY_FOR_MS: u64 = 2_000;
 const PUBLISH_INTERVAL_MS: u64 = 25;
 /// What was just committed is given this long to reach others before the engine stops.
 const FLUSH_MAX_MS: u64 = 300;
+/// A relay that lets less than this through a connection is in the way of a catch-up.
+const CIRCUIT_BYTES_ENOUGH: u64 = 16 * 1024 * 1024;
 /// Closing the connections takes at most this long.
 const SHUTDOWN_MAX_MS: u64 = 400;
 
@@ -49,88 +53,10 @@ pub struct Settings {
     pub listen: Vec<String>,
     /// Multiaddresses of members to stay connected with.
     pub peers: Vec<String>,
+    /// Multiaddresses of relays to be reachable through, with their peer ids.
+    pub relays: Vec<String>,
     /// Look for members in the local network and be found there.
     pub lan: bool,
-}
-
-/// Asks a running engine for something. Cheap to clone; never blocks.
-#[derive(Clone)]
-pub struct Control {
-    sender: Sender<Command>,
-}
-
-#[derive(Debug)]
-enum Command {
-    Dial(String),
-    Committed(u64),
-    Pause,
-    Resume,
-    Stop,
-}
-
-impl Control {
-    /// A control and the end that the engine listens at.
-    #[must_use]
-    pub fn new() -> (Self, Inbox) {
-        let (sender, receiver) = smol::channel::unbounded();
-        (Self { sender }, Inbox { receiver })
-    }
-
-    fn send(&self, command: Command) {
-        // A closed channel means that the engine has ended, which the board tells.
-        let _ = self.sender.try_send(command);
-    }
-
-    /// Connects to a multiaddress and stays connected with it.
-    pub fn dial(&self, address: &str) {
-        self.send(Command::Dial(address.to_owned()));
-    }
-
-    /// Something was committed; the board shows `token` once it has been taken in.
-    pub fn committed(&self, token: u64) {
-        self.send(Command::Committed(token));
-    }
-
-    /// Leaves the network; local changes go on being recorded.
-    pub fn pause(&self) {
-        self.send(Command::Pause);
-    }
-
-    /// Returns to the network.
-    pub fn resume(&self) {
-        self.send(Command::Resume);
-    }
-
-    /// Sends what waits and ends the engine.
-    pub fn stop(&self) {
-        self.send(Command::Stop);
-    }
-}
-
-/// The engine's end of a [`Control`].
-pub struct Inbox {
-    receiver: Receiver<Command>,
-}
-
-impl Inbox {
-    /// Before an engine runs: waits for this long, and returns whether it was asked to stop (or
-    /// nobody can ask any more). Other commands are dropped; the engine will find what they meant.
-    #[must_use]
-    pub fn stopped_within(&self, time: Duration) -> bool {
-        let timer = smol::Timer::after(time);
-        smol::block_on(async {
-            let mut timer = futures::FutureExt::fuse(timer);
-            loop {
-                futures::select! {
-                    command = self.receiver.recv().fuse() => match command {
-                        Ok(Command::Stop) | Err(_) => return true,
-                        Ok(_) => {}
-                    },
-                    _ = timer => return false,
-                }
-            }
-        })
-    }
 }
 
 /// What an engine runs on.
@@ -238,7 +164,13 @@ pub fn run(parts: Parts) -> Result<Option<Again>, NetError> {
 }
 
 fn start_network(settings: &Settings, identity: &Identity) -> Result<Network, NetError> {
+    let relay = |address: &String| -> Result<RelayConfig, NetError> {
+        let peer = core_id(&network::check_relay(address)?);
+        Ok(RelayConfig { address: address.clone(), tag: settings.key.meeting_tag(&peer) })
+    };
+    let relays = settings.relays.iter().map(relay).collect::<Result<_, _>>()?;
     Network::new(network::Config {
+        relays,
         identity: identity.secret,
         listen: settings.listen.clone(),
         lan_tag: settings.lan.then(|| settings.key.lan_tag()),
@@ -302,6 +234,7 @@ impl Driver {
             "stopped".clone_into(&mut snapshot.state);
             snapshot.peers.clear();
             snapshot.listen.clear();
+            snapshot.relays.clear();
         });
         None
     }
@@ -363,10 +296,18 @@ impl Driver {
                 self.token = self.token.max(token);
                 self.feed(now, Input::Committed);
             }
+            Command::NetworkChanged => {
+                self.dialer.restart(now);
+                if let Some(network) = &mut self.network {
+                    network.start_afresh();
+                }
+                self.log(now, Level::Info, "network", "connecting anew to everybody", "");
+            }
             Command::Pause => {
                 if let Some(network) = self.network.take() {
                     network.shutdown(Duration::from_millis(SHUTDOWN_MAX_MS)).await;
                 }
+                self.dialer.all_disconnected();
                 for peer in self.machine.peers() {
                     self.feed(now, Input::Disconnected { peer: peer.peer });
                 }
@@ -400,14 +341,16 @@ impl Driver {
         use network::Event as Net;
         let input = match event {
             Net::Connected { peer, address, relayed, .. } => {
-                self.dialer.connected(&address, now);
+                self.dialer.connected(&peer, &address, now);
                 Input::Connected { peer: core_id(&peer), address, relayed }
             }
             Net::PathChanged { peer, address, relayed } => {
                 Input::PathChanged { peer: core_id(&peer), address, relayed }
             }
             Net::Disconnected { peer } => {
-                self.dialer.disconnected(now);
+                if let Some(network) = &self.network {
+                    self.dialer.disconnected(&peer, network.local_peer(), now);
+                }
                 Input::Disconnected { peer: core_id(&peer) }
             }
             Net::StreamOpened { peer, stream, token } => {
@@ -430,8 +373,10 @@ impl Driver {
                 self.log(now, Level::Warning, "listen_failed", &message, hint);
                 Input::Timer
             }
-            Net::DialFailed { address, reason, .. } => {
-                if self.dialer.failed(&address, &reason, now) {
+            Net::DialFailed { address, reason, peer } => {
+                if let Some(peer) = peer.filter(|_| !self.dialer.has_target(&address)) {
+                    self.dialer.member_failed(&peer, now);
+                } else if self.dialer.failed(&address, &reason, now) {
                     let message = format!("cannot reach {address}: {reason}");
                     let hint = "check the address and that the other side runs; it is tried again";
                     self.log(now, Level::Warning, "dial_failed", &message, hint);
@@ -439,10 +384,18 @@ impl Driver {
                 Input::Timer
             }
             Net::Discovered { peer, addresses } => {
-                if let Some(network) = &mut self.network {
-                    // Nonsense in a stranger's announcement is not worth an event.
-                    let _ = network.dial_peer(&peer, &addresses);
-                }
+                self.dialer.found(peer, &addresses, now);
+                Input::Timer
+            }
+            Net::RelayAnswered => Input::Timer,
+            Net::RelayReserved { address, limit_bytes } => {
+                self.relay_reserved(now, &address, limit_bytes);
+                Input::Timer
+            }
+            Net::RelayLost { address, reason } => {
+                let message = format!("the relay {address} is not available: {reason}");
+                let hint = "check its address and that it runs; it is tried again";
+                self.log(now, Level::Warning, "relay_lost", &message, hint);
                 Input::Timer
             }
         };
@@ -509,6 +462,12 @@ impl Driver {
 
     fn dial(&mut self, now: Millis) {
         let Some(network) = &mut self.network else { return };
+        for (peer, addresses) in self.dialer.due_members(now) {
+            // Nonsense in a stranger's announcement is not worth an event.
+            if network.dial_peer(&peer, &addresses).is_err() {
+                self.dialer.member_failed(&peer, now);
+            }
+        }
         for address in self.dialer.due(now) {
             if let Err(error) = network.dial(&address) {
                 let reason = error.to_string();
@@ -528,6 +487,16 @@ impl Driver {
         }
     }
 
+    fn relay_reserved(&mut self, now: Millis, address: &str, limit_bytes: Option<u64>) {
+        let message = format!("members can reach this replica through the relay {address}");
+        self.log(now, Level::Info, "relay_reserved", &message, "");
+        if let Some(bytes) = limit_bytes.filter(|bytes| *bytes < CIRCUIT_BYTES_ENOUGH) {
+            let message = format!("the relay {address} cuts every connection after {bytes} bytes");
+            let hint = "syncing through it may not get on; use a relay made for wavesync";
+            self.log(now, Level::Warning, "relay_limit", &message, hint);
+        }
+    }
+
     fn publish(&mut self, now: Millis) {
         let due = now.since(self.published_at) >= PUBLISH_INTERVAL_MS;
         if self.board.is_stale() && (due || self.board.has_waiters()) {
@@ -538,7 +507,9 @@ impl Driver {
     fn publish_now(&mut self, now: Millis) {
         self.published_at = now;
         let mut progress = self.machine.progress();
-        progress.caught_up &= !self.dialer.is_trying();
+        let relays_settled = self.network.as_ref().is_none_or(Network::relays_are_settled);
+        progress.caught_up &= !self.dialer.is_trying() && relays_settled;
+        let relays = self.network.as_ref().map(Network::relays).unwrap_or_default();
         let listen = self.network.as_ref().map(Network::listen_addresses).unwrap_or_default();
         let peers = self.machine.peers();
         let token = self.token;
@@ -546,6 +517,7 @@ impl Driver {
             snapshot.progress = progress;
             snapshot.peers = peers;
             snapshot.listen = listen;
+            snapshot.relays = relays;
             snapshot.token = token;
         });
     }

@@ -14,6 +14,17 @@ pub enum NetError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The caller's: this is no relay. Waiting does not help.
+    #[error(
+        "{address:?} is not the address of a relay: {reason}; write it as the relay shows it, like \
+         /dns4/relay.example/tcp/443/tls/ws/p2p/12D3Koo…"
+    )]
+    Relay {
+        /// What was given.
+        address: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The caller's: these bytes or this text name no peer. Waiting does not help.
     #[error("{given:?} is not a peer id: {reason}")]
     Peer {

@@ -6,9 +6,12 @@ mod error;
 mod lan;
 mod network;
 mod streams;
+mod time;
 
 pub use error::NetError;
-pub use network::{Config, Event, Network, PeerKey, check_address};
+pub use network::{
+    Config, Event, Network, PeerKey, RelayConfig, RelayReport, check_address, check_relay,
+};
 pub use streams::{
     FRAME_PAYLOAD_MAX_BYTES, INBOUND_STREAMS_MAX, INBOUND_UNREAD_MAX_BYTES,
     OUTBOUND_QUEUE_HIGH_BYTES, OUTBOUND_QUEUE_LOW_BYTES, OUTBOUND_QUEUE_MAX_BYTES, PROTOCOL,

@@ -7,13 +7,15 @@
 
 mod address;
 mod event;
+mod meeting;
 mod peer;
+mod relays;
 mod swarm;
 
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures::{FutureExt, StreamExt, future};
@@ -31,13 +33,17 @@ use smol::Executor;
 
 pub use event::Event;
 pub use peer::PeerKey;
+pub use relays::{RelayConfig, RelayReport};
 
 use crate::{
     error::NetError,
     lan::{self, Lan},
     streams::{StreamId, StreamsEvent},
+    time::{self, Instant},
 };
 use address::{dial_options, dial_options_unnamed, dial_reason, without_peer};
+use meeting::is_circuit;
+use relays::Relays;
 use swarm::{Behaviour, BehaviourEvent};
 
 /// Dials under way at a time.
@@ -59,6 +65,14 @@ pub fn check_address(text: &str) -> Result<(), NetError> {
     address::parse_target(text).map(|_| ())
 }
 
+/// Checks that a text is the address of a relay; gives the relay's peer id.
+///
+/// # Errors
+/// [`NetError::Address`] or [`NetError::Relay`], which name the text and what is wrong with it.
+pub fn check_relay(text: &str) -> Result<PeerKey, NetError> {
+    relays::peer_of_relay(text).map(|(_, peer)| peer.into())
+}
+
 /// What a network needs to start.
 #[derive(Clone)]
 pub struct Config {
@@ -68,6 +82,8 @@ pub struct Config {
     pub listen: Vec<String>,
     /// The group's opaque tag in the local network; `None` neither announces nor looks.
     pub lan_tag: Option<[u8; 16]>,
+    /// Relays to be reachable through, and to meet members at.
+    pub relays: Vec<RelayConfig>,
 }
 
 /// A running network.
@@ -82,6 +98,7 @@ pub struct Network {
     listeners: HashMap<ListenerId, String>,
     dials: HashMap<ConnectionId, Dial>,
     ping_failures: HashMap<ConnectionId, u32>,
+    relays: Relays,
 }
 
 /// A dial under way.
@@ -109,6 +126,7 @@ impl Network {
             listeners: HashMap::new(),
             dials: HashMap::new(),
             ping_failures: HashMap::new(),
+            relays: Relays::new(&config.relays, Instant::now())?,
         };
         if config.listen.is_empty() {
             LISTEN_DEFAULT.iter().try_for_each(|address| network.listen(address))?;
@@ -143,7 +161,8 @@ impl Network {
 
     /// Where we listen, with real ports.
     pub fn listen_addresses(&self) -> Vec<String> {
-        self.swarm.listeners().map(Multiaddr::to_string).collect()
+        let own = self.swarm.listeners().filter(|address| !is_circuit(address));
+        own.map(Multiaddr::to_string).collect()
     }
 
     /// Why nobody is found in the local network, if that is so. The rest works without it.
@@ -157,8 +176,15 @@ impl Network {
             if let Some(event) = self.ready.pop_front() {
                 return event;
             }
+            self.tend_relays();
+            self.retire_relayed();
+            if !self.ready.is_empty() {
+                continue;
+            }
+            let due = self.next_due();
             let executor = self.executor.clone();
-            match executor.run(next_raw(&mut self.swarm, &mut self.lan)).await {
+            match executor.run(next_raw(&mut self.swarm, &mut self.lan, due)).await {
+                Raw::Time => {}
                 Raw::Swarm(event) => self.on_swarm_event(*event),
                 Raw::Lan(Some(found)) => self.ready.push_back(Event::Discovered {
                     peer: found.peer.into(),
@@ -322,9 +348,14 @@ impl Network {
     fn on_swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(BehaviourEvent::Streams(event)) => {
-                self.ready.push_back(translate(event));
+                self.ready.extend(translate(event, &self.relays));
             }
             SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => self.on_ping(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Circuits(event)) => self.on_circuit(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Meet(event)) => self.on_meeting(event),
+            SwarmEvent::NewListenAddr { listener_id, address } if is_circuit(&address) => {
+                self.reserved(listener_id);
+            }
             SwarmEvent::NewListenAddr { address, .. } => {
                 self.announce();
                 self.ready.push_back(Event::Listening { address: address.to_string() });
@@ -335,8 +366,11 @@ impl Network {
                 tracing::warn!(?address, %error, "a listener has trouble");
             }
             SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
+                let Some(address) = self.listeners.remove(&listener_id) else {
+                    let reason = reason.err().map(|error| address::with_causes(&error));
+                    return self.reservation_lost(listener_id, reason);
+                };
                 self.announce();
-                let address = self.listeners.remove(&listener_id).unwrap_or_default();
                 let reason = match reason {
                     Ok(()) => "the listener ended".to_owned(),
                     Err(error) => address::with_causes(&error),
@@ -349,7 +383,10 @@ impl Network {
             SwarmEvent::ConnectionClosed { connection_id, .. } => {
                 self.ping_failures.remove(&connection_id);
             }
-            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+            SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error, .. } => {
+                if let Some(peer) = peer_id.filter(|peer| self.relays.contains(peer)) {
+                    self.relays.unreachable(&peer, &dial_reason(&error));
+                }
                 if let Some(dial) = self.dials.remove(&connection_id) {
                     self.dial_failed(dial, &error);
                 }
@@ -366,7 +403,9 @@ impl Network {
             Ok(rtt) => {
                 self.ping_failures.remove(&event.connection);
                 let millis = rtt.as_secs_f64() * 1000.0;
-                self.ready.push_back(Event::Rtt { peer: event.peer.into(), millis });
+                if !self.relays.contains(&event.peer) {
+                    self.ready.push_back(Event::Rtt { peer: event.peer.into(), millis });
+                }
             }
             Err(ping::Failure::Unsupported) => {}
             Err(error) => {
@@ -383,7 +422,8 @@ impl Network {
 
     fn announce(&mut self) {
         let Some(lan) = self.lan.as_mut() else { return };
-        let listening: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
+        let listening: Vec<Multiaddr> =
+            self.swarm.listeners().filter(|a| !is_circuit(a)).cloned().collect();
         if let Err(error) = lan.announce(&listening) {
             self.degrade_lan(error.to_string());
         }
@@ -409,23 +449,48 @@ fn start_lan(tag: Option<[u8; 16]>, local: PeerId) -> (Option<Lan>, Option<Strin
 enum Raw {
     Swarm(Box<SwarmEvent<BehaviourEvent>>),
     Lan(Option<lan::Found>),
+    Time,
 }
 
-async fn next_raw(swarm: &mut Swarm<Behaviour>, lan: &mut Option<Lan>) -> Raw {
+async fn next_raw(
+    swarm: &mut Swarm<Behaviour>,
+    lan: &mut Option<Lan>,
+    due: Option<Instant>,
+) -> Raw {
     let found = async {
         match lan {
             Some(lan) => lan.next().await,
             None => future::pending().await,
         }
     };
+    let time = async {
+        match due {
+            Some(due) => time::sleep(due.saturating_duration_since(Instant::now())).await,
+            None => future::pending().await,
+        }
+    };
     futures::select! {
         event = swarm.select_next_some() => Raw::Swarm(Box::new(event)),
         found = std::pin::pin!(found.fuse()) => Raw::Lan(found),
+        () = std::pin::pin!(time.fuse()) => Raw::Time,
     }
 }
 
-fn translate(event: StreamsEvent) -> Event {
-    match event {
+/// What the streams tell, to the owner. Relays are no members: nothing is told of them.
+fn translate(event: StreamsEvent, relays: &Relays) -> Option<Event> {
+    match &event {
+        StreamsEvent::Connected { peer, .. }
+        | StreamsEvent::PathChanged { peer, .. }
+        | StreamsEvent::Disconnected { peer }
+        | StreamsEvent::Opened { peer, .. }
+        | StreamsEvent::OpenFailed { peer, .. }
+            if relays.contains(peer) =>
+        {
+            return None;
+        }
+        _ => {}
+    }
+    Some(match event {
         StreamsEvent::Connected { peer, path, dialer } => Event::Connected {
             peer: peer.into(),
             address: path.address.to_string(),
@@ -447,5 +512,5 @@ fn translate(event: StreamsEvent) -> Event {
         StreamsEvent::Frame { stream, bytes } => Event::Frame { stream, bytes },
         StreamsEvent::Drained { stream } => Event::Drained { stream },
         StreamsEvent::Closed { stream, clean, reason } => Event::Closed { stream, clean, reason },
-    }
+    })
 }

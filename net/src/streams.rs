@@ -18,6 +18,7 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, atomic::AtomicU64},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use libp2p::{
@@ -29,6 +30,7 @@ use libp2p::{
     },
 };
 
+use crate::time::Instant;
 use connections::{Connections, Path};
 use handler::{Command, Handler, Report};
 use queue::Queue;
@@ -53,6 +55,12 @@ pub const INBOUND_STREAMS_WAITING_MAX: usize = 256;
 pub const OUTBOUND_STREAMS_MAX: usize = 64;
 /// Streams that may wait to be opened on one connection; further ones fail at once.
 pub const OUTBOUND_STREAMS_WAITING_MAX: usize = 1024;
+
+/// A relayed connection with nothing but its long-lived stream is closed this long after a direct
+/// one came.
+pub const RELAYED_LINGER_MAX_SECONDS: u64 = 2;
+/// What else is under way on it is given this long; it resumes on the direct one.
+pub const RELAYED_TRANSFER_MAX_SECONDS: u64 = 60;
 
 /// A stream, unique in the lifetime of its network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -149,6 +157,24 @@ impl Streams {
     /// Whether some connection leads to exactly this address.
     pub(crate) fn is_connected_to(&self, address: &Multiaddr) -> bool {
         self.connections.has_address(address)
+    }
+
+    /// When to ask `retired` next.
+    pub(crate) fn next_retirement(&self) -> Option<Instant> {
+        let linger = Duration::from_secs(RELAYED_LINGER_MAX_SECONDS);
+        self.connections.superseded().iter().map(|(_, since)| *since + linger).min()
+    }
+
+    /// Relayed connections that are not needed any longer, because a direct one leads to the peer.
+    pub(crate) fn retired(&self, now: Instant) -> Vec<ConnectionId> {
+        let mut superseded = self.connections.superseded();
+        superseded.retain(|(id, since)| {
+            let streams = self.streams.values().filter(|stream| stream.connection == *id).count();
+            let time =
+                if streams > 1 { RELAYED_TRANSFER_MAX_SECONDS } else { RELAYED_LINGER_MAX_SECONDS };
+            now >= *since + Duration::from_secs(time)
+        });
+        superseded.into_iter().map(|(id, _)| id).collect()
     }
 
     fn emit(&mut self, event: StreamsEvent) {

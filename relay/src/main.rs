@@ -3,6 +3,7 @@
 
 mod error;
 mod identity;
+mod meeting;
 mod options;
 mod server;
 

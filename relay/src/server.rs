@@ -1,25 +1,27 @@
 //! The swarm of the relay and its loop.
 
-use std::{io, num::NonZeroU32, time::Duration};
+use std::{
+    num::NonZeroU32,
+    time::{Duration, Instant},
+};
 
 use async_signal::{Signal, Signals};
 use futures::{StreamExt, select};
 use libp2p::{
-    Multiaddr, PeerId, Swarm, Transport,
+    Multiaddr, PeerId, Swarm,
     connection_limits::{self, ConnectionLimits},
-    core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
     identify,
     identity::Keypair,
     multiaddr::Protocol,
-    noise, ping, relay,
+    ping, relay, request_response,
     swarm::{self, NetworkBehaviour, SwarmEvent},
-    yamux,
 };
-use wavesync_transport::{DnsTransport, TcpTransport};
+use wavesync_transport::{MeetBehaviour, MeetEvent, StackError, meeting, stack};
 
 use crate::{
     error::RelayError,
     identity,
+    meeting::{Meeting, Room},
     options::{self, Options},
     print,
 };
@@ -48,7 +50,12 @@ const PER_IP_INTERVAL_MILLISECONDS: u64 = 100;
 const CONNECTIONS_MAX: u32 = 16_384;
 const CONNECTIONS_PER_PEER_MAX: u32 = 8;
 const CONNECTIONS_PENDING_MAX: u32 = 512;
-const CONNECT_TIMEOUT_SECONDS: u64 = 20;
+/// Groups that a peer may be in at this relay.
+const GROUPS_PER_PEER_MAX: usize = 32;
+/// Peers remembered at the meeting point, once for each group.
+const MEETING_MAX: usize = 16_384;
+/// Peers that did not come again are looked for this often.
+const FORGET_INTERVAL_SECONDS: u64 = 60;
 /// A connection without reservation or circuit is closed after this.
 const IDLE_TIMEOUT_SECONDS: u64 = 60;
 const IDENTIFY_PROTOCOL: &str = "/wavesync-relay/1";
@@ -59,6 +66,7 @@ struct Behaviour {
     relay: relay::Behaviour,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
+    meet: MeetBehaviour,
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -71,10 +79,18 @@ pub(crate) async fn run(options: Options) -> Result<(), RelayError> {
         swarm.add_external_address(address.clone());
         print_address(address, swarm.local_peer_id())?;
     }
+    let mut meeting = Meeting::new(Room { per_peer: GROUPS_PER_PEER_MAX, in_all: MEETING_MAX });
+    let mut forget = smol::Timer::interval(Duration::from_secs(FORGET_INTERVAL_SECONDS)).fuse();
     loop {
         select! {
             _signal = signals.next() => return Ok(()),
-            event = swarm.select_next_some() => on_event(&mut swarm, &options, event)?,
+            _tick = forget.next() => {
+                meeting.forget_all(Instant::now());
+                tracing::debug!(peers = meeting.present(), groups = meeting.groups(), "meeting");
+            }
+            event = swarm.select_next_some() => {
+                on_event(&mut swarm, &mut meeting, &options, event)?;
+            }
         }
     }
 }
@@ -106,10 +122,16 @@ fn build(keypair: &Keypair, behind_proxy: bool) -> Result<Swarm<Behaviour>, Rela
                 .with_cache_size(0),
         ),
         ping: ping::Behaviour::new(ping::Config::new()),
+        meet: meeting(false),
     };
+    let transport = stack(keypair, None, None).map_err(|error| match error {
+        StackError::Identity(reason) | StackError::Certificate(reason) => {
+            RelayError::Identity(reason)
+        }
+    })?;
     let config = swarm::Config::with_executor(|task| smol::spawn(task).detach())
         .with_idle_connection_timeout(Duration::from_secs(IDLE_TIMEOUT_SECONDS));
-    Ok(Swarm::new(transport(keypair)?, behaviour, local, config))
+    Ok(Swarm::new(transport, behaviour, local, config))
 }
 
 fn relay_config(behind_proxy: bool) -> relay::Config {
@@ -139,19 +161,6 @@ fn relay_config(behind_proxy: bool) -> relay::Config {
     config.reservation_rate_per_ip(PER_IP_BURST, per_ip).circuit_src_per_ip(PER_IP_BURST, per_ip)
 }
 
-fn transport(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, RelayError> {
-    let noise =
-        noise::Config::new(keypair).map_err(|error| RelayError::Identity(error.to_string()))?;
-    Ok(DnsTransport::new(TcpTransport::new())
-        .upgrade(Version::V1)
-        .authenticate(noise)
-        .multiplex(yamux::Config::default())
-        .timeout(Duration::from_secs(CONNECT_TIMEOUT_SECONDS))
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
-        .map_err(io::Error::other)
-        .boxed())
-}
-
 /// Every address that was asked for has to work; of the default ones, one has to.
 fn listen(swarm: &mut Swarm<Behaviour>, options: &Options) -> Result<(), RelayError> {
     let mut failed = None;
@@ -177,6 +186,7 @@ fn listen(swarm: &mut Swarm<Behaviour>, options: &Options) -> Result<(), RelayEr
 
 fn on_event(
     swarm: &mut Swarm<Behaviour>,
+    meeting: &mut Meeting,
     options: &options::Options,
     event: SwarmEvent<BehaviourEvent>,
 ) -> Result<(), RelayError> {
@@ -192,6 +202,18 @@ fn on_event(
             let address =
                 addresses.first().map_or_else(|| "a listener".to_owned(), Multiaddr::to_string);
             return Err(RelayError::Listen { address, reason: error.to_string() });
+        }
+        SwarmEvent::Behaviour(BehaviourEvent::Meet(MeetEvent::Message {
+            peer,
+            message: request_response::Message::Request { request, channel, .. },
+            ..
+        })) => {
+            let met = meeting.arrive(peer, request, Instant::now());
+            // Whoever asked may be gone.
+            let _sent = swarm.behaviour_mut().meet.send_response(channel, met);
+        }
+        SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
+            meeting.leave(&peer_id);
         }
         SwarmEvent::Behaviour(BehaviourEvent::Relay(event)) => {
             tracing::info!(?event, "relay");

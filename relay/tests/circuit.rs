@@ -1,13 +1,16 @@
 //! The relay as a process, and libp2p relay clients on our own transport that use it.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::{
     future::Future,
-    io::{self, BufRead, BufReader, Read},
-    path::Path,
-    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
-    time::{Duration, Instant},
+    io::{self, Read},
+    process::{Command, ExitStatus, Stdio},
+    time::Duration,
 };
+
+use common::Relay;
 
 use futures::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, FutureExt, StreamExt, future, select,
@@ -27,52 +30,6 @@ use wavesync_transport::{DnsTransport, TcpTransport};
 const DEADLINE_SECONDS: u64 = 30;
 /// Far beyond the 128 KiB of libp2p's own relay limits.
 const PAYLOAD_BYTES: usize = 4 * 1024 * 1024;
-
-/// A relay process; it ends with the test.
-struct Relay {
-    process: Child,
-    output: BufReader<ChildStdout>,
-}
-
-impl Relay {
-    fn start(identity: &Path) -> Relay {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_wavesync-relay"))
-            .args(["--listen", "/ip4/127.0.0.1/tcp/0", "--identity"])
-            .arg(identity)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let output = BufReader::new(process.stdout.take().unwrap());
-        Relay { process, output }
-    }
-
-    fn address(&mut self) -> Multiaddr {
-        let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
-        line.trim().parse().unwrap()
-    }
-
-    /// Sends a signal and waits for the end.
-    fn end_by(&mut self, signal: &str) -> ExitStatus {
-        let id = self.process.id().to_string();
-        assert!(Command::new("kill").args(["-s", signal, &id]).status().unwrap().success());
-        let deadline = Instant::now() + Duration::from_secs(5);
-        loop {
-            if let Some(status) = self.process.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "the relay did not end after {signal}");
-            std::thread::yield_now();
-        }
-    }
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        let _was_running = self.process.kill();
-        let _status = self.process.wait();
-    }
-}
 
 /// Bytes that go over and come back the other way round.
 #[derive(Clone, Default)]

@@ -1,6 +1,7 @@
 //! The group key: Argon2id over the passphrase, salted by the topic, and its subkeys.
 
 use crate::auth::derive;
+use crate::machine::PeerId;
 use crate::mutants::{self, Mutant};
 use crate::store::group::check_topic;
 use crate::{Error, Result, limits};
@@ -65,6 +66,13 @@ impl GroupKey {
     #[must_use]
     pub fn lan_tag(&self) -> [u8; 16] {
         self.subkey(b"local network tag")
+    }
+
+    /// The opaque tag under which members meet at a relay; another one at each relay, so that
+    /// relays can not tell together who is in one group.
+    #[must_use]
+    pub fn meeting_tag(&self, relay: &PeerId) -> [u8; 32] {
+        derive(&self.master, FORMAT_TAG, &[b"meeting tag", &relay.0])
     }
 }
 

@@ -485,7 +485,9 @@ impl Tx<'_> {
         let full = table.local_columns().all(|column| here.contains_key(&column.num));
         let (written, left) = match standing {
             Some(Standing::Same) => (self.update_row(table, key, &here), standing),
-            Some(Standing::Other) if full => (self.update_row(table, key, &here), standing),
+            Some(Standing::Other) if full && !table.equal_keys_differ() => {
+                (self.update_row(table, key, &here), standing)
+            }
             Some(Standing::Other) => {
                 self.delete_row(table, key)?;
                 (self.insert_row(table, key, &here), None)

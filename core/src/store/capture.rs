@@ -7,17 +7,15 @@
 use crate::Result;
 use crate::ids::{ColumnNum, TableNum};
 use crate::store::key;
+use crate::store::mask::{self, MASK_INSERT, chain, changed};
 use crate::store::shape::{Shape, ShapeColumn};
 use crate::store::sql::ident;
+use crate::store::unique::Unique;
 
-/// Mask of an insert: every column.
-pub const MASK_INSERT: i64 = -1;
 /// Letters that name the triggers of a table.
 pub const LETTERS: [char; 8] = ['i', 'u', 'k', 'd', 'p', 'q', 'r', 's'];
 /// Key columns that `__wavesync_gone` holds one by one.
 const GONE_KEYS: usize = 8;
-/// Columns from this number on share one bit of the mask.
-pub const SHARED_BIT: u16 = 62;
 
 /// Milliseconds since 1970 in SQL. `unixepoch('subsec')` would need SQLite 3.42.
 const NOW: &str = "CAST((julianday('now')-2440587.5)*86400000 AS INTEGER)";
@@ -37,7 +35,7 @@ pub fn triggers(
     };
     let key_changed: Result<Vec<String>> =
         shape.key.iter().map(|column| changed(column, shape.collates)).collect();
-    let key_changed = key_changed?.join(" OR ");
+    let key_changed = chain(key_changed?, " OR ");
     let create = |letter: char, event: &str, when: &str, body: &str| {
         let name = format!("__wavesync_{letter}_{number}");
         let text = format!("CREATE TRIGGER \"{name}\" {event} ON {on}{when} BEGIN {body} END");
@@ -45,7 +43,7 @@ pub fn triggers(
     };
     let mut triggers = vec![
         create('i', "AFTER INSERT", "", &append(&new_key, &MASK_INSERT.to_string())),
-        create('u', "AFTER UPDATE", "", &append(&new_key, &mask(columns, shape)?)),
+        create('u', "AFTER UPDATE", "", &append(&new_key, &written(columns, shape.collates)?)),
         create(
             'k',
             "AFTER UPDATE",
@@ -71,34 +69,29 @@ pub fn triggers(
 /// Notes the rows that a write collides with through a UNIQUE index. `OR REPLACE` removes them
 /// without firing a delete trigger unless `recursive_triggers` is on.
 fn note_rivals(table: TableNum, shape: &Shape) -> Result<String> {
-    let rivals: Result<Vec<String>> = shape
-        .uniques
-        .iter()
-        .map(|columns| {
-            let equal: Result<Vec<String>> = columns
-                .iter()
-                .map(|(column, collation)| {
-                    let (column, collation) = (ident(column)?, ident(collation)?);
-                    Ok(format!("t.{column} = NEW.{column} COLLATE {collation}"))
-                })
-                .collect();
-            Ok(format!("({})", equal?.join(" AND ")))
-        })
-        .collect();
     let keys = shape.key.iter().take(GONE_KEYS);
     let keys: Result<Vec<String>> =
         keys.map(|column| Ok(format!("t.{}", ident(&column.name)?))).collect();
     let places: Vec<String> =
         (0..shape.key.len().min(GONE_KEYS)).map(|n| format!("k{n}")).collect();
-    Ok(format!(
-        "INSERT INTO __wavesync_gone(tbl,pk,{}) SELECT {},{},{} FROM {} AS t WHERE {};",
+    let note = format!(
+        "INSERT INTO __wavesync_gone(tbl,pk,{}) SELECT {},{},{} FROM {} AS t WHERE",
         places.join(","),
         table.0,
         key::expression(shape.form, &shape.key, "t.")?,
         keys?.join(","),
-        ident(&shape.name)?,
-        rivals?.join(" OR ")
-    ))
+        ident(&shape.name)?
+    );
+    // An OR of columns is looked up in their indexes; one with expressions would be a scan.
+    let (plain, special): (Vec<_>, Vec<_>) = shape.uniques.iter().partition(|u| u.plain());
+    let plain: Result<Vec<String>> = plain.into_iter().map(Unique::collides).collect();
+    let plain = plain?;
+    let mut conditions = if plain.is_empty() { Vec::new() } else { vec![chain(plain, " OR ")] };
+    for unique in special {
+        conditions.push(unique.collides()?);
+    }
+    let statements = conditions.into_iter().map(|condition| format!("{note} {condition};"));
+    Ok(statements.collect::<Vec<_>>().join(" "))
 }
 
 /// Logs those of the noted rows that are gone as deleted. One that was also logged by the delete
@@ -127,7 +120,7 @@ fn log_gone(table: TableNum, shape: &Shape) -> Result<String> {
 
 fn uniques_changed(shape: &Shape) -> Result<String> {
     let columns: std::collections::BTreeSet<&str> =
-        shape.uniques.iter().flatten().map(|(column, _)| column.as_str()).collect();
+        shape.uniques.iter().flat_map(|unique| &unique.columns).map(String::as_str).collect();
     let changed: Result<Vec<String>> = columns
         .into_iter()
         .map(|column| {
@@ -135,46 +128,12 @@ fn uniques_changed(shape: &Shape) -> Result<String> {
             Ok(format!("OLD.{column} COLLATE BINARY IS NOT NEW.{column}"))
         })
         .collect();
-    Ok(changed?.join(" OR "))
+    Ok(chain(changed?, " OR "))
 }
 
-/// The bit of a column in the mask.
-#[must_use]
-pub fn bit(column: ColumnNum) -> i64 {
-    1 << column.0.min(SHARED_BIT)
-}
-
-fn changed(column: &ShapeColumn, collates: bool) -> Result<String> {
-    let name = ident(&column.name)?;
-    let collate = if collates { " COLLATE BINARY" } else { "" };
-    let compared = format!("OLD.{name}{collate} IS NOT NEW.{name}");
-    Ok(if column.classes_differ {
-        format!("({compared} OR typeof(OLD.{name}) IS NOT typeof(NEW.{name}))")
-    } else {
-        format!("({compared})")
-    })
-}
-
-fn mask(columns: &[(ColumnNum, ShapeColumn)], shape: &Shape) -> Result<String> {
-    let in_group = |column: &ShapeColumn| {
-        let name = column.name.to_ascii_lowercase();
-        shape.groups.iter().position(|group| group.contains(&name))
-    };
-    let mut terms = Vec::new();
-    for (number, column) in columns.iter().filter(|(_, column)| in_group(column).is_none()) {
-        terms.push(match number.0.min(SHARED_BIT) {
-            0 => changed(column, shape.collates)?,
-            shift => format!("({}<<{shift})", changed(column, shape.collates)?),
-        });
-    }
-    // One column of a group written is all of it written.
-    for group in 0..shape.groups.len() {
-        let members: Vec<&(ColumnNum, ShapeColumn)> =
-            columns.iter().filter(|(_, column)| in_group(column) == Some(group)).collect();
-        let any: Result<Vec<String>> =
-            members.iter().map(|(_, column)| changed(column, shape.collates)).collect();
-        let bits = members.iter().fold(0, |bits, (number, _)| bits | bit(*number));
-        terms.push(format!("(({})*{bits})", any?.join(" OR ")));
-    }
-    Ok(if terms.is_empty() { "0".into() } else { terms.join("|") })
+/// The mask of an update.
+fn written(columns: &[(ColumnNum, ShapeColumn)], collates: bool) -> Result<String> {
+    let terms: Result<Vec<(ColumnNum, String)>> =
+        columns.iter().map(|(number, column)| Ok((*number, changed(column, collates)?))).collect();
+    Ok(mask::expression(&terms?))
 }

@@ -66,7 +66,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    fn encode_cells(&mut self, table: &Table, clock: &Clock) -> Result<Option<Vec<u8>>> {
+    pub(super) fn encode_cells(&mut self, table: &Table, clock: &Clock) -> Result<Option<Vec<u8>>> {
         let mut bytes = Vec::new();
         if table.kind == KeyKind::Integer {
             self.encode_ended(&mut bytes, &clock.ended)?;

@@ -141,6 +141,11 @@ fn inside(tokens: &[Token]) -> &[Token] {
     tokens.get(1..).unwrap_or_default()
 }
 
+/// Every word of a text in lower case, names in quotes included.
+pub(super) fn words_of(sql: &str) -> BTreeSet<String> {
+    words(tokens(sql).iter())
+}
+
 fn words<'a>(tokens: impl Iterator<Item = &'a Token>) -> BTreeSet<String> {
     tokens
         .filter_map(|token| match token {

@@ -4,42 +4,80 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use rusqlite::params;
-
 use crate::ids::{ColumnNum, Dot, Seq, SiteId, Stamp, TableNum};
 use crate::limits;
 use crate::merge::{Clock, Ended, KeyKind, join_ended};
 use crate::mutants::{self, Mutant};
 use crate::store::clock::ClockRow;
+use crate::store::contend::RowId;
+use crate::store::fold_bulk::{Head, runs};
+use crate::store::mask::Mask;
 use crate::store::rows::{Kind, Parked};
 use crate::store::serve::BatchBuilder;
-use crate::store::tables::Table;
-use crate::store::{Push, SiteNum, Tx, capture, key};
+use crate::store::tables::{Column, Table};
+use crate::store::{Push, SiteNum, Tx, key};
 use crate::value::Value;
 use crate::{Error, Result};
 
-struct Entry {
-    seq: Seq,
+/// A row of the log.
+pub(super) struct Entry {
+    pub seq: Seq,
     table: TableNum,
     key: Value,
-    /// Bit mask of changed columns; -1 for an insert, `None` for a delete.
-    mask: Option<i64>,
+    /// The columns that were written; `None` for a delete.
+    mask: Option<Mask>,
     at: i64,
 }
 
-struct Hand {
+impl Entry {
+    /// From `seq, tbl, pk, cols, at`.
+    pub fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            seq: Seq(row.get(0)?),
+            table: TableNum(row.get(1)?),
+            key: Value::from_ref(row.get_ref(2)?),
+            mask: Mask::read(&Value::from_ref(row.get_ref(3)?)),
+            at: row.get::<_, Option<i64>>(4)?.unwrap_or(0),
+        })
+    }
+}
+
+/// Gives out stamps.
+pub(super) struct Hand {
     own: SiteId,
     last: Stamp,
     now: i64,
 }
 
 impl Hand {
+    /// One whose next stamp is this one, whatever the time.
+    pub fn exactly(dot: Dot) -> Self {
+        Self { own: dot.site, last: Stamp(dot.stamp.0 - 1), now: 0 }
+    }
+
+    pub fn site(&self) -> SiteId {
+        self.own
+    }
+
     /// Rule P3: never in the future of this engine, never behind anything seen here.
-    fn stamp(&mut self, at: i64) -> Dot {
+    pub fn stamp(&mut self, at: i64) -> Dot {
         let wall = Stamp::at(at.min(self.now));
         self.last = wall.max(self.last.next());
         Dot { stamp: self.last, site: self.own }
     }
+}
+
+/// What a fold keeps in mind until its end.
+#[derive(Default)]
+struct Work {
+    /// Tables in which a local write may collide with parked rows.
+    contested: BTreeSet<TableNum>,
+    /// Rows of those that were written.
+    written: BTreeSet<RowId>,
+    /// Rows that were written, as far as a push may carry them.
+    touched: BTreeSet<(TableNum, Value)>,
+    /// More were written than a push carries.
+    many: bool,
 }
 
 impl Tx<'_> {
@@ -54,29 +92,25 @@ impl Tx<'_> {
         let prev = self.seen(own)?;
         let last = Stamp(self.meta("hlc")?.unwrap_or(0));
         let mut hand = Hand { own, last, now: i64::try_from(self.now.0).unwrap_or(i64::MAX) };
-        let mut touched: BTreeMap<(TableNum, Value), ()> = BTreeMap::new();
-        let contested = self.contested_tables()?;
-        let mut written = BTreeSet::new();
+        let mut work = Work { contested: self.contested_tables()?, ..Work::default() };
         let mut position = folded;
         let mut count = 0u64;
         loop {
-            let block = self.log_block(position)?;
-            let Some(entry) = block.last() else { break };
-            position = entry.seq;
+            let block = self.log_heads(position)?;
+            let Some(last) = block.last() else { break };
+            position = last.seq;
             count += block.len() as u64;
-            for entry in &block {
-                self.fold_entry(entry, &mut hand)?;
-                if contested.contains(&entry.table) {
-                    let table = self.table(entry.table)?;
-                    let stored = entry.key.clone();
-                    let key = key::canonical(table.form, table.key_columns, stored)?;
-                    written.insert((entry.table, key));
-                }
-                if touched.len() <= self.bounds.push_rows {
-                    touched.insert((entry.table, entry.key.clone()), ());
+            for (range, bulk) in runs(&block, self.bounds.fold_run_rows) {
+                let part = &block[range];
+                if bulk {
+                    let keys = self.fold_inserts(part, &mut hand)?;
+                    self.note_inserts(part, keys, &mut work)?;
+                } else {
+                    self.fold_rows(part, &mut hand, &mut work)?;
                 }
             }
         }
+        let Work { contested, written, touched, many } = work;
         if !written.is_empty() {
             let now = hand.now;
             self.take_over(&contested, &written, || hand.stamp(now))?;
@@ -89,30 +123,51 @@ impl Tx<'_> {
         if hand.last > last {
             let boot = self.boot;
             self.raise(own, hand.last, boot)?;
-            let rows = self.push_rows(own, prev, touched.into_keys().collect())?;
+            let rows = if many { None } else { self.push_rows(own, prev, touched)? };
             self.pushes.push(Push { site: own, boot, prev, upto: hand.last, rows });
         }
         self.settle(folded)
     }
 
-    fn log_block(&mut self, after: Seq) -> Result<Vec<Entry>> {
+    fn log_entries(&self, part: &[Head]) -> Result<Vec<Entry>> {
+        let (Some(first), Some(last)) = (part.first(), part.last()) else { return Ok(Vec::new()) };
         let mut statement = self.conn.prepare_cached(
-            "SELECT seq, tbl, pk, cols, at FROM __wavesync_log WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+            "SELECT seq, tbl, pk, cols, at FROM __wavesync_log
+             WHERE seq BETWEEN ?1 AND ?2 ORDER BY seq",
         )?;
-        let entries =
-            statement.query_map(params![after.0, limits::FOLD_BLOCK_ROWS as i64], |row| {
-                Ok(Entry {
-                    seq: Seq(row.get(0)?),
-                    table: TableNum(row.get(1)?),
-                    key: Value::from_ref(row.get_ref(2)?),
-                    mask: row.get(3)?,
-                    at: row.get::<_, Option<i64>>(4)?.unwrap_or(0),
-                })
-            })?;
+        let entries = statement.query_map([first.seq.0, last.seq.0], Entry::read)?;
         Ok(entries.collect::<rusqlite::Result<_>>()?)
     }
 
-    fn fold_entry(&mut self, entry: &Entry, hand: &mut Hand) -> Result<()> {
+    /// What was folded in bulk is pushed only where it is little.
+    fn note_inserts(&self, part: &[Head], keys: usize, work: &mut Work) -> Result<()> {
+        work.many |= keys > self.bounds.push_rows;
+        if !work.many {
+            let entries = self.log_entries(part)?.into_iter();
+            work.touched.extend(entries.map(|entry| (entry.table, entry.key)));
+        }
+        Ok(())
+    }
+
+    /// Folds log rows one by one.
+    fn fold_rows(&mut self, part: &[Head], hand: &mut Hand, work: &mut Work) -> Result<()> {
+        let entries = self.log_entries(part)?;
+        for entry in entries {
+            self.fold_entry(&entry, hand)?;
+            if work.contested.contains(&entry.table) {
+                let table = self.table(entry.table)?;
+                let stored = entry.key.clone();
+                let key = key::canonical(table.form, table.key_columns, stored)?;
+                work.written.insert((entry.table, key));
+            }
+            if work.touched.len() <= self.bounds.push_rows {
+                work.touched.insert((entry.table, entry.key));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn fold_entry(&mut self, entry: &Entry, hand: &mut Hand) -> Result<()> {
         // A key that is NULL names no row that others could know; the table stays local there.
         let Ok(table) = self.table(entry.table) else { return Ok(()) };
         // Without the table there are no values, only deletes that happened before it went.
@@ -122,11 +177,11 @@ impl Tx<'_> {
         }
         let key = key::canonical(table.form, table.key_columns, entry.key.clone())?;
         let mut current = self.clock(&table, &key)?.map(|row| row.clock);
-        if current.is_none() && entry.mask != Some(capture::MASK_INSERT) {
+        if current.is_none() && entry.mask != Some(Mask::Insert) {
             current = self.imported_clock(&table)?;
         }
         let alive = current.as_ref().is_some_and(Clock::alive);
-        let (clock, written) = match (entry.mask, current) {
+        let (clock, written) = match (&entry.mask, current) {
             (None, Some(clock)) if alive && clock.length >= limits::CAUSAL_LENGTH_MAX => {
                 self.note_used_up(&table, &key);
                 return Ok(());
@@ -143,7 +198,7 @@ impl Tx<'_> {
             (None, _) => return Ok(()),
             (Some(mask), Some(mut clock)) if alive => {
                 let columns = self.changed_columns(&table, &key, mask, entry.seq)?;
-                if columns.is_empty() && mask != capture::MASK_INSERT {
+                if columns.is_empty() && *mask != Mask::Insert {
                     return Ok(());
                 }
                 let dot = hand.stamp(entry.at);
@@ -184,18 +239,39 @@ impl Tx<'_> {
         Ok(Some(Clock { length: 1, birth, cells, claim: None, ended: Ended::new() }))
     }
 
-    /// Columns that an entry wrote. A trigger that was generated before a column existed says
-    /// nothing about it, so for such entries the column counts as written if it left its default.
+    /// Columns that an entry wrote, and those that a declared rule couples with them.
     fn changed_columns(
         &mut self,
         table: &Table,
         key: &Value,
-        mask: i64,
+        mask: &Mask,
+        seq: Seq,
+    ) -> Result<Vec<ColumnNum>> {
+        let mut columns = self.columns_of_entry(table, key, mask, seq)?;
+        for group in table.shape.iter().flat_map(|shape| &shape.groups) {
+            let of_group = |column: &Column| group.contains(&column.name.to_ascii_lowercase());
+            let coupled: Vec<ColumnNum> =
+                table.local_columns().filter(|c| of_group(c)).map(|column| column.num).collect();
+            if coupled.iter().any(|num| columns.contains(num)) {
+                columns.retain(|num| !coupled.contains(num));
+                columns.extend(coupled);
+            }
+        }
+        Ok(columns)
+    }
+
+    /// Columns that an entry wrote. A trigger that was generated before a column existed says
+    /// nothing about it, so for such entries the column counts as written if it left its default.
+    fn columns_of_entry(
+        &mut self,
+        table: &Table,
+        key: &Value,
+        mask: &Mask,
         seq: Seq,
     ) -> Result<Vec<ColumnNum>> {
         let mut columns: Vec<ColumnNum> = table
             .local_columns()
-            .filter(|column| mask == capture::MASK_INSERT || mask & capture::bit(column.num) != 0)
+            .filter(|column| mask.holds(column.num))
             .map(|column| column.num)
             .collect();
         let newer: Vec<ColumnNum> = table
@@ -252,7 +328,7 @@ impl Tx<'_> {
         &mut self,
         own: SiteId,
         prev: Stamp,
-        keys: Vec<(TableNum, Value)>,
+        keys: BTreeSet<(TableNum, Value)>,
     ) -> Result<Option<crate::wire::rows::Batch>> {
         if keys.len() > self.bounds.push_rows {
             return Ok(None);

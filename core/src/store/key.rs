@@ -64,6 +64,8 @@ pub fn pack(parts: &[Value]) -> Value {
         match part {
             Value::Null => text.push('n'),
             Value::Integer(integer) => text.push_str(&format!("i{integer}")),
+            // To SQLite -0.0 is 0.0, and prints so: triggers cannot tell which it is.
+            Value::Real(0.0) => text.push_str("r0000000000000000"),
             Value::Real(real) => text.push_str(&format!("r{:016x}", real.to_bits())),
             Value::Text(bytes) => text.push_str(&format!("t{}", hex(bytes))),
             Value::Blob(bytes) => text.push_str(&format!("b{}", hex(bytes))),
@@ -131,6 +133,7 @@ mod tests {
             Value::Real(-1.5e300),
             Value::Real(f64::INFINITY),
             Value::Real(5e-324),
+            Value::Real(0.0),
             Value::Text(b"it's, \0 i7".to_vec()),
             Value::Text(Vec::new()),
             Value::Blob(vec![0, 255]),

@@ -93,7 +93,7 @@ impl Tx<'_> {
         let prev = self.seen(own)?;
         let boot = self.boot;
         self.raise(own, stamp, boot)?;
-        let rows = self.push_rows(own, prev, vec![row.clone()])?;
+        let rows = self.push_rows(own, prev, [row.clone()].into())?;
         self.pushes.push(Push { site: own, boot, prev, upto: stamp, rows });
         // A trigger that refused the row before is asked again.
         self.hot.insert(row.clone());

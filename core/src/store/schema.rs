@@ -11,10 +11,11 @@ use rusqlite::params;
 
 use crate::ids::{ColumnNum, Millis, TableNum};
 use crate::limits;
+use crate::store::mask::MASK_INSERT;
 use crate::store::names::Installed;
 use crate::store::sql::ident;
 use crate::store::tables::{StoredTable, Table};
-use crate::store::{Tx, capture, key};
+use crate::store::{Tx, key};
 use crate::value::Value;
 use crate::{Error, Result};
 
@@ -269,7 +270,7 @@ impl Tx<'_> {
                     .prepare_cached(
                         "INSERT INTO __wavesync_log(tbl, pk, cols, at) VALUES(?1, ?2, ?3, ?4)",
                     )?
-                    .execute(params![table.num.0, key, capture::MASK_INSERT, self.now.0 as i64])?;
+                    .execute(params![table.num.0, key, MASK_INSERT, self.now.0 as i64])?;
             }
         }
         Ok(lost)

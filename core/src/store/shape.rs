@@ -6,10 +6,11 @@ use rusqlite::{Connection, OptionalExtension};
 
 use std::collections::BTreeSet;
 
-use crate::Result;
 use crate::store::coupling;
 use crate::store::foreign::{self, Declared};
 use crate::store::sql::ident;
+use crate::store::unique::{self, Unique};
+use crate::{Result, limits};
 
 /// How a key is stored in the log and in the clock table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,9 +49,8 @@ pub struct Shape {
     pub collates: bool,
     /// The text that created it.
     pub sql: String,
-    /// Columns and collations of each UNIQUE index beside the key. Indexes on expressions are left
-    /// out.
-    pub uniques: Vec<Vec<(String, String)>>,
+    /// Each UNIQUE index beside the key.
+    pub uniques: Vec<Unique>,
     /// Its foreign keys.
     pub foreign: Vec<Declared>,
     /// Columns that a declared rule couples: one written is all written.
@@ -78,12 +78,16 @@ impl Shape {
             .enumerate()
             .map(|(at, column)| {
                 let (name, at) = (ident(&column.name)?, at + first);
-                Ok(if self.collates {
+                let mut matches = format!("{name} = ?{at}");
+                if self.collates {
                     // The first comparison finds the row by index, the second one by bytes.
-                    format!("{name} = ?{at} AND {name} = ?{at} COLLATE BINARY")
-                } else {
-                    format!("{name} = ?{at}")
-                })
+                    matches.push_str(&format!(" AND {name} = ?{at} COLLATE BINARY"));
+                }
+                if self.form == KeyForm::Composite && column.classes_differ {
+                    // To SQLite 1 is 1.0, but their packed keys are two.
+                    matches.push_str(&format!(" AND typeof({name}) = typeof(?{at})"));
+                }
+                Ok(matches)
             })
             .collect();
         Ok(parts?.join(" AND "))
@@ -214,6 +218,10 @@ fn shape(
         );
         return Ok(Err(Refusal { name: name.into(), reason }));
     }
+    let columns = infos.iter().map(|info| info.column.name.as_str());
+    if let Some(reason) = cannot_travel(name, columns, key.len()) {
+        return Ok(Err(Refusal { name: name.into(), reason }));
+    }
     let pk_index: Option<i64> = conn
         .prepare_cached("SELECT 1 FROM pragma_index_list(?1, 'main') WHERE origin = 'pk'")?
         .query_row([name], |row| row.get(0))
@@ -229,32 +237,35 @@ fn shape(
         .map(|info| info.column)
         .collect();
     let collates = sql.to_ascii_lowercase().contains("collate");
-    let uniques = uniques(conn, name)?;
+    let uniques = unique::indexes(conn, name)?;
     let foreign = foreign::declared(conn, name)?;
     let groups = coupling::groups(conn, name, &sql, &columns, &foreign)?;
     Ok(Ok(Shape { name: name.into(), form, key, columns, collates, sql, uniques, foreign, groups }))
 }
 
-fn uniques(conn: &Connection, table: &str) -> Result<Vec<Vec<(String, String)>>> {
-    let mut indexes = conn.prepare_cached(
-        "SELECT name FROM pragma_index_list(?1, 'main') WHERE \"unique\" AND origin <> 'pk'
-         ORDER BY name",
-    )?;
-    let names =
-        indexes.query_map([table], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
-    let mut uniques = Vec::new();
-    for name in names {
-        let mut columns = conn.prepare_cached(
-            "SELECT name, coll FROM pragma_index_xinfo(?1, 'main') WHERE key ORDER BY seqno",
-        )?;
-        let columns = columns
-            .query_map([name], |row| Ok((row.get(0)?, row.get(1)?)))?
-            .collect::<rusqlite::Result<Vec<(Option<String>, String)>>>()?;
-        let named: Option<Vec<(String, String)>> =
-            columns.into_iter().map(|(name, collation)| Some((name?, collation))).collect();
-        uniques.extend(named);
+/// Why a table does not fit into a message: other members would refuse it.
+fn cannot_travel<'a>(
+    table: &str,
+    mut columns: impl Iterator<Item = &'a str>,
+    key_columns: usize,
+) -> Option<String> {
+    let fits = |name: &str| (1..=limits::NAME_MAX_BYTES).contains(&name.len());
+    let (longest, most) = (limits::NAME_MAX_BYTES, limits::KEY_COLUMNS_MAX);
+    if !fits(table) {
+        return Some(format!("its name is empty or longer than {longest} bytes; rename it"));
     }
-    Ok(uniques)
+    let ours = |name: &str| name.to_ascii_lowercase().starts_with("__wavesync_");
+    if columns.any(|column| !fits(column) || ours(column)) {
+        return Some(format!(
+            "the name of a column is empty, longer than {longest} bytes or begins with \
+             __wavesync_; rename it"
+        ));
+    }
+    (key_columns > most).then(|| {
+        format!(
+            "its PRIMARY KEY has {key_columns} columns, more than {most}; give it a shorter one"
+        )
+    })
 }
 
 /// Only columns without affinity keep 1 and 1.0 apart (<https://www.sqlite.org/datatype3.html>).

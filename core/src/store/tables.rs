@@ -88,6 +88,13 @@ impl Table {
         self.columns.get(usize::from(num.0))
     }
 
+    /// Two keys may be equal to SQLite and yet not the same bytes: 1 and 1.0, 0.0 and -0.0.
+    #[must_use]
+    pub fn equal_keys_differ(&self) -> bool {
+        let differs = |shape: &Shape| shape.key.iter().any(|column| column.classes_differ);
+        self.form == KeyForm::Single && self.shape.as_ref().is_some_and(differs)
+    }
+
     /// The values of the key columns for a stored key.
     pub fn key_values(&self, key: &Value) -> Result<Vec<Value>> {
         key::unpack(self.form, self.key_columns, key)
@@ -505,6 +512,10 @@ impl StoredTable {
 }
 
 fn statements(num: TableNum, shape: Option<&Shape>, columns: &[Column]) -> Result<Statements> {
+    // The clock is found by an equal key and takes the bytes of the newest.
+    let differs = |shape: &Shape| shape.key.iter().any(|column| column.classes_differ);
+    let single = shape.filter(|shape| shape.form == KeyForm::Single);
+    let key = if single.is_some_and(differs) { "k = excluded.k, " } else { "" };
     let clocks = format!("__wavesync_clock_{}", num.0);
     let mut statements = Statements {
         clock_select: format!("SELECT cl, seq, stamp, site, cells FROM {clocks} WHERE k = ?1"),
@@ -512,7 +523,7 @@ fn statements(num: TableNum, shape: Option<&Shape>, columns: &[Column]) -> Resul
         keys_after: format!("SELECT k FROM {clocks} WHERE k > ?2 AND seq > ?1 ORDER BY k"),
         clock_upsert: format!(
             "INSERT INTO {clocks}(k, cl, seq, stamp, site, cells) VALUES(?1, ?2, ?3, ?4, ?5, ?6)
-             ON CONFLICT(k) DO UPDATE SET cl = excluded.cl, seq = excluded.seq,
+             ON CONFLICT(k) DO UPDATE SET {key}cl = excluded.cl, seq = excluded.seq,
              stamp = excluded.stamp, site = excluded.site, cells = excluded.cells"
         ),
         ..Statements::default()

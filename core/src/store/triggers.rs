@@ -106,8 +106,10 @@ impl Tx<'_> {
             } else if note.event == "update" {
                 before = Some(old);
             }
-            let sql = format!("DELETE FROM temp.wavesync_noted_{} WHERE ord = ?1", table.num.0);
-            self.conn.prepare_cached(&sql)?.execute([note.order])?;
+            for part in 0..noted_parts(&table) {
+                let sql = format!("DELETE FROM temp.{} WHERE ord = ?1", notes_of(&table, part));
+                self.conn.prepare_cached(&sql)?.execute([note.order])?;
+            }
         }
         self.conn.prepare_cached("DELETE FROM temp.wavesync_noted")?.execute([])?;
         Ok(before)
@@ -115,14 +117,17 @@ impl Tx<'_> {
 
     /// Key and columns before, and the key after (for a deleted row: the key that it had).
     fn noted_row(&self, table: &Table, order: i64) -> Result<(Vec<Value>, Vec<Value>)> {
-        let sql = format!("SELECT * FROM temp.wavesync_noted_{} WHERE ord = ?1", table.num.0);
-        let mut statement = self.conn.prepare_cached(&sql)?;
-        let count = statement.column_count();
-        let all = statement.query_row([order], |row| {
-            (1..count)
-                .map(|at| Ok(Value::from_ref(row.get_ref(at)?)))
-                .collect::<rusqlite::Result<Vec<_>>>()
-        })?;
+        let mut all = Vec::new();
+        for part in 0..noted_parts(table) {
+            let sql = format!("SELECT * FROM temp.{} WHERE ord = ?1", notes_of(table, part));
+            let mut statement = self.conn.prepare_cached(&sql)?;
+            let count = statement.column_count();
+            all.extend(statement.query_row([order], |row| {
+                (1..count)
+                    .map(|at| Ok(Value::from_ref(row.get_ref(at)?)))
+                    .collect::<rusqlite::Result<Vec<_>>>()
+            })?);
+        }
         let cut = all.len().saturating_sub(table.key_columns);
         let (old, new) = all.split_at(cut);
         Ok((old.to_vec(), new.to_vec()))
@@ -229,35 +234,74 @@ impl Tx<'_> {
         let Some(shape) = &table.shape else { return Ok(()) };
         let number = table.num.0;
         let columns: Vec<&str> = all_columns(table).collect();
-        let notes = format!("wavesync_noted_{number}");
-        let places: Vec<String> =
-            (0..columns.len() + table.key_columns).map(|n| format!("c{n}")).collect();
-        self.conn.execute_batch(&format!(
-            "DROP TABLE IF EXISTS temp.{notes};
-             CREATE TEMP TABLE {notes}(ord INTEGER PRIMARY KEY, {});",
-            places.join(", ")
-        ))?;
+        let columns = columns.iter().copied();
         let keys = || shape.key.iter().map(|column| column.name.as_str());
-        let nulls = vec!["NULL"; columns.len()].join(", ");
-        let old = ident_list("OLD.", columns.iter().copied())?;
+        let nulls = vec!["NULL".to_string(); columns.len()];
+        let old = prefixed("OLD.", columns)?;
         let events = [
-            ("insert", "AFTER", nulls, ident_list("NEW.", keys())?),
-            ("update", "BEFORE", old.clone(), ident_list("NEW.", keys())?),
-            ("delete", "BEFORE", old, ident_list("OLD.", keys())?),
+            ("insert", "AFTER", nulls, prefixed("NEW.", keys())?),
+            ("update", "BEFORE", old.clone(), prefixed("NEW.", keys())?),
+            ("delete", "BEFORE", old, prefixed("OLD.", keys())?),
         ];
+        for part in 0..noted_parts(table) {
+            let count = table.noted_values() - part * NOTED_COLUMNS;
+            let places: Vec<String> =
+                (0..count.min(NOTED_COLUMNS)).map(|n| format!("c{n}")).collect();
+            let (notes, places) = (notes_of(table, part), places.join(", "));
+            self.conn.execute_batch(&format!(
+                "DROP TABLE IF EXISTS temp.{notes};
+                 CREATE TEMP TABLE {notes}(ord INTEGER PRIMARY KEY, {places});"
+            ))?;
+        }
         for (event, when, before, key) in events {
+            let values: Vec<String> = before.into_iter().chain(key).collect();
+            let parts: Vec<String> = values
+                .chunks(NOTED_COLUMNS)
+                .enumerate()
+                .map(|(part, values)| {
+                    let (notes, values) = (notes_of(table, part), values.join(", "));
+                    format!(
+                        "INSERT INTO {notes} VALUES((SELECT max(ord) FROM wavesync_noted), {values});"
+                    )
+                })
+                .collect();
             self.conn.execute_batch(&format!(
                 "DROP TRIGGER IF EXISTS temp.wavesync_note_{event}_{number};
                  CREATE TEMP TRIGGER wavesync_note_{event}_{number} {when} {event} ON main.{}
                  WHEN (SELECT active FROM wavesync_noting) BEGIN
                    INSERT INTO wavesync_noted(tbl, event) VALUES({number}, '{event}');
-                   INSERT INTO {notes} VALUES(last_insert_rowid(), {before}, {key});
+                   {}
                  END;",
-                ident(&shape.name)?
+                ident(&shape.name)?,
+                parts.join(" ")
             ))?;
         }
         Ok(())
     }
+}
+
+/// Values of one row of notes: a row of a table of 2,000 columns does not fit into one, because
+/// the number of the note and the new key come on top.
+const NOTED_COLUMNS: usize = 1_000;
+
+impl Table {
+    /// What a note of a row of this table consists of: all its columns, and a key.
+    fn noted_values(&self) -> usize {
+        2 * self.key_columns + self.local_columns().count()
+    }
+}
+
+fn noted_parts(table: &Table) -> usize {
+    table.noted_values().div_ceil(NOTED_COLUMNS)
+}
+
+/// The TEMP table of one part of the notes.
+fn notes_of(table: &Table, part: usize) -> String {
+    format!("wavesync_noted_{}_{part}", table.num.0)
+}
+
+fn prefixed<'a>(prefix: &str, names: impl Iterator<Item = &'a str>) -> Result<Vec<String>> {
+    names.map(|name| Ok(format!("{prefix}{}", ident(name)?))).collect()
 }
 
 /// Key columns, then the local columns outside the key: the order of a noted row.

@@ -270,7 +270,7 @@ impl<'a> Reader<'a, '_> {
     }
 
     fn table(&mut self, sites: &[SiteId], room: &mut Room) -> Result<TableRows> {
-        let name = self.name()?;
+        let name = self.table_name()?;
         let integer_key = match self.byte()? {
             0 => false,
             1 => true,
@@ -384,14 +384,21 @@ impl<'a> Reader<'a, '_> {
         self.name()
     }
 
+    fn table_name(&mut self) -> Result<String> {
+        let name = self.name()?;
+        if name.to_ascii_lowercase().starts_with("sqlite_") {
+            return Err(broken("a name is reserved"));
+        }
+        Ok(name)
+    }
+
     fn name(&mut self) -> Result<String> {
         let length = self.count()?;
         if length == 0 || length > limits::NAME_MAX_BYTES {
             return Err(broken("a name has an impossible length"));
         }
         let name = std::str::from_utf8(self.take(length)?).map_err(|_| broken("a name"))?;
-        let lower = name.to_ascii_lowercase();
-        if name.contains('\0') || lower.starts_with("__wavesync_") || lower.starts_with("sqlite_") {
+        if name.contains('\0') || name.to_ascii_lowercase().starts_with("__wavesync_") {
             return Err(broken("a name is reserved"));
         }
         Ok(name.into())

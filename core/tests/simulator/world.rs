@@ -62,6 +62,7 @@ impl Plan {
                 chunk_rows: dice.within(1, 4) as usize,
                 chunk_scan_entries: dice.within(3, 9) as usize,
                 push_rows: if dice.percent(30) { 2 } else { 256 },
+                fold_run_rows: if seed.is_multiple_of(2) { 1 } else { usize::MAX },
                 backfill_rows: dice.within(1, 5) as usize,
                 open_test_entries: dice.within(2, 6) as usize,
                 ..Bounds::default()

@@ -9,6 +9,8 @@ use wavesync_core::ids::{Millis, SiteId};
 use wavesync_core::limits;
 use wavesync_core::machine::{Event, PeerReport, Progress};
 
+use crate::RelayReport;
+
 /// An event and when it happened.
 #[derive(Clone, Debug)]
 pub struct LoggedEvent {
@@ -31,6 +33,8 @@ pub struct Snapshot {
     pub state: String,
     /// Where it listens, with real ports.
     pub listen: Vec<String>,
+    /// Its relays.
+    pub relays: Vec<RelayReport>,
     /// It is the one engine of this file among all processes.
     pub leader: bool,
     /// How far it is.

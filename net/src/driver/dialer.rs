@@ -1,6 +1,11 @@
-//! Which addresses to dial and when: all that were given, again and again, with a back-off.
+//! Which addresses and members to dial and when: all that were given or found, again and again,
+//! with a back-off.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use wavesync_core::ids::Millis;
+
+use crate::PeerKey;
 
 /// First pause after a failed dial, in milliseconds; it doubles with each failure.
 const RETRY_MIN_MS: u64 = 250;
@@ -9,10 +14,30 @@ const RETRY_MAX_MS: u64 = 30_000;
 /// A dial that is neither answered nor refused is taken up again after this long.
 const ANSWER_MAX_MS: u64 = 10_000;
 
-/// The addresses that this replica stays connected with.
+/// When a connection to a member is lost, the one with the higher id waits this much longer, in
+/// milliseconds, so that the two do not connect twice.
+const GIVE_WAY_MS: u64 = 1_000;
+/// Members that are remembered at a time.
+const MEMBERS_MAX: usize = 1_024;
+/// Addresses remembered of one member, the newest first.
+const ADDRESSES_PER_MEMBER_MAX: usize = 16;
+/// A member that could not be reached this often in a row is forgotten until it is found again.
+const MEMBER_FAILURES_MAX: u32 = 20;
+
+/// The addresses and members that this replica stays connected with.
 #[derive(Default)]
 pub struct Dialer {
     targets: Vec<Target>,
+    members: BTreeMap<PeerKey, Member>,
+    connected: BTreeSet<PeerKey>,
+}
+
+/// A member that was found in the local network or at a relay.
+struct Member {
+    addresses: Vec<String>,
+    next_try: Millis,
+    failures: u32,
+    untried: bool,
 }
 
 struct Target {
@@ -53,7 +78,48 @@ impl Dialer {
 
     /// When the next dial is due.
     pub fn next_try(&self) -> Millis {
-        self.targets.iter().map(|target| target.next_try).min().unwrap_or(Millis(u64::MAX))
+        let targets = self.targets.iter().map(|target| target.next_try);
+        let away = self.members.iter().filter(|(peer, _)| !self.connected.contains(*peer));
+        targets.chain(away.map(|(_, member)| member.next_try)).min().unwrap_or(Millis(u64::MAX))
+    }
+
+    /// A member was found; what is known of it already stays.
+    pub fn found(&mut self, peer: PeerKey, addresses: &[String], now: Millis) {
+        let room = self.members.len() < MEMBERS_MAX;
+        let member = match self.members.entry(peer) {
+            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::btree_map::Entry::Vacant(entry) if room => entry.insert(Member {
+                addresses: Vec::new(),
+                next_try: now,
+                failures: 0,
+                untried: true,
+            }),
+            std::collections::btree_map::Entry::Vacant(_) => return,
+        };
+        for address in addresses {
+            if !member.addresses.contains(address) {
+                member.addresses.insert(0, address.clone());
+                // Nobody has tried this way yet.
+                (member.failures, member.next_try) = (0, now);
+            }
+        }
+        member.addresses.truncate(ADDRESSES_PER_MEMBER_MAX);
+        // It was just seen.
+        member.next_try = member.next_try.min(now.plus(RETRY_MIN_MS << member.failures.min(6)));
+    }
+
+    /// Members to dial now, at all their addresses at once.
+    pub fn due_members(&mut self, now: Millis) -> Vec<(PeerKey, Vec<String>)> {
+        let connected = &self.connected;
+        let due = self
+            .members
+            .iter_mut()
+            .filter(|(peer, member)| member.next_try <= now && !connected.contains(*peer));
+        due.map(|(peer, member)| {
+            member.next_try = now.plus(ANSWER_MAX_MS);
+            (peer.clone(), member.addresses.clone())
+        })
+        .collect()
     }
 
     /// Addresses to dial now. Dialing an address that is connected does nothing.
@@ -68,10 +134,16 @@ impl Dialer {
 
     /// Some first dial is neither answered nor refused yet.
     pub fn is_trying(&self) -> bool {
+        let away = |peer: &PeerKey| !self.connected.contains(peer);
         self.targets.iter().any(|target| target.untried)
+            || self.members.iter().any(|(peer, member)| member.untried && away(peer))
     }
 
-    pub fn connected(&mut self, address: &str, now: Millis) {
+    pub fn connected(&mut self, peer: &PeerKey, address: &str, now: Millis) {
+        self.connected.insert(peer.clone());
+        if let Some(member) = self.members.get_mut(peer) {
+            (member.failures, member.untried) = (0, false);
+        }
         for target in self.targets.iter_mut().filter(|target| same(&target.address, address)) {
             (target.failures, target.reported, target.untried) = (0, None, false);
             target.next_try = now.plus(ANSWER_MAX_MS);
@@ -80,10 +152,33 @@ impl Dialer {
 
     /// A connection is gone; which address it had does not matter, because dialing one that is
     /// connected does nothing.
-    pub fn disconnected(&mut self, now: Millis) {
+    pub fn disconnected(&mut self, peer: &PeerKey, own: &PeerKey, now: Millis) {
+        self.connected.remove(peer);
+        if let Some(member) = self.members.get_mut(peer) {
+            let pause = if own < peer { RETRY_MIN_MS } else { RETRY_MIN_MS + GIVE_WAY_MS };
+            member.next_try = now.plus(pause);
+        }
         for target in self.targets.iter_mut().filter(|target| target.failures == 0) {
             target.next_try = target.next_try.min(now.plus(RETRY_MIN_MS));
         }
+    }
+
+    /// A member could not be reached. That is no news: it may simply be switched off.
+    pub fn member_failed(&mut self, peer: &PeerKey, now: Millis) {
+        let Some(member) = self.members.get_mut(peer) else { return };
+        member.untried = false;
+        let pause = RETRY_MIN_MS.saturating_mul(1 << member.failures.min(16)).min(RETRY_MAX_MS);
+        let spread = peer.as_bytes().iter().fold(0, |sum, byte| sum * 31 % 997 + u64::from(*byte));
+        member.next_try = now.plus(pause + pause * (spread % 100) / 400);
+        member.failures += 1;
+        if member.failures >= MEMBER_FAILURES_MAX {
+            self.members.remove(peer);
+        }
+    }
+
+    /// Whether this address is one to stay connected with.
+    pub fn has_target(&self, address: &str) -> bool {
+        self.targets.iter().any(|target| same(&target.address, address))
     }
 
     /// Notes a failure; returns whether it is news.
@@ -108,6 +203,14 @@ impl Dialer {
         for target in &mut self.targets {
             (target.next_try, target.failures, target.reported) = (now, 0, None);
         }
+        for member in self.members.values_mut() {
+            (member.next_try, member.failures) = (now, 0);
+        }
+    }
+
+    /// Every connection is gone.
+    pub fn all_disconnected(&mut self) {
+        self.connected.clear();
     }
 }
 
@@ -135,8 +238,66 @@ mod tests {
         }
         assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1]), "{pauses:?}");
         assert!(pauses.iter().all(|pause| *pause <= RETRY_MAX_MS * 5 / 4));
-        dialer.connected("/ip4/127.0.0.1/tcp/9/p2p/x", now);
-        dialer.disconnected(now);
+        let [peer, own] = peers();
+        dialer.connected(&peer, "/ip4/127.0.0.1/tcp/9/p2p/x", now);
+        dialer.disconnected(&peer, &own, now);
         assert_eq!(dialer.next_try(), now.plus(RETRY_MIN_MS));
+    }
+
+    fn peers() -> [PeerKey; 2] {
+        let texts = [
+            "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN",
+            "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp",
+        ];
+        let mut peers = texts.map(|text| text.parse::<PeerKey>().expect("a peer id"));
+        peers.sort();
+        peers
+    }
+
+    #[test]
+    fn a_member_that_was_found_is_dialed_until_it_is_connected() {
+        let [lower, higher] = peers();
+        let mut dialer = Dialer::default();
+        let circuit = vec!["/ip4/127.0.0.1/tcp/9/p2p/r/p2p-circuit".to_owned()];
+        dialer.found(higher.clone(), &circuit, Millis(5));
+        assert!(dialer.is_trying());
+        assert_eq!(dialer.due_members(Millis(5)), vec![(higher.clone(), circuit.clone())]);
+        assert!(dialer.due_members(Millis(6)).is_empty(), "one dial at a time");
+        dialer.member_failed(&higher, Millis(7));
+        assert!(!dialer.is_trying());
+        let again = dialer.next_try();
+        assert!(again > Millis(7) && again < Millis(1_000));
+        let direct = vec!["/ip4/192.0.2.7/tcp/1".to_owned()];
+        dialer.found(higher.clone(), &direct, Millis(8));
+        let both = vec![direct[0].clone(), circuit[0].clone()];
+        assert_eq!(dialer.due_members(Millis(8)), vec![(higher.clone(), both)]);
+        dialer.connected(&higher, "", Millis(9));
+        assert!(dialer.due_members(Millis(100_000)).is_empty());
+        assert_eq!(dialer.next_try(), Millis(u64::MAX));
+        // Both lost the connection; the lower id comes first.
+        dialer.disconnected(&higher, &lower, Millis(10));
+        assert_eq!(dialer.next_try(), Millis(10 + RETRY_MIN_MS));
+        dialer.connected(&higher, "", Millis(11));
+        let highest = lower.clone().max(higher.clone());
+        dialer.found(lower.clone(), &circuit, Millis(12));
+        dialer.connected(&lower, "", Millis(12));
+        dialer.disconnected(&lower, &highest, Millis(13));
+        assert_eq!(dialer.next_try(), Millis(13 + RETRY_MIN_MS + GIVE_WAY_MS));
+    }
+
+    #[test]
+    fn who_is_never_reached_is_forgotten() {
+        let [peer, _] = peers();
+        let mut dialer = Dialer::default();
+        dialer.found(peer.clone(), &["/ip4/192.0.2.7/tcp/1".to_owned()], Millis(0));
+        let mut now = Millis(0);
+        let mut dials = 0;
+        while dialer.next_try() < Millis(u64::MAX) {
+            now = dialer.next_try();
+            dials += dialer.due_members(now).len();
+            dialer.member_failed(&peer, now);
+        }
+        assert_eq!(dials, MEMBER_FAILURES_MAX as usize);
+        assert!(now > Millis(300_000), "with pauses: {now:?}");
     }
 }

@@ -95,11 +95,27 @@ pub enum Event {
         /// Why.
         reason: String,
     },
-    /// A member of the group is in the local network.
+    /// Members reach us through a relay from now on.
+    RelayReserved {
+        /// The relay, as configured.
+        address: String,
+        /// Bytes that it lets through one circuit, if it limits them.
+        limit_bytes: Option<u64>,
+    },
+    /// A relay could not be used, or not any longer; it is tried again.
+    RelayLost {
+        /// The relay, as configured.
+        address: String,
+        /// Why.
+        reason: String,
+    },
+    /// A relay named members, or that there are none; see `Network::relays_are_settled`.
+    RelayAnswered,
+    /// A member of the group is in the local network, or at a relay.
     Discovered {
         /// Who it says it is; a connection will prove it.
         peer: PeerKey,
-        /// Where it says it listens.
+        /// Where it says it listens, or how it is reached through the relay.
         addresses: Vec<String>,
     },
     /// How long a message to a peer and back takes.

@@ -1,25 +1,20 @@
-//! How the swarm is put together: transport, encryption, multiplexing, behaviours. Further
-//! transports and behaviours (websocket, relay client, hole punching) are added here.
+//! How the swarm is put together: the shared stack of transports, and the behaviours of a peer.
 
-use std::{io, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use libp2p::{
-    PeerId, Swarm, Transport,
+    Swarm,
     connection_limits::{self, ConnectionLimits},
-    core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
     identify,
     identity::Keypair,
-    noise, ping,
+    ping, relay,
     swarm::{self, NetworkBehaviour},
-    yamux,
 };
 use smol::Executor;
-use wavesync_transport::{DnsTransport, TcpTransport};
+use wavesync_transport::{MeetBehaviour, StackError, meeting, stack};
 
 use crate::{error::NetError, streams::Streams};
 
-/// Dialing and both handshakes together.
-const CONNECT_TIMEOUT_SECONDS: u64 = 20;
 /// Connections stay open without use; a ping tells whether they are alive.
 const IDLE_TIMEOUT_DAYS: u64 = 365;
 /// Inbound streams of one connection that may be under negotiation.
@@ -38,6 +33,8 @@ pub(super) struct Behaviour {
     pub(super) streams: Streams,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
+    circuits: relay::client::Behaviour,
+    pub(super) meet: MeetBehaviour,
 }
 
 /// A swarm whose tasks run on `executor`.
@@ -45,7 +42,11 @@ pub(super) fn build(
     keypair: &Keypair,
     executor: Arc<Executor<'static>>,
 ) -> Result<Swarm<Behaviour>, NetError> {
-    let transport = transport(keypair)?;
+    let (circuit_transport, circuits) = relay::client::new(keypair.public().to_peer_id());
+    let transport = stack(keypair, Some(circuit_transport), None).map_err(|error| match error {
+        StackError::Identity(reason) => NetError::Identity(reason),
+        error @ StackError::Certificate(_) => NetError::Io(std::io::Error::other(error)),
+    })?;
     let behaviour = Behaviour {
         limits: connection_limits::Behaviour::new(
             ConnectionLimits::default()
@@ -60,6 +61,8 @@ pub(super) fn build(
                 .with_cache_size(0),
         ),
         ping: ping::Behaviour::new(ping::Config::new()),
+        circuits,
+        meet: meeting(true),
     };
     let config = swarm::Config::with_executor(move |task| executor.spawn(task).detach())
         .with_idle_connection_timeout(Duration::from_secs(IDLE_TIMEOUT_DAYS * 24 * 60 * 60))
@@ -67,17 +70,4 @@ pub(super) fn build(
         .with_per_connection_event_buffer_size(CONNECTION_EVENTS_MAX)
         .with_notify_handler_buffer_size(COMMANDS_PER_CONNECTION_MAX);
     Ok(Swarm::new(transport, behaviour, keypair.public().to_peer_id(), config))
-}
-
-fn transport(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, NetError> {
-    let noise =
-        noise::Config::new(keypair).map_err(|error| NetError::Identity(error.to_string()))?;
-    Ok(DnsTransport::new(TcpTransport::new())
-        .upgrade(Version::V1)
-        .authenticate(noise)
-        .multiplex(yamux::Config::default())
-        .timeout(Duration::from_secs(CONNECT_TIMEOUT_SECONDS))
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
-        .map_err(io::Error::other)
-        .boxed())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::time::Instant;
 use libp2p::{Multiaddr, PeerId, core::ConnectedPoint, multiaddr::Protocol, swarm::ConnectionId};
 
 /// How a connection reaches its peer.
@@ -15,7 +16,13 @@ impl Path {
     /// The path of a connection; its address goes without the peer's own id at its end, which a
     /// dialed address may have and an accepted one never has.
     pub(crate) fn of(endpoint: &ConnectedPoint) -> Path {
-        let mut address = endpoint.get_remote_address().clone();
+        let mut address = match endpoint {
+            // Somebody who comes through a relay has no address but the relay's.
+            ConnectedPoint::Listener { local_addr, .. } if endpoint.is_relayed() => {
+                local_addr.clone()
+            }
+            _ => endpoint.get_remote_address().clone(),
+        };
         if matches!(address.iter().last(), Some(Protocol::P2p(_))) {
             address.pop();
         }
@@ -26,6 +33,7 @@ impl Path {
 pub(crate) struct Connection {
     pub(crate) id: ConnectionId,
     path: Path,
+    since: Instant,
 }
 
 /// What adding or removing a connection meant for its peer.
@@ -57,7 +65,7 @@ impl Connections {
 
     pub(crate) fn add(&mut self, peer: PeerId, id: ConnectionId, path: Path) -> Change {
         let before = self.best_path(&peer);
-        self.peers.entry(peer).or_default().push(Connection { id, path });
+        self.peers.entry(peer).or_default().push(Connection { id, path, since: Instant::now() });
         self.change(&peer, before)
     }
 
@@ -70,6 +78,19 @@ impl Connections {
             }
         }
         self.change(peer, before)
+    }
+
+    /// Relayed connections to peers that a direct one leads to, and since when.
+    pub(crate) fn superseded(&self) -> Vec<(ConnectionId, Instant)> {
+        let mut superseded = Vec::new();
+        for all in self.peers.values().filter(|all| all.len() > 1) {
+            let direct = all.iter().filter(|connection| !connection.path.relayed);
+            let Some(since) = direct.map(|connection| connection.since).min() else { continue };
+            let relayed = all.iter().filter(|connection| connection.path.relayed);
+            superseded
+                .extend(relayed.map(|connection| (connection.id, since.max(connection.since))));
+        }
+        superseded
     }
 
     fn best_path(&self, peer: &PeerId) -> Option<Path> {
@@ -100,7 +121,9 @@ mod tests {
         let peer = PeerId::random();
         let id = ConnectionId::new_unchecked;
         assert_eq!(connections.add(peer, id(1), path(1, true)), Change::Last);
+        assert!(connections.superseded().is_empty());
         assert_eq!(connections.add(peer, id(2), path(2, false)), Change::Path(path(2, false)));
+        assert!(matches!(connections.superseded()[..], [(relayed, _)] if relayed == id(1)));
         assert_eq!(connections.add(peer, id(3), path(3, true)), Change::None);
         assert_eq!(connections.best(&peer).unwrap().id, id(2));
         assert_eq!(connections.add(peer, id(4), path(4, false)), Change::Path(path(4, false)));

@@ -19,6 +19,7 @@ pub fn config(number: u8) -> Config {
         identity: [number + 1; 32],
         listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
         lan_tag: None,
+        relays: Vec::new(),
     }
 }
 

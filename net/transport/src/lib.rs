@@ -1,13 +1,22 @@
 //! TCP and DNS for libp2p on async-io: what `libp2p-tcp` and `libp2p-dns` do, without tokio.
 //!
 //! The two compose: `DnsTransport::new(TcpTransport::new())`. Neither knows about encryption,
-//! multiplexing or peers; the swarm adds those on top. Futures of this crate run on any executor,
-//! because async-io brings its own reactor thread.
+//! multiplexing or peers; [`stack`] adds those, websockets and circuits on top, for peers and relays
+//! alike. Futures of this crate run on any executor, because async-io brings its own reactor thread.
+//!
+//! What a peer and a relay say to each other beyond libp2p's own protocols is here too: [`Meet`].
 
 mod address;
 mod dns;
 mod listener;
+mod meet;
+mod stack;
 mod tcp;
 
 pub use dns::{DnsError, DnsTransport};
+pub use meet::{
+    MEET_MEMBERS_MAX, MEET_PROTOCOL, MEET_TAG_BYTES, Meet, MeetBehaviour, MeetCodec, MeetEvent,
+    Met, meeting,
+};
+pub use stack::{Certificate, Connections, StackError, TRUST_VARIABLE, stack};
 pub use tcp::{TcpStream, TcpTransport};

@@ -32,7 +32,7 @@ pub struct Channel {
 /// A message whose seal was verified. Only [`Channel::open`] makes one:
 ///
 /// ```compile_fail
-/// let forged = wavesync_core::auth::Opened { kind: 19, body: Vec::new(), verified: () };
+/// let forged = wavesync_core::auth::Opened { kind: 19, body: Vec::new(), verified: todo!() };
 /// ```
 #[derive(Debug)]
 pub struct Opened {
@@ -42,8 +42,12 @@ pub struct Opened {
     pub body: Vec<u8>,
     /// Keeps others from making one.
     #[allow(dead_code)]
-    verified: (),
+    verified: Verified,
 }
+
+/// A seal fitted.
+#[derive(Debug)]
+struct Verified;
 
 impl Channel {
     pub(super) fn new(send: [u8; 32], receive: [u8; 32]) -> Self {
@@ -91,7 +95,7 @@ impl Channel {
         self.received = next(self.received)?;
         let (kind, flags, body) = (content[0], content[1], &content[HEAD_BYTES..]);
         let mut message = match self.partial.take() {
-            None => Opened { kind, body: Vec::new(), verified: () },
+            None => Opened { kind, body: Vec::new(), verified: Verified },
             Some(partial) if partial.kind == kind || mutants::on(Mutant::MixedParts) => partial,
             Some(_) => return Err(Error::protocol("a message was cut short by another")),
         };

@@ -12,7 +12,7 @@ use wavesync_core::auth::{
     Accepting, Channel, Greeting, GroupKey, Offering, Opened, Proof, Session,
 };
 use wavesync_core::ids::Millis;
-use wavesync_core::machine::{Config, Event, Input, Machine, Output, PeerId, StreamId};
+use wavesync_core::machine::{Config, Event, Input, Machine, Output, PeerId, Random, StreamId};
 use wavesync_core::store::Store;
 use wavesync_core::store::group::Join;
 use wavesync_core::store::identity::FileIdentity;
@@ -556,7 +556,7 @@ pub fn no_proof() -> Proof {
 }
 
 /// Random numbers that follow from a seed.
-pub fn numbers(seed: u64) -> Box<dyn FnMut(&mut [u8])> {
+pub fn numbers(seed: u64) -> Random {
     let mut state = seed ^ 0x9E37_79B9_7F4A_7C15;
     Box::new(move |bytes: &mut [u8]| {
         for byte in bytes {
@@ -568,7 +568,7 @@ pub fn numbers(seed: u64) -> Box<dyn FnMut(&mut [u8])> {
     })
 }
 
-fn fill(random: &mut Box<dyn FnMut(&mut [u8])>) -> [u8; 64] {
+fn fill(random: &mut Random) -> [u8; 64] {
     let mut bytes = [0; 64];
     random(&mut bytes);
     bytes

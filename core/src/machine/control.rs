@@ -14,6 +14,8 @@ use crate::{Error, Result, limits, wire};
 
 /// After a failed handshake the same peer is tried again after this long, in milliseconds.
 const REFUSED_RETRY_MS: u64 = 30_000;
+/// What goes wrong with one peer is told at most once in this time, in milliseconds.
+const TOLD_INTERVAL_MS: u64 = 5_000;
 /// A control stream that ended is opened again after this long, in milliseconds; the time doubles
 /// with each one that did not last.
 const CONTROL_RETRY_MS: u64 = 250;
@@ -27,6 +29,7 @@ impl Machine {
         let peer = self.peers.entry(id.clone()).or_insert_with(|| Peer {
             address: String::new(),
             since: now,
+            told_at: None,
             relayed: false,
             rtt_ms: None,
             control: None,
@@ -183,7 +186,12 @@ impl Machine {
         let retry = self.seen_at.plus(REFUSED_RETRY_MS);
         let Some(peer) = self.peers.get_mut(id) else { return };
         let error = Some((message.to_owned(), hint.to_owned()));
-        let news = peer.last_error != error;
+        // A peer that does wrong again and again, each time in another way, fills no log.
+        let rested = peer.told_at.is_none_or(|at| self.seen_at.since(at) >= TOLD_INTERVAL_MS);
+        let news = peer.last_error != error && rested;
+        if news {
+            peer.told_at = Some(self.seen_at);
+        }
         (peer.last_error, peer.retry_at) = (error, Some(retry));
         if news {
             self.event(level, code, message, hint, Some(id));

@@ -29,6 +29,8 @@ pub(super) struct Peer {
     pub address: String,
     /// Since when it is connected.
     pub since: Millis,
+    /// When something that went wrong with it was last told.
+    pub told_at: Option<Millis>,
     pub relayed: bool,
     pub rtt_ms: Option<f64>,
     /// The control stream, once its handshake is complete.

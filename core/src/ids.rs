@@ -65,6 +65,18 @@ impl Stamp {
         Self(millis.clamp(0, crate::limits::STAMP_MS_MAX) << 16)
     }
 
+    /// The stamp of the last event in a millisecond.
+    #[must_use]
+    pub fn last_of(millis: i64) -> Self {
+        Self(Self::at(millis).0 | 0xffff)
+    }
+
+    /// The milliseconds since 1970 in it; 0 for a base stamp.
+    #[must_use]
+    pub fn millis(self) -> u64 {
+        u64::try_from(self.0 >> 16).unwrap_or(0)
+    }
+
     /// The base stamp of rows that existed when their replica joined: an earlier join is bigger.
     #[must_use]
     pub fn base(joined: Millis) -> Self {

@@ -41,6 +41,10 @@ pub const FOLD_RUN_MIN_ROWS: usize = 128;
 pub const BACKFILL_BLOCK_ROWS: usize = 5_000;
 /// Parked rows that are tried again in one transaction.
 pub const RETRY_BLOCK_ROWS: usize = 1_000;
+/// Stamps this far ahead of the own clock are held, unless the setting `future_limit_ms` says else.
+pub const FUTURE_LIMIT_MS: u64 = 300_000;
+/// Held rows that are released in one transaction.
+pub const RELEASE_BLOCK_ROWS: usize = 1_000;
 /// Parked rows that one replica stores at most; rows of tables that are not here are left out then.
 pub const PARKED_MAX_ROWS: i64 = 1_000_000;
 /// Tables that only other members have, which one replica numbers at most. The rest is for its own.

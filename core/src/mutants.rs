@@ -71,6 +71,14 @@ pub enum Mutant {
     OneSubkey,
     /// A group may have no name.
     EmptyTopic,
+    /// P17: rows of the future are dropped instead of held.
+    HeldDropped,
+    /// P17: the clock takes in stamps that are held.
+    HeldInClock,
+    /// P17: what is held is left out of the vector.
+    HeldOutsideVector,
+    /// P17: a release is not announced.
+    SilentRelease,
 }
 
 #[cfg(feature = "mutants")]

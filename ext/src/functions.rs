@@ -50,7 +50,11 @@ const fn function(
 }
 
 /// The settings that `wavesync_config` keeps in the database, and what each is.
-const SETTINGS: &[(&str, &str)] = &[("name", "what other members see as this replica's name")];
+const SETTINGS: &[(&str, &str)] = &[
+    ("name", "what other members see as this replica's name"),
+    (FUTURE_LIMIT, "changes from clocks that are further ahead than this, in ms, wait"),
+];
+const FUTURE_LIMIT: &str = "future_limit_ms";
 
 /// The file behind a handle, by one name however it was opened.
 ///
@@ -349,14 +353,27 @@ fn config(context: &CallContext, args: &[Value]) -> Outcome {
             known.join(", ")
         )));
     }
-    let (_, mut store) = store(context)?;
+    let (path, mut store) = store(context)?;
     joined(&store)?;
     if let Some(value) = args.get(1) {
-        let value = text(value, "the value")?;
+        let number = match value {
+            Value::Integer(number) => Some(number.to_string()),
+            _ => None,
+        };
+        let value = match &number {
+            Some(number) => number,
+            None => text(value, "the value")?,
+        };
+        if key == FUTURE_LIMIT && !value.parse().is_ok_and(|limit: u64| limit >= 1_000) {
+            return Err(SqlError::new("future_limit_ms takes milliseconds, 1000 or more"));
+        }
         if value.len() > wavesync_core::limits::REPLICA_NAME_MAX_BYTES {
             return Err(SqlError::new("the value is too long"));
         }
         store.set_setting(driver::now(), key, value)?;
+        if let Some((control, _)) = engine::find(&path) {
+            control.committed(engine::next_token());
+        }
     }
     Ok(store.setting(key)?.map_or(Value::Null, Value::Text))
 }

@@ -46,6 +46,7 @@ impl Machine {
             attached: 0,
             falls: 0,
             hello_due: false,
+            held_back: false,
         });
         (peer.address, peer.relayed) = (address, relayed);
         self.greet(now, &id);
@@ -399,6 +400,8 @@ impl Machine {
             return Ok(());
         }
         vector.clamp(&store.own_state(now)?.caps);
+        let lowered = hello.state.applied.check()?;
+        let applied = vector.with_lowered(&lowered);
         let cursor = store.cursor_for(now, hello.site)?;
         store.write(now, |tx| tx.remember_member(hello.site, &id.0, &hello.name))?;
         let adopts = store.adopts()?;
@@ -407,9 +410,11 @@ impl Machine {
         peer.awaits_schema = adopts;
         let started_at = cursor.seq;
         let (site, name) = (hello.site, hello.name);
-        peer.known = Some(Known { site, name, state: hello.state, vector, cursor, started_at });
+        let state = hello.state;
+        peer.known = Some(Known { site, name, state, vector, applied, cursor, started_at });
         let message = "a member is connected";
         self.event(Level::Info, "connected", message, "", Some(id));
+        self.check_held_back(id, &lowered);
         if hello.wants_schema {
             let tables = store.schema(now)?;
             self.tell_schema(id, &tables)?;
@@ -431,7 +436,10 @@ impl Machine {
         vector.clamp(&store.own_state(now)?.caps);
         let known = self.peers.get_mut(id).and_then(|peer| peer.known.as_mut());
         let known = known.ok_or_else(|| Error::protocol("a state before the hello"))?;
+        let lowered = state.applied.check()?;
+        known.applied = vector.with_lowered(&lowered);
         (known.state, known.vector) = (state, vector);
+        self.check_held_back(id, &lowered);
         self.consider(now, id, store)
     }
 
@@ -545,7 +553,7 @@ impl Machine {
             boot: own.boot,
             end: own.end,
             vector: VectorList::from(&own.vector),
-            applied: VectorList::default(),
+            applied: VectorList::from(&own.lowered),
             closed: own.closed,
             cursor,
             caps: own.caps.iter().map(|(site, stamp)| (*site, *stamp)).collect(),

@@ -7,6 +7,7 @@
 //! opens a stream of its own for each catch-up, so that pushes are never queued behind one.
 
 mod control;
+mod future;
 mod identity;
 mod pass;
 mod peer;
@@ -245,6 +246,7 @@ impl Machine {
 
     /// Takes one input, and does all work that can be done now.
     pub fn handle(&mut self, now: Millis, input: Input, store: &mut Store) {
+        self.notice_time(now);
         match input {
             Input::Connected { peer, address, relayed } => {
                 self.connected(now, peer, address, relayed);
@@ -304,6 +306,9 @@ impl Machine {
         } else if self.importing || self.openness_pending || !self.inbox.is_empty() {
             return Millis(0);
         } else {
+            if let Some(at) = self.own.as_ref().and_then(|own| own.release_at) {
+                sooner(at);
+            }
             if self.fold_waiting {
                 sooner(self.last_fold.plus(limits::FOLD_INTERVAL_MS));
             }
@@ -375,6 +380,7 @@ impl Machine {
             self.openness_pending = store.test_openness(now)?;
             self.own_dirty |= !self.openness_pending;
         }
+        self.release(now, store)?;
         self.after_store(now, store)?;
         if self.over {
             return Ok(());
@@ -398,6 +404,8 @@ impl Machine {
         store.write(now, |_| Ok(()))?;
         self.fold_waiting = false;
         self.last_fold = now;
+        // Whoever committed may have changed more than what was folded.
+        self.own_dirty = true;
         Ok(())
     }
 

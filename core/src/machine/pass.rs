@@ -102,7 +102,7 @@ impl Machine {
             let own = store.own_state(now)?;
             let request = Request {
                 vector: VectorList::from(&own.vector),
-                applied: VectorList::default(),
+                applied: VectorList::from(&own.lowered),
                 cursor,
                 place,
             };

@@ -56,6 +56,8 @@ pub(super) struct Peer {
     pub falls: u32,
     /// The handshake is complete and our hello has not been sent.
     pub hello_due: bool,
+    /// It holds back what was written here, because this clock is ahead.
+    pub held_back: bool,
 }
 
 /// What a peer said of itself.
@@ -64,6 +66,8 @@ pub(super) struct Known {
     pub name: String,
     pub state: State,
     pub vector: Vector,
+    /// What of that it has applied (rule P17).
+    pub applied: Vector,
     /// Our cursor into its log.
     pub cursor: Cursor,
     /// Folded end of its log that a pass of ours is heading for.

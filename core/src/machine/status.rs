@@ -38,6 +38,8 @@ pub struct PeerReport {
     pub last_error: String,
     /// What to do about that.
     pub hint: String,
+    /// It holds back what was written here, because this clock is ahead (rule P17).
+    pub held_back: bool,
 }
 
 /// Where this replica stands.
@@ -76,7 +78,10 @@ impl Machine {
                     (None, Some(_)) => "refused",
                     (None, None) => "connecting",
                 };
-                let (last_error, hint) = peer.last_error.clone().unwrap_or_default();
+                let (last_error, mut hint) = peer.last_error.clone().unwrap_or_default();
+                if peer.held_back && hint.is_empty() {
+                    hint = "it holds back what is written here: this clock is ahead".into();
+                }
                 let counters = peer.counters;
                 PeerReport {
                     peer: id.clone(),
@@ -95,6 +100,7 @@ impl Machine {
                     last_sync: counters.last_sync,
                     last_error,
                     hint,
+                    held_back: peer.held_back,
                 }
             })
             .collect()

@@ -4,14 +4,13 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use rusqlite::params;
-
 use crate::ids::{ColumnNum, Cursor, Dot, Seq, SiteId, Stamp};
 use crate::merge::{
     Clock, Ended, Incoming, KeyKind, Verdict, join_ended, judge, moved_key, one_incarnation,
 };
 use crate::mutants::{self, Mutant};
 use crate::store::clock::ClockRow;
+use crate::store::held::Due;
 use crate::store::rows::{Kind, Parked, Values, refusal};
 use crate::store::tables::Table;
 use crate::store::vector::Vector;
@@ -73,11 +72,8 @@ impl Tx<'_> {
             for (_, table, columns, part) in &parts {
                 for row in part.rows.iter().filter(|row| (row.length % 2 == 1) == alive) {
                     applied.rows += 1;
-                    let outcome = self.apply_row(table, columns, row)?;
-                    let newest = row.cells.iter().map(|(_, dot, _)| dot.stamp).max();
-                    let ended = row.ended.values().map(|death| death.stamp).max();
-                    let newest = newest.max(ended).unwrap_or(Stamp::NONE);
-                    clock = clock.max(row.birth.stamp).max(newest);
+                    let (outcome, newest) = self.apply_row(table, columns, row)?;
+                    clock = clock.max(newest);
                     applied.changed += u64::from(outcome != Outcome::Same);
                     applied.parked += u64::from(outcome == Outcome::Parked);
                 }
@@ -156,9 +152,10 @@ impl Tx<'_> {
                 }
                 let table = self.table_on_wire(&part.name, part.integer_key, part.key_columns)?;
                 let Some(table) = table else { return Ok(false) };
-                let clock = self.clock(&table, &key::pack(&row.key))?.map(|row| row.clock);
+                let key = key::pack(&row.key);
+                let clock = self.clock(&table, &key)?.map(|row| row.clock);
                 let here = clock.is_some_and(|known| joins(table.kind, &known, row));
-                if !here && !self.has_moved(&table, row)? {
+                if !here && !self.has_moved(&table, row)? && !self.holds(&table, &key, row)? {
                     return Ok(false);
                 }
             }
@@ -195,14 +192,15 @@ impl Tx<'_> {
         self.columns_on_wire(table, &part.columns).map(Some)
     }
 
+    /// Applies a row, or what of it is due. Returns the newest stamp that was applied.
     fn apply_row(
         &mut self,
         table: &Rc<Table>,
         columns: &[Option<ColumnNum>],
         row: &Row,
-    ) -> Result<Outcome> {
+    ) -> Result<(Outcome, Stamp)> {
         if table.shape.is_none() && mutants::on(Mutant::NoPark) {
-            return Ok(Outcome::Same);
+            return Ok((Outcome::Same, Stamp::NONE));
         }
         let key = key::pack(&row.key);
         let room = self.has_room_to_park()?;
@@ -235,16 +233,25 @@ impl Tx<'_> {
             cells: cells.collect(),
             ended: row.ended.clone(),
         };
-        match self.place_of(table, &key, &incoming)? {
+        let newest = |row: &Incoming| row.dots().map(|dot| dot.stamp).max().unwrap_or(Stamp::NONE);
+        let clock = if mutants::on(Mutant::HeldInClock) { newest(&incoming) } else { Stamp::NONE };
+        let (incoming, held) = match self.due(table, &key, incoming)? {
+            Due::Now(row) => (row, Outcome::Same),
+            Due::Later(row, until) => return Ok((self.hold(table, &key, row, until)?, clock)),
+            Due::Parts { now, later, until } => (now, self.hold(table, &key, later, until)?),
+        };
+        let clock = clock.max(newest(&incoming));
+        let outcome = match self.place_of(table, &key, &incoming)? {
             Some(to) => {
                 // What ended under this key is told of this key, not of the one moved to.
                 let told = self.learn_ended(table, &key, &incoming.ended)?;
                 let patch = Incoming { length: 1, ended: Ended::new(), ..incoming };
                 let joined = self.join_row(table, &to, patch)?;
-                Ok(if joined == Outcome::Same { told } else { joined })
+                if joined == Outcome::Same { told } else { joined }
             }
-            None => self.join_row(table, &key, incoming),
-        }
+            None => self.join_row(table, &key, incoming)?,
+        };
+        Ok((if outcome == Outcome::Same { held } else { outcome }, clock))
     }
 
     /// Joins an incoming state of a row into what is here under a key.
@@ -543,58 +550,6 @@ impl Tx<'_> {
             self.set_parked(table, key, Some(&rest))?;
         }
         Ok(outcome == Outcome::Changed)
-    }
-
-    /// Our row gives way to a newer incarnation: what it held is kept for the user.
-    fn keep_overwritten(
-        &mut self,
-        table: &Rc<Table>,
-        key: &Value,
-        current: &Clock,
-        incoming: &Incoming,
-    ) -> Result<()> {
-        let newest = current.dots().max();
-        if newest.is_none_or(|newest| newest < incoming.birth) {
-            return Ok(());
-        }
-        let reason = "another replica deleted the row without having seen this edit";
-        let ours = self.all_values(table, key)?;
-        let theirs = incoming.cells.iter().map(|(num, (_, value))| (*num, value.clone())).collect();
-        let site = incoming.birth.site;
-        self.add_conflict(table, key, ("overwritten", reason), &ours, &theirs, site)
-    }
-
-    /// Notes a conflict, of a kind and in words, once.
-    pub(super) fn add_conflict(
-        &mut self,
-        table: &Rc<Table>,
-        key: &Value,
-        (kind, reason): (&str, &str),
-        ours: &Values,
-        theirs: &Values,
-        site: SiteId,
-    ) -> Result<()> {
-        let site = self.site_num(site)?;
-        let ours = super::report::values_json(table, ours);
-        let theirs = super::report::values_json(table, theirs);
-        self.conn
-            .prepare_cached(
-                "INSERT INTO __wavesync_conflict(tbl, k, kind, reason, ours, theirs, site, at)
-                 SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE NOT EXISTS (
-                   SELECT 1 FROM __wavesync_conflict
-                   WHERE tbl = ?1 AND k = ?2 AND kind = ?3 AND site = ?7 AND theirs = ?6)",
-            )?
-            .execute(params![
-                table.num.0,
-                key,
-                kind,
-                reason,
-                ours,
-                theirs,
-                site.0,
-                self.now.0 as i64
-            ])?;
-        Ok(())
     }
 }
 

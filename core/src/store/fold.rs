@@ -209,6 +209,9 @@ impl Tx<'_> {
                 let birth = hand.stamp(entry.at);
                 let (length, ended) =
                     known.map_or((0, Ended::new()), |clock| (clock.length, clock.ended));
+                // Above what is held, too, so that this write still stands when that is released.
+                let length = length.max(self.held_length(&table, &key)?);
+                let length = length + length % 2;
                 if length >= limits::CAUSAL_LENGTH_MAX {
                     // Nobody would accept more. The row stays here, as one without a key does.
                     self.note_used_up(&table, &key);

@@ -75,7 +75,7 @@ impl Tx<'_> {
         Ok(heads)
     }
 
-    /// Tables that stand here and have nothing parked, by the form of their keys.
+    /// Tables that stand here and have nothing parked or held, by the form of their keys.
     fn bulk_tables(&mut self) -> Result<BTreeMap<TableNum, KeyForm>> {
         let mut waiting = BTreeSet::new();
         if self.parked_rows()? > 0 {
@@ -83,6 +83,12 @@ impl Tx<'_> {
                 self.conn.prepare_cached("SELECT DISTINCT tbl FROM __wavesync_parked")?;
             let tables = statement.query_map([], |row| Ok(TableNum(row.get(0)?)))?;
             waiting = tables.collect::<rusqlite::Result<_>>()?;
+        }
+        if self.holds_any()? {
+            let mut statement =
+                self.conn.prepare_cached("SELECT DISTINCT tbl FROM __wavesync_held")?;
+            let tables = statement.query_map([], |row| Ok(TableNum(row.get(0)?)))?;
+            waiting.extend(tables.collect::<rusqlite::Result<BTreeSet<_>>>()?);
         }
         let here = self.cache.tables.values().filter(|table| table.shape.is_some());
         let free = here.filter(|table| !waiting.contains(&table.num));

@@ -21,8 +21,10 @@ mod fold_bulk;
 pub mod foreign;
 mod functions;
 pub mod group;
+mod held;
 pub mod identity;
 pub mod key;
+mod lost;
 pub mod mask;
 mod moves;
 pub mod names;
@@ -155,6 +157,10 @@ pub struct Tx<'a> {
     hot: BTreeSet<contend::RowId>,
     /// Rows that moved to another key in this transaction.
     moved: Vec<moves::Moved>,
+    /// Stamps above this are in the future, once that was asked.
+    future: Option<crate::ids::Stamp>,
+    /// Whether any row is held, once that was asked.
+    holds: Option<bool>,
     now: Millis,
     boot: crate::ids::Boot,
     bounds: Bounds,
@@ -313,6 +319,8 @@ impl Store {
             pushes: Vec::new(),
             hot: BTreeSet::new(),
             moved: Vec::new(),
+            future: None,
+            holds: None,
             now,
             boot: self.boot,
             bounds: self.bounds,
@@ -527,6 +535,14 @@ CREATE TABLE __wavesync_column(tbl INTEGER NOT NULL, num INTEGER NOT NULL, name 
 CREATE TABLE __wavesync_parked(tbl INTEGER NOT NULL, k NOT NULL, in_table INTEGER NOT NULL,
   kind TEXT NOT NULL, reason TEXT NOT NULL, vals BLOB NOT NULL, blocker, at INTEGER NOT NULL,
   PRIMARY KEY(tbl, k)) WITHOUT ROWID;
+CREATE TABLE __wavesync_held(seq INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, k NOT NULL,
+  stamp INTEGER NOT NULL, site INTEGER NOT NULL, at INTEGER NOT NULL, row BLOB NOT NULL);
+CREATE INDEX __wavesync_held_key ON __wavesync_held(tbl, k);
+CREATE INDEX __wavesync_held_stamp ON __wavesync_held(stamp);
+CREATE INDEX __wavesync_held_site ON __wavesync_held(site);
+CREATE TABLE __wavesync_held_dot(site INTEGER NOT NULL, stamp INTEGER NOT NULL, seq INTEGER NOT NULL,
+  PRIMARY KEY(site, stamp, seq)) WITHOUT ROWID;
+CREATE INDEX __wavesync_held_dot_seq ON __wavesync_held_dot(seq);
 CREATE TABLE __wavesync_conflict(id INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, k NOT NULL,
   kind TEXT NOT NULL, reason TEXT NOT NULL, ours TEXT, theirs TEXT, site INTEGER, at INTEGER NOT NULL);
 CREATE TABLE __wavesync_member(site INTEGER PRIMARY KEY, peer BLOB, name TEXT NOT NULL,

@@ -340,6 +340,7 @@ impl Tx<'_> {
             for key in self.clock_keys(&from, "1")? {
                 self.join_met_row(&from, &into, &numbers, &key)?;
             }
+            self.held_join(from.num, into.num)?;
         }
         Ok(())
     }

@@ -3,14 +3,16 @@
 use rusqlite::{Connection, params, params_from_iter};
 use sha2::{Digest, Sha256};
 
-use crate::Result;
-use crate::ids::TableNum;
-use crate::store::key;
+use crate::ids::{SiteId, TableNum};
+use crate::store::held::member_name;
 use crate::store::rows::{Parked, Values, decode_values};
 use crate::store::shape::{self, KeyForm, Shape};
 use crate::store::sql::{ident, ident_list};
 use crate::store::tables::Table;
+use crate::store::{SiteNum, key};
 use crate::value::Value;
+use crate::wire::rows::{Batch, CLAIM};
+use crate::{Result, limits};
 
 /// A row of `wavesync_tables`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,6 +152,7 @@ pub fn conflicts(conn: &Connection) -> Result<Vec<Conflict>> {
     })?;
     let mut conflicts = kept.collect::<rusqlite::Result<Vec<_>>>()?;
     conflicts.extend(parked_conflicts(conn)?);
+    conflicts.extend(held_conflicts(conn)?);
     Ok(conflicts)
 }
 
@@ -202,6 +205,57 @@ fn parked_conflicts(conn: &Connection) -> Result<Vec<Conflict>> {
     Ok(conflicts)
 }
 
+/// Rows from clocks that are ahead (rule P17).
+fn held_conflicts(conn: &Connection) -> Result<Vec<Conflict>> {
+    let shapes: Vec<Shape> = shape::survey(conn)?.into_iter().flatten().collect();
+    let limit: Option<String> = super::meta(conn, "config:future_limit_ms")?;
+    let limit = limit.and_then(|text| text.parse().ok()).unwrap_or(limits::FUTURE_LIMIT_MS);
+    let mut statement = conn.prepare(
+        "SELECT h.seq, t.name, h.k, h.row, h.at, s.id, h.site,
+           strftime('%Y-%m-%dT%H:%M:%SZ', ((h.stamp >> 16) - ?1) / 1000.0 + 0.5, 'unixepoch')
+           FROM __wavesync_held h JOIN __wavesync_table t ON t.num = h.tbl
+           LEFT JOIN __wavesync_site s ON s.num = h.site",
+    )?;
+    let mut rows = statement.query([limit as f64])?;
+    let mut conflicts = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (seq, table): (i64, String) = (row.get(0)?, row.get(1)?);
+        let key = Value::from_ref(row.get_ref(2)?);
+        let site: Option<Vec<u8>> = row.get(5)?;
+        let id = site.as_deref().and_then(SiteId::from_slice);
+        let name = member_name(conn, SiteNum(row.get(6)?))?;
+        let who = name.or(id.map(|id| id.to_string())).unwrap_or_default();
+        let due: String = row.get(7)?;
+        let shape = shapes.iter().find(|shape| shape.name.eq_ignore_ascii_case(&table));
+        let ours = shape.map_or(Ok(None), |shape| shown_row(conn, shape, &key))?;
+        conflicts.push(Conflict {
+            id: parked_id(TableNum(-seq), &key),
+            table,
+            key,
+            kind: "future".into(),
+            reason: format!("written by {who}, whose clock is ahead; it is applied at {due}"),
+            ours,
+            theirs: held_values(&row.get::<_, Vec<u8>>(3)?)?,
+            site,
+            at: row.get(4)?,
+            parked: true,
+        });
+    }
+    Ok(conflicts)
+}
+
+/// The values of a held row as JSON; nothing for a delete.
+fn held_values(bytes: &[u8]) -> Result<Option<String>> {
+    let batch = Batch::decode(bytes)?;
+    let Some(part) = batch.tables.first() else { return Ok(None) };
+    let Some(row) = part.rows.first().filter(|row| row.length % 2 == 1) else { return Ok(None) };
+    let cells = row.cells.iter().filter_map(|(at, _, value)| {
+        let name = part.columns.get(*at).filter(|name| *name != CLAIM)?;
+        Some((name.as_str(), value))
+    });
+    Ok(Some(object(cells)))
+}
+
 /// Parked values as JSON.
 fn kept_values(conn: &Connection, table: i64, bytes: &[u8]) -> Result<String> {
     let mut names =
@@ -241,7 +295,8 @@ pub fn conflict_counts(conn: &Connection) -> Result<(i64, i64)> {
     }
     let one = |sql: &str| conn.prepare(sql)?.query_row([], |row| row.get(0));
     Ok((
-        one("SELECT count(*) FROM __wavesync_parked")?,
+        one("SELECT (SELECT count(*) FROM __wavesync_parked) +
+               (SELECT count(*) FROM __wavesync_held)")?,
         one("SELECT count(*) FROM __wavesync_conflict")?,
     ))
 }

@@ -61,7 +61,7 @@ impl Tx<'_> {
             .query_map([], |row| Ok((TableNum(row.get(0)?), Value::from_ref(row.get_ref(1)?))))?
             .collect::<rusqlite::Result<Vec<RowId>>>()?;
         let found = rows.into_iter().find(|(num, key)| parked_id(*num, key) == id);
-        let row = found.ok_or_else(|| no_conflict(id))?;
+        let Some(row) = found else { return Err(self.held_or_none(id)?) };
         let contender = self.load(&row)?.filter(|row| row.contends && row.shown.is_none());
         let Some(contender) = contender else {
             let table = self.table(row.0)?;
@@ -100,6 +100,25 @@ impl Tx<'_> {
         self.settle(crate::ids::Seq(seq.0 - 1))?;
         self.store_folded_end()?;
         Ok(row)
+    }
+
+    /// Why there is nothing to restore under an id.
+    fn held_or_none(&self, id: i64) -> Result<Error> {
+        let rows = self
+            .conn
+            .prepare_cached("SELECT seq, k FROM __wavesync_held")?
+            .query_map([], |row| Ok((row.get::<_, i64>(0)?, Value::from_ref(row.get_ref(1)?))))?
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        let held = rows.iter().any(|(seq, key)| parked_id(TableNum(-seq), key) == id);
+        Ok(if held {
+            Error::Argument(
+                "this row waits for its time, because the clock that wrote it is ahead; a higher \
+                 setting 'future_limit_ms' lets it in at once"
+                    .into(),
+            )
+        } else {
+            no_conflict(id)
+        })
     }
 
     /// Values that lost are written as the application would write them: triggers fire, and the

@@ -2,11 +2,11 @@
 //! branch, or below the horizon (rules K1, K2).
 //!
 //! Such a pass has two phases. The first reads table by table in key order, parents before children,
-//! in short reads; it skips rows whose newest entry is not above the requester's cursor. The folded
-//! end was noted when it began, so that everything that changes meanwhile has an entry above it:
-//! the second phase is the log from there, and only that can end the pass. Should the horizon have
-//! passed the noted end, the log is not there any more, and another first phase reads what is newer
-//! than that end.
+//! in short reads, and then what is held; it skips rows whose newest entry is not above the
+//! requester's cursor. The folded end was noted when it began, so that everything that changes
+//! meanwhile has an entry above it: the second phase is the log from there, and only that can end
+//! the pass. Should the horizon have passed the noted end, the log is not there any more, and
+//! another first phase reads what is newer than that end.
 
 use std::rc::Rc;
 
@@ -152,7 +152,10 @@ impl Tx<'_> {
     fn at(&self, place: &KeyPlace) -> Option<usize> {
         let Some((num, before)) = place.table else { return Some(0) };
         let tables = self.tables_in_order();
-        let at = tables.iter().position(|table| table.num == num)?;
+        let at = match num {
+            HELD => tables.len(),
+            num => tables.iter().position(|table| table.num == num)?,
+        };
         (digest(&tables[..at]) == before).then_some(at)
     }
 
@@ -174,6 +177,10 @@ impl Tx<'_> {
             }
             (at, after) = (at + 1, Value::Null);
         }
+        if finished {
+            let left = self.read_held(&mut reading, (floor, end), &after, vector)?;
+            (after, finished) = left.map_or((after, true), |last| (last, false));
+        }
         let high = self.folded_end()?;
         let (rows, vector) = (reading.builder.finish(), self.vector()?);
         if finished {
@@ -182,7 +189,8 @@ impl Tx<'_> {
             let last = end == high;
             return Ok(Piece { rows, from, to, next, ordered: true, high, vector, last });
         }
-        let table = tables.get(at).map(|table| (table.num, digest(&tables[..at])));
+        let num = tables.get(at).map_or(HELD, |table| table.num);
+        let table = Some((num, digest(tables.get(..at).unwrap_or(&tables))));
         let ahead = ahead.filter(|_| mutants::on(Mutant::PlaceAhead));
         let next = Place::Keys(KeyPlace { floor, end, table, after, ahead });
         Ok(Piece { rows, from: floor, to: floor, next, ordered: true, high, vector, last: false })
@@ -222,7 +230,46 @@ impl Tx<'_> {
         }
         Ok(None)
     }
+
+    /// Reads held rows in the order of their entries. Returns the last entry that was read if the
+    /// piece is full before all are.
+    fn read_held(
+        &mut self,
+        reading: &mut Reading,
+        (floor, end): (Seq, Seq),
+        after: &Value,
+        vector: &Vector,
+    ) -> Result<Option<Value>> {
+        let mut last = match after {
+            Value::Integer(seq) => Seq(*seq).max(floor),
+            _ => floor,
+        };
+        let entries = self
+            .conn
+            .prepare_cached(
+                "SELECT seq FROM __wavesync_held WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3",
+            )?
+            .query_map(params![last.0, end.0, self.bounds.chunk_scan_entries as i64 + 1], |row| {
+                Ok(Seq(row.get(0)?))
+            })?
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        for seq in entries {
+            let full = reading.scanned >= self.bounds.chunk_scan_entries;
+            if full || reading.builder.is_full(self.bounds) {
+                return Ok(Some(Value::Integer(last.0)));
+            }
+            reading.scanned += 1;
+            if let Some(held) = self.held_at(seq)? {
+                self.emit_held(&mut reading.builder, held, |dot| !vector.covers(dot))?;
+            }
+            last = seq;
+        }
+        Ok(None)
+    }
 }
+
+/// Stands for what is held, which comes after the last table.
+const HELD: TableNum = TableNum(i64::MAX);
 
 /// A piece that is being read.
 struct Reading {

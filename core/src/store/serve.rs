@@ -67,7 +67,7 @@ impl BatchBuilder {
     }
 
     /// Adds a row whose cells are in order of their numbers, `#claim` last.
-    fn push(&mut self, table: &Table, mut row: Row) {
+    pub(super) fn push(&mut self, table: &Table, mut row: Row) {
         self.bytes += 24 + 40 * row.ended.len() + row.key.iter().map(Value::weight).sum::<usize>();
         self.bytes += row.cells.iter().map(|(_, _, value)| 2 + value.weight()).sum::<usize>();
         self.rows += 1;
@@ -150,9 +150,14 @@ impl Tx<'_> {
                 continue;
             }
             let key = key::canonical(table.form, table.key_columns, stored)?;
+            let fresh = |dot| !vector.covers(dot);
+            if let Some(held) = self.held_at(seq)? {
+                self.emit_held(&mut builder, held, fresh)?;
+                continue;
+            }
             let Some(row) = self.clock(&table, &key)? else { continue };
             if row.seq == seq {
-                self.emit(&mut builder, &table, &key, &row.clock, |dot| !vector.covers(dot))?;
+                self.emit(&mut builder, &table, &key, &row.clock, fresh)?;
             }
         }
         if finished {

@@ -4,6 +4,7 @@ use rusqlite::params;
 
 use crate::Result;
 use crate::ids::{Boot, Cursor, Millis, Seq, SiteId, TableNum};
+use crate::mutants::{self, Mutant};
 use crate::store::vector::{Caps, Vector};
 use crate::store::{Store, Tx, key};
 use crate::value::Value;
@@ -17,6 +18,10 @@ pub struct OwnState {
     pub end: Seq,
     /// The version vector.
     pub vector: Vector,
+    /// Where it differs, the vector of what was applied (rule P17).
+    pub lowered: Vector,
+    /// When held changes are due.
+    pub release_at: Option<Millis>,
     /// Every write event in the rows is covered by the vector.
     pub closed: bool,
     /// Upper bounds of vector entries.
@@ -32,10 +37,16 @@ impl Store {
     pub fn own_state(&mut self, now: Millis) -> Result<OwnState> {
         let boot = self.boot;
         self.folded(now, |tx| {
+            let applied = tx.applied_vector()?;
+            let seen = tx.vector()?;
+            let vector =
+                if mutants::on(Mutant::HeldOutsideVector) { applied.clone() } else { seen };
             Ok(OwnState {
                 boot,
                 end: tx.folded_end()?,
-                vector: tx.vector()?,
+                lowered: vector.lowered(&applied),
+                vector,
+                release_at: tx.release_at()?,
                 caps: tx.caps()?,
                 closed: tx.meta::<i64>("open_from")?.is_none(),
                 importing: tx.backfill_pending(),
@@ -99,10 +110,14 @@ impl Tx<'_> {
                 continue;
             }
             let key = key::canonical(table.form, table.key_columns, stored)?;
-            let Some(row) = self.clock(&table, &key)?.filter(|row| row.seq == seq) else {
-                continue;
+            let covered = match self.held_at(seq)? {
+                Some(held) => held.row.dots().all(|dot| vector.covers(dot)),
+                None => match self.clock(&table, &key)?.filter(|row| row.seq == seq) {
+                    Some(row) => row.clock.dots().all(|dot| vector.covers(dot)),
+                    None => continue,
+                },
             };
-            if !row.clock.dots().all(|dot| vector.covers(dot)) {
+            if !covered {
                 self.set_meta("open_from", seq.0)?;
                 return Ok(false);
             }

@@ -127,7 +127,7 @@ pub struct State {
     pub end: Seq,
     /// Its version vector.
     pub vector: VectorList,
-    /// Its vector of applied changes, where it differs: changes that are held back.
+    /// The entries of its vector in which it has not applied everything: what is above is held.
     pub applied: VectorList,
     /// Every write event in its rows is covered by its vector (rule P12).
     pub closed: bool,
@@ -191,7 +191,7 @@ pub struct PushMessage {
 pub struct Request {
     /// What the requester has.
     pub vector: VectorList,
-    /// Its vector of applied changes, where it differs.
+    /// As in [`State::applied`].
     pub applied: VectorList,
     /// How far it has read the responder's log.
     pub cursor: Cursor,
@@ -285,6 +285,7 @@ impl Message {
                 let request: Request = super::decode(body)?;
                 check_cursor(request.cursor)?;
                 request.vector.check()?;
+                request.applied.check()?;
                 check_place(&request.place)?;
                 Self::Request(request)
             }

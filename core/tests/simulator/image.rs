@@ -8,7 +8,7 @@ use wavesync_core::ids::{Dot, SiteId, Stamp};
 use wavesync_core::store::clock::read_varint;
 use wavesync_core::store::key;
 use wavesync_core::value::Value;
-use wavesync_core::wire::rows::Reader;
+use wavesync_core::wire::rows::{Batch, CLAIM, Reader};
 
 /// One row of `L`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +57,8 @@ pub struct Table {
     pub shown: BTreeMap<Value, Columns>,
     /// Keys with log rows that are not folded yet: their `T` is ahead of their `L`.
     pub unfolded: BTreeSet<Value>,
+    /// Rows from clocks that are ahead: in `L`, not yet joined into `rows`.
+    pub held: Vec<(Value, Row)>,
 }
 
 impl Table {
@@ -120,6 +122,7 @@ impl Image {
             let columns = column_names(conn, number);
             read_clocks(conn, number, base, &columns, &sites, table);
             read_parked(conn, number, &columns, table);
+            read_held(conn, number, table);
             read_unfolded(conn, number, image.folded, table);
             read_table(conn, &name, table);
         }
@@ -227,6 +230,28 @@ fn read_parked(conn: &Connection, number: i64, columns: &[String], table: &mut T
         }
         let state = table.rows.get_mut(&row[0]).expect("a parked row has a clock");
         state.parked = Some((text(&row[1]), integer(&row[2]) == 1, values));
+    });
+}
+
+fn read_held(conn: &Connection, number: i64, table: &mut Table) {
+    let sql = format!("SELECT k, row FROM __wavesync_held WHERE tbl = {number} ORDER BY seq");
+    each(conn, &sql, |row| {
+        let Value::Blob(bytes) = &row[1] else { panic!("a held row is a blob") };
+        let batch = Batch::decode(bytes).unwrap();
+        let part = &batch.tables[0];
+        let held = &part.rows[0];
+        let name = |at: &usize| part.columns[*at].to_ascii_lowercase();
+        let cells = held.cells.iter().filter(|(at, ..)| part.columns[*at] != CLAIM);
+        let claim = held.cells.iter().find(|(at, ..)| part.columns[*at] == CLAIM);
+        let state = Row {
+            length: held.length,
+            birth: held.birth,
+            cells: cells.map(|(at, dot, _)| (name(at), *dot)).collect(),
+            claim: claim.map(|(_, dot, _)| (*dot, *dot)),
+            ended: held.ended.clone(),
+            parked: None,
+        };
+        table.held.push((row[0].clone(), state));
     });
 }
 

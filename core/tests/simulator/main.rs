@@ -15,7 +15,7 @@ mod world;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use oracle::Failure;
-use world::{Plan, World};
+use world::{Clocks, Plan, World};
 
 /// Seeds that are run when nothing else is asked for.
 const SEEDS: u64 = 150;
@@ -49,6 +49,13 @@ fn run_unguarded(plan: Plan) -> Result<u64, Failure> {
     // Longer than the pause after a refused handshake and two rounds of the slow timer.
     world.settle(45_000, 600_000)?;
     oracle::during(&mut world)?;
+    if world.plan.clocks == Clocks::Wild {
+        oracle::same_vectors(&world)?;
+        world.pass_days();
+        world.settle(45_000, 600_000)?;
+        oracle::during(&mut world)?;
+    }
+    oracle::nothing_held(&world)?;
     oracle::converged(&world)?;
     oracle::nothing_lost(&world)?;
     oracle::budget(&mut world)?;

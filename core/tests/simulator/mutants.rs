@@ -66,6 +66,26 @@ fn h16_dropped_rows_of_unknown_tables_are_noticed() {
 }
 
 #[test]
+fn p17_dropped_rows_of_the_future_are_noticed() {
+    is_killed(Mutant::HeldDropped);
+}
+
+#[test]
+fn p17_a_clock_that_follows_what_is_held_is_noticed() {
+    is_killed(Mutant::HeldInClock);
+}
+
+#[test]
+fn p17_a_vector_without_what_is_held_is_noticed() {
+    is_killed(Mutant::HeldOutsideVector);
+}
+
+#[test]
+fn p17_a_release_that_nobody_is_told_of_is_noticed() {
+    is_killed(Mutant::SilentRelease);
+}
+
+#[test]
 fn k1_a_key_order_scan_that_ends_the_pass_is_noticed() {
     is_killed(Mutant::KeysEndPass);
 }

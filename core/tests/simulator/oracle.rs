@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use wavesync_core::ids::Dot;
+use wavesync_core::ids::{Dot, Stamp};
+use wavesync_core::limits::FUTURE_LIMIT_MS;
 use wavesync_core::machine::{Input, PeerReport};
 use wavesync_core::merge::{ENDED_MAX, moved_key};
 use wavesync_core::value::Value;
 
 use crate::image::{Image, Row, Table};
 use crate::network::Event;
-use crate::world::{Topology, World};
+use crate::world::{Clocks, Topology, World};
 
 /// What did not hold.
 #[derive(Clone, Debug)]
@@ -24,18 +25,24 @@ impl Failure {
     }
 }
 
+/// What counting within a millisecond adds at most in these runs.
+const COUNTER_SLACK_MS: u64 = 2;
+
 type Check = Result<(), Failure>;
 type CellEvent = (String, Value, String, Dot);
 
 /// What oracles remember of earlier states.
 pub struct Memory {
     counters: Vec<(i64, i64)>,
+    /// The latest time that each clock ever told.
+    pub clocks: Vec<u64>,
     values: BTreeMap<CellEvent, Value>,
 }
 
 impl Memory {
     pub fn new(replicas: usize) -> Self {
-        Self { counters: vec![(0, 0); replicas], values: BTreeMap::new() }
+        let counters = vec![(0, 0); replicas];
+        Self { counters, clocks: vec![0; replicas], values: BTreeMap::new() }
     }
 }
 
@@ -47,6 +54,7 @@ fn fail(oracle: &'static str, message: String) -> Check {
 pub fn during(world: &mut World) -> Check {
     let images: Vec<Image> = (0..world.replicas.len()).map(|at| world.image(at)).collect();
     monotone(world, &images)?;
+    clock_is_own(world, &images)?;
     vector_is_sound(&images)?;
     table_follows_rows(&images)?;
     one_event_one_value(world, &images)
@@ -68,6 +76,18 @@ fn monotone(world: &mut World, images: &[Image]) -> Check {
     Ok(())
 }
 
+/// P17: the clock of a replica follows neither the vector nor clocks that are far ahead of its own.
+fn clock_is_own(world: &World, images: &[Image]) -> Check {
+    for (at, image) in images.iter().enumerate() {
+        let latest = world.memory.clocks[at] + FUTURE_LIMIT_MS;
+        if Stamp(image.hlc).millis() > latest + COUNTER_SLACK_MS {
+            let text = format!("replica {at}: clock {} and never later than {latest}", image.hlc);
+            return fail("own clock", text);
+        }
+    }
+    Ok(())
+}
+
 /// P6: whatever a vector covers is dominated by the row states behind it.
 fn vector_is_sound(images: &[Image]) -> Check {
     for (reader, image) in images.iter().enumerate() {
@@ -77,12 +97,14 @@ fn vector_is_sound(images: &[Image]) -> Check {
                     for (column, dot) in row.dots().filter(|(_, dot)| image.covers(*dot)) {
                         let here = image.tables.get(name);
                         let own = here.and_then(|table| table.rows.get(key));
-                        let sound = match here {
-                            Some(here) if table.integer_key => {
-                                lives_or_ended(here, key, row, column, dot)
-                            }
-                            _ => own.is_some_and(|own| dominates(own, row, column, dot)),
-                        };
+                        let held = here.is_some_and(|here| is_held(here, key, row, column, dot));
+                        let sound = held
+                            || match here {
+                                Some(here) if table.integer_key => {
+                                    lives_or_ended(here, key, row, column, dot)
+                                }
+                                _ => own.is_some_and(|own| dominates(own, row, column, dot)),
+                            };
                         if !sound {
                             let text = format!(
                                 "the vector of {reader} covers {dot:?} of {name} {key:?} {column:?} \
@@ -96,6 +118,16 @@ fn vector_is_sound(images: &[Image]) -> Check {
         }
     }
     Ok(())
+}
+
+/// What waits for its time is stored: under the key that it arrived with, from where it may move.
+fn is_held(own: &Table, key: &Value, other: &Row, column: Option<&String>, dot: Dot) -> bool {
+    own.held.iter().any(|(known, held)| {
+        let linked = known == key || (own.integer_key && held.birth == other.birth);
+        let stored = held.dots().any(|(_, known)| known == dot);
+        let newer = held.length >= other.length && dominates(held, other, column, dot);
+        linked && (stored || newer)
+    })
 }
 
 fn dominates(own: &Row, other: &Row, column: Option<&String>, dot: Dot) -> bool {
@@ -304,7 +336,7 @@ fn same_rows(name: &str, at: usize, one: &Table, two: &Table) -> Check {
 
 /// With equal clocks and without deletes, everybody shows the last write of each cell.
 pub fn nothing_lost(world: &World) -> Check {
-    if !world.plan.clocks_equal {
+    if world.plan.clocks != Clocks::Equal {
         return Ok(());
     }
     for at in 0..world.replicas.len() {
@@ -321,6 +353,32 @@ pub fn nothing_lost(world: &World) -> Check {
                 );
                 return fail("no accepted write is lost", text);
             }
+        }
+    }
+    Ok(())
+}
+
+/// P17: when every clock has caught up nothing is held, and everybody knows that.
+pub fn nothing_held(world: &World) -> Check {
+    for (at, replica) in world.replicas.iter().enumerate() {
+        let image = world.image(at);
+        if let Some((name, table)) = image.tables.iter().find(|(_, table)| !table.held.is_empty()) {
+            return fail("release", format!("replica {at} still holds {name} {:?}", table.held));
+        }
+        if let Some(peer) = replica.machine.peers().iter().find(|peer| peer.held_back) {
+            return fail("release", format!("replica {at} was not told of a release: {peer:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// With everything merged and some of it held, everybody has seen the same.
+pub fn same_vectors(world: &World) -> Check {
+    let first = world.image(0).vector;
+    for at in 1..world.replicas.len() {
+        let vector = world.image(at).vector;
+        if vector != first {
+            return fail("convergence", format!("vectors of 0 and {at}: {first:?} and {vector:?}"));
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use wavesync_core::machine::Input;
 
 use crate::oracle;
 use crate::run;
-use crate::world::{Plan, Topology, World};
+use crate::world::{Clocks, Plan, Topology, World};
 
 #[test]
 fn seeds_that_failed_once_hold() {
@@ -29,7 +29,7 @@ fn a_write_at_any_moment_of_the_handshake_arrives() {
             seed,
             replicas: 2,
             topology: Topology::Line,
-            clocks_equal: true,
+            clocks: Clocks::Equal,
             schemas_meet: true,
             actions: 0,
             bounds: Bounds::default(),
@@ -62,7 +62,7 @@ fn everybody_who_adopts_tables_is_told_of_a_new_one() {
             seed,
             replicas: 3,
             topology: Topology::Star,
-            clocks_equal: true,
+            clocks: Clocks::Equal,
             schemas_meet: true,
             actions: 0,
             bounds: Bounds::default(),

@@ -6,7 +6,7 @@ use wavesync_core::value::Value;
 use crate::dice::Dice;
 use crate::network::Event;
 use crate::oracle::Failure;
-use crate::world::World;
+use crate::world::{Clocks, World};
 
 /// A table: its name, its text, its key columns, its other columns, and a column that some
 /// replicas get later.
@@ -335,9 +335,14 @@ pub fn act(world: &mut World) -> Result<(), Failure> {
             world.cut(link, late)
         }
         _ => {
-            if !world.plan.clocks_equal && world.dice.percent(30) {
+            let likely = if world.plan.clocks == Clocks::Wild { 70 } else { 30 };
+            if world.plan.clocks != Clocks::Equal && world.dice.percent(likely) {
                 // A clock is set, back or forth.
-                world.replicas[at].skew = world.dice.within(0, 240_000) as i64 - 120_000;
+                world.replicas[at].skew = world.plan.clocks.skew(&mut world.dice);
+                world.say(|| format!("r{at} clock set by {}", world.replicas[at].skew));
+                if world.dice.percent(50) {
+                    return Ok(());
+                }
             }
             world.restart(at)
         }

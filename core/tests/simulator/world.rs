@@ -31,13 +31,26 @@ pub struct Plan {
     pub seed: u64,
     pub replicas: usize,
     pub topology: Topology,
-    /// Every clock tells the same time.
-    pub clocks_equal: bool,
+    pub clocks: Clocks,
     /// Everybody ends with every table and column.
     pub schemas_meet: bool,
     pub actions: u64,
     pub bounds: Bounds,
 }
+
+/// What the clocks of the replicas tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clocks {
+    /// All of them the same time.
+    Equal,
+    /// They differ by minutes, less than rule P17 is about.
+    Skewed,
+    /// Some are hours ahead, and are set while the replica runs.
+    Wild,
+}
+
+/// Clocks are ahead by less than this.
+const WILD_MS: u64 = 40 * 3_600_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Topology {
@@ -45,6 +58,17 @@ pub enum Topology {
     Star,
     Mesh,
     Random,
+}
+
+impl Clocks {
+    /// A clock's difference from the virtual time, in milliseconds.
+    pub fn skew(self, dice: &mut Dice) -> i64 {
+        match self {
+            Self::Equal => 0,
+            Self::Wild if dice.percent(40) => dice.within(0, WILD_MS) as i64,
+            _ => dice.within(0, 240_000) as i64 - 120_000,
+        }
+    }
 }
 
 impl Plan {
@@ -55,7 +79,11 @@ impl Plan {
             seed,
             replicas: dice.within(2, 5) as usize,
             topology: topologies[dice.index(4)],
-            clocks_equal: dice.percent(60),
+            clocks: match dice.below(10) {
+                0..=4 => Clocks::Equal,
+                5..=6 => Clocks::Skewed,
+                _ => Clocks::Wild,
+            },
             schemas_meet: dice.percent(60),
             actions: dice.within(15, 60),
             bounds: Bounds {
@@ -125,8 +153,7 @@ impl World {
             plan,
         };
         for at in 0..world.plan.replicas {
-            let skew =
-                if world.plan.clocks_equal { 0 } else { dice.within(0, 240_000) as i64 - 120_000 };
+            let skew = world.plan.clocks.skew(&mut dice);
             world.add_replica(at, skew);
             world.now += world.dice.within(1, 50);
         }
@@ -143,6 +170,7 @@ impl World {
         let now = Millis(self.now.saturating_add_signed(skew));
         let join = Join { topic: "simulator".into(), ..Join::default() };
         store.join(now, &join, &file, &self.dice.bytes()).unwrap();
+        self.memory.clocks[at] = now.0;
         let mut peer = self.dice.bytes::<8>().to_vec();
         peer.push(at as u8);
         let peer = PeerId(peer);
@@ -209,6 +237,7 @@ impl World {
     /// Gives one input to a machine and carries out what it asks for.
     pub fn feed(&mut self, at: usize, input: Input) -> Result<(), Failure> {
         let now = self.clock(at);
+        self.memory.clocks[at] = self.memory.clocks[at].max(now.0);
         let replica = &mut self.replicas[at];
         let store = replica.store.as_mut().expect("the store is only away during a restart");
         replica.machine.handle(now, input, store);
@@ -378,6 +407,7 @@ impl World {
             self.cut(*link, late)?;
         }
         let now = self.clock(at);
+        self.memory.clocks[at] = self.memory.clocks[at].max(now.0);
         let replica = &mut self.replicas[at];
         let store = replica.store.take().expect("a restart follows another");
         let mut store = Store::open(store.into_connection()).unwrap();
@@ -394,7 +424,7 @@ impl World {
         self.last_write = self.now.max(self.last_write + 1);
         self.now = self.last_write;
         let mut time = self.clock(at).0 as i64;
-        if !self.plan.clocks_equal && self.dice.percent(3) {
+        if self.plan.clocks != Clocks::Equal && self.dice.percent(3) {
             // Another program with a clock of its own (rule P3).
             time += 86_400_000;
         }
@@ -497,6 +527,15 @@ impl World {
             return Err(Failure::new("quiet", "a storm of frames".into()));
         }
         self.feed(at, input)
+    }
+
+    /// Everybody sleeps until every time that was ever told is in the past; the clocks are right then.
+    pub fn pass_days(&mut self) {
+        self.say(|| "days pass".into());
+        self.now += 2 * WILD_MS;
+        for replica in &mut self.replicas {
+            (replica.wake_at, replica.wakes, replica.skew) = (self.now, 0, 0);
+        }
     }
 
     /// Lets time pass until nothing has been sent for `quiet` milliseconds.

@@ -75,9 +75,9 @@ unit: | setup ## unit, property and network tests of core, transport, net and re
 	$(CARGO) test --locked -p wavesync-net
 	$(CARGO) test --locked -p wavesync-relay
 
-sim: | setup ## the simulator: many seeds, every property, and the planted mutants
+sim: | setup ## the simulator and the reference model: many seeds, every property, planted mutants
 	$(CARGO) test --locked -p wavesync-core --features mutants --lib --test auth
-	SEEDS=$(SEEDS) $(CARGO) test --locked --profile simulator -p wavesync-core --features mutants --test simulator
+	SEEDS=$(SEEDS) CASES=$(SEEDS) $(CARGO) test --locked --profile simulator -p wavesync-core --features mutants --test simulator --test model
 
 sim-quick: ## the simulator as far as make test runs it (TEST_SEEDS=1000)
 	@$(MAKE) sim SEEDS=$(or $(TEST_SEEDS),1000)

@@ -23,6 +23,8 @@ pub const CONTROL_MESSAGE_MAX_BYTES: usize = 4 * 1024 * 1024;
 pub const HANDSHAKE_MESSAGE_MAX_BYTES: usize = 1024;
 /// LZ4 cannot expand a block by more than this, so a larger claim is a lie.
 pub const COMPRESSION_MAX_RATIO: usize = 255;
+/// Cells of a row batch, where each row and each key column counts as one, too.
+pub const BATCH_MAX_CELLS: usize = 1 << 20;
 /// Log entries that one test for uncovered rows looks at (rule P12).
 pub const OPEN_TEST_MAX_ENTRIES: usize = 20_000;
 /// Local rows that are sent at once as a push; a larger fold is announced and fetched.
@@ -51,6 +53,8 @@ pub const PARKED_MAX_ROWS: i64 = 1_000_000;
 pub const FOREIGN_TABLES_MAX: usize = 1_024;
 /// Columns of one table that only other members have, which one replica numbers at most.
 pub const FOREIGN_COLUMNS_MAX: usize = 512;
+/// Cells inserted into `wavesync_changes` that wait to be taken in, at most.
+pub const INBOX_MAX_CELLS: i64 = 1_000_000;
 /// Tables (known and unknown) that one replica numbers at most.
 pub const TABLES_MAX: usize = 4_096;
 /// Columns of one table, as in SQLite.
@@ -65,10 +69,6 @@ pub const SCHEMA_SQL_MAX_BYTES: usize = 256 * 1024;
 pub const VECTOR_MAX_SITES: usize = 16_384;
 /// Caps on the wire, and kept (rule P14).
 pub const CAPS_MAX_SITES: usize = 4_096;
-/// Rows in one batch. A sender stays far below it.
-pub const BATCH_MAX_ROWS: usize = 100_000;
-/// Cells in one batch.
-pub const BATCH_MAX_CELLS: usize = 2_000_000;
 /// Boot records that a replica keeps about itself.
 pub const BOOTS_MAX: usize = 10_000;
 /// A catch-up that makes no progress for this long is ended and started again.

@@ -537,3 +537,35 @@ fn what_happened_while_a_table_was_not_tracked_is_noticed() {
     sync(&mut a, &mut b);
     assert_eq!(same(&a, &b, "SELECT id FROM note ORDER BY id"), "1 2 3 4");
 }
+
+const COUNTED: &str = "CREATE TABLE note(id INTEGER PRIMARY KEY, title TEXT, body TEXT);
+    CREATE TABLE tally(id INTEGER PRIMARY KEY, n);
+    CREATE TRIGGER counted AFTER INSERT ON note BEGIN
+      INSERT INTO tally(id, n) VALUES(1, 1) ON CONFLICT(id) DO UPDATE SET n = n + 1; END";
+
+#[test]
+fn a_table_with_triggers_of_the_application_gets_a_column() {
+    let (mut a, mut b) = pair(COUNTED, "INSERT INTO note VALUES(1, 'a', 'x')");
+    a.run("INSERT INTO note VALUES(2, 'b', 'y')");
+    sync(&mut a, &mut b);
+    for site in [&mut a, &mut b] {
+        site.run("ALTER TABLE note ADD COLUMN due; ALTER TABLE tally ADD COLUMN more");
+        site.look();
+    }
+    a.run("INSERT INTO note VALUES(3, 'c', 'z', 'soon'); UPDATE note SET due = 'now' WHERE id = 2");
+    sync(&mut a, &mut b);
+    assert_eq!(same(&a, &b, "SELECT id, due FROM note ORDER BY id"), "1|- 2|now 3|soon");
+    assert_eq!(same(&a, &b, "SELECT n FROM tally"), "3");
+}
+
+#[test]
+fn a_column_of_a_database_with_triggers_of_the_application_is_dropped() {
+    let (mut a, mut b) = pair(COUNTED, "INSERT INTO note VALUES(1, 'a', 'x')");
+    b.run("INSERT INTO note VALUES(2, 'b', 'y')");
+    sync(&mut a, &mut b);
+    a.store.alter(Millis(a.now), "ALTER TABLE note DROP COLUMN body").unwrap();
+    b.run("INSERT INTO note VALUES(3, 'c', 'z')");
+    sync(&mut a, &mut b);
+    assert_eq!(a.rows("SELECT * FROM note ORDER BY id"), "1|a 2|b 3|c");
+    assert_eq!(same(&a, &b, "SELECT n FROM tally"), "3");
+}

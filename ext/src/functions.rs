@@ -260,9 +260,14 @@ fn joined(store: &Store) -> Result<(), SqlError> {
     if store.topic()?.is_some() {
         return Ok(());
     }
-    Err(SqlError::new(
+    Err(not_joined())
+}
+
+/// The error of calls that need a member.
+pub fn not_joined() -> SqlError {
+    SqlError::new(
         "this database has not joined a group; call wavesync_join(topic, passphrase) first",
-    ))
+    )
 }
 
 fn wait(context: &CallContext, args: &[Value]) -> Outcome {
@@ -335,7 +340,15 @@ fn restore(context: &CallContext, args: &[Value]) -> Outcome {
     };
     let (path, mut store) = store(context)?;
     joined(&store)?;
-    store.restore(driver::now(), *id)?;
+    store.restore(driver::now(), *id).map_err(|error| {
+        if error.retryable() {
+            return SqlError::new(format!(
+                "{error}; if this statement also reads the database (and that does not use WAL), \
+                 look the id up in a statement of its own, else try again"
+            ));
+        }
+        error.into()
+    })?;
     if let Some((control, _)) = engine::find(&path) {
         control.committed(engine::next_token());
     }

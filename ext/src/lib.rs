@@ -1,6 +1,7 @@
 //! The loadable extension: what SQL sees of wavesync. It lists the functions and tables of the
 //! SQL surface; how they reach SQLite is `ffi`, what they do is their own module's business.
 
+mod changes;
 mod engine;
 pub mod ffi;
 mod functions;

@@ -2,8 +2,8 @@
 //! How SQLite reads it is `ffi`; what its rows are is the business of whoever defines it.
 
 use crate::ffi::{Host, SqlError};
-use rusqlite::types::Value;
 use std::ops::Deref;
+use wavesync_core::value::Value;
 
 /// The rows of a table, produced as SQLite asks for them. They own what they need: nothing in
 /// them may borrow from the host's handle, and no statement may be open on it.
@@ -22,10 +22,15 @@ pub struct SqlTable {
     /// ascending order of it, and may skip what `TableContext::{seek_after, seek_through}`
     /// excludes (SQLite checks every row again, so skipping less is never wrong).
     pub seek: Option<&'static str>,
+    /// Columns by which a query may ask for one text: a table that names some may leave out rows
+    /// that [`TableContext::equals`] excludes (SQLite checks those again, too).
+    pub filters: &'static [&'static str],
     /// Starts a scan.
     pub rows: fn(&TableContext) -> Result<Rows, SqlError>,
     /// What an `INSERT INTO` does; without it the table is read-only.
     pub insert: Option<InsertRow>,
+    /// What follows when a transaction that inserted was committed. It cannot fail any more.
+    pub committed: Option<fn(&TableContext)>,
 }
 
 impl SqlTable {
@@ -33,6 +38,11 @@ impl SqlTable {
     pub(crate) fn seek_column(&self) -> Option<usize> {
         let name = self.seek?;
         self.columns.iter().position(|column| *column == name)
+    }
+
+    /// The positions of the columns named by `filters`.
+    pub(crate) fn filter_columns(&self) -> impl Iterator<Item = usize> {
+        self.filters.iter().filter_map(|name| self.columns.iter().position(|c| c == name))
     }
 
     /// The declaration that SQLite is given. The column to seek by has INTEGER affinity, so that
@@ -61,11 +71,18 @@ pub struct TableContext {
     pub seek_after: Option<i64>,
     /// Only rows whose seek column is at most this are asked for.
     pub seek_through: Option<i64>,
+    filters: Vec<(usize, String)>,
 }
 
 impl TableContext {
     pub(crate) fn new(host: Host, range: SeekRange) -> Self {
-        Self { host, seek_after: range.after, seek_through: range.through }
+        Self { host, seek_after: range.after, seek_through: range.through, filters: range.filters }
+    }
+
+    /// The text that a column must be equal to, by its position.
+    pub fn equals(&self, column: usize) -> Option<&str> {
+        let mut filters = self.filters.iter().filter(|(at, _)| *at == column);
+        filters.next().map(|(_, text)| text.as_str())
     }
 }
 
@@ -114,15 +131,29 @@ impl SeekOperator {
 
 /// The integers that satisfy a set of comparisons: greater than `after`, at most `through`.
 /// It may hold more than those, never fewer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct SeekRange {
     after: Option<i64>,
     through: Option<i64>,
+    filters: Vec<(usize, String)>,
     /// No integer satisfies them.
     pub(crate) empty: bool,
 }
 
 impl SeekRange {
+    /// Leaves out rows whose column at this position is not equal to the value. Other values than
+    /// text may be turned into text by SQLite; they are left to it.
+    pub(crate) fn filter(&mut self, column: usize, value: &Value) {
+        match value {
+            Value::Null => self.empty = true,
+            Value::Text(text) => {
+                let text = String::from_utf8(text.clone());
+                self.filters.extend(text.ok().map(|text| (column, text)));
+            }
+            Value::Integer(_) | Value::Real(_) | Value::Blob(_) => {}
+        }
+    }
+
     /// Leaves out what `column <operator> value` excludes.
     pub(crate) fn narrow(&mut self, operator: SeekOperator, value: &Value) {
         use SeekOperator::{Equal, Greater, GreaterOrEqual, Less, LessOrEqual};
@@ -219,7 +250,7 @@ mod tests {
         range
     }
 
-    fn holds(range: SeekRange, candidate: i64) -> bool {
+    fn holds(range: &SeekRange, candidate: i64) -> bool {
         !range.empty
             && range.after.is_none_or(|after| candidate > after)
             && range.through.is_none_or(|through| candidate <= through)
@@ -252,7 +283,7 @@ mod tests {
                         Less => candidate < bound,
                         LessOrEqual => candidate <= bound,
                     };
-                    let held = holds(range(operator, Value::Integer(bound)), candidate);
+                    let held = holds(&range(operator, Value::Integer(bound)), candidate);
                     assert_eq!(held, expected, "{candidate} {operator:?} {bound}");
                 }
             }
@@ -285,7 +316,7 @@ mod tests {
         for operator in ALL {
             for bound in bounds {
                 for candidate in candidates {
-                    let held = holds(range(operator, Value::Real(bound)), candidate);
+                    let held = holds(&range(operator, Value::Real(bound)), candidate);
                     let needed = satisfies(candidate, operator, bound);
                     assert!(held || !needed, "{candidate} {operator:?} {bound} was lost");
                 }
@@ -297,7 +328,7 @@ mod tests {
     fn null_excludes_all_and_text_excludes_nothing() {
         for operator in ALL {
             assert!(range(operator, Value::Null).empty);
-            assert_eq!(range(operator, Value::Text("5".into())), SeekRange::default());
+            assert_eq!(range(operator, Value::text("5")), SeekRange::default());
         }
     }
 

@@ -1,14 +1,13 @@
 //! The tables of the SQL surface: what is going on, as rows.
 
-use rusqlite::types::Value;
-use wavesync_core::ids::{Millis, Seq, SiteId};
+use wavesync_core::ids::{Millis, SiteId};
 use wavesync_core::machine::{Level, PeerReport};
-use wavesync_core::store::changes::Changes;
 use wavesync_core::store::report;
-use wavesync_core::value::Value as CoreValue;
-use wavesync_net::driver::{self, Snapshot};
+use wavesync_core::value::Value;
+use wavesync_net::driver::Snapshot;
 use wavesync_net::{PeerKey, RelayReport};
 
+use crate::changes;
 use crate::engine;
 use crate::ffi::SqlError;
 use crate::functions::{connect_to_read, file};
@@ -37,8 +36,10 @@ pub static TABLES: &[SqlTable] = &[
             "hint",
         ],
         seek: None,
+        filters: &[],
         rows: status,
         insert: None,
+        committed: None,
     },
     SqlTable {
         name: "wavesync_peers",
@@ -61,29 +62,37 @@ pub static TABLES: &[SqlTable] = &[
             "hint",
         ],
         seek: None,
+        filters: &[],
         rows: peers,
         insert: None,
+        committed: None,
     },
     SqlTable {
         name: "wavesync_tables",
         columns: &["name", "tracked", "reason", "rows", "log_rows", "clock_bytes"],
         seek: None,
+        filters: &[],
         rows: tables,
         insert: None,
+        committed: None,
     },
     SqlTable {
         name: "wavesync_changes",
-        columns: &["table", "pk", "cid", "val", "stamp", "db_version", "site_id", "cl", "seq"],
+        columns: changes::COLUMNS,
         seek: Some("db_version"),
-        rows: changes,
-        insert: None,
+        filters: &["table", "site_id"],
+        rows: changes::rows,
+        insert: Some(changes::insert),
+        committed: Some(changes::committed),
     },
     SqlTable {
         name: "wavesync_events",
         columns: &["at", "level", "code", "message", "hint", "peer_id"],
         seek: None,
+        filters: &[],
         rows: events,
         insert: None,
+        committed: None,
     },
     SqlTable {
         name: "wavesync_conflicts",
@@ -91,8 +100,10 @@ pub static TABLES: &[SqlTable] = &[
             "id", "table", "pk", "kind", "reason", "ours", "theirs", "site_id", "at", "parked",
         ],
         seek: None,
+        filters: &[],
         rows: conflicts,
         insert: None,
+        committed: None,
     },
 ];
 
@@ -100,8 +111,8 @@ fn list(rows: Vec<Vec<Value>>) -> Result<Rows, SqlError> {
     Ok(Box::new(rows.into_iter().map(Ok)))
 }
 
-fn text(text: impl Into<String>) -> Value {
-    Value::Text(text.into())
+pub(crate) fn text(text: impl Into<String>) -> Value {
+    Value::Text(text.into().into_bytes())
 }
 
 fn count(number: u64) -> Value {
@@ -114,16 +125,6 @@ fn flag(on: bool) -> Value {
 
 fn site(site: Option<SiteId>) -> Value {
     site.map_or(Value::Null, |site| text(site.to_string()))
-}
-
-fn value(value: CoreValue) -> Value {
-    match value {
-        CoreValue::Null => Value::Null,
-        CoreValue::Integer(integer) => Value::Integer(integer),
-        CoreValue::Real(real) => Value::Real(real),
-        CoreValue::Text(bytes) => Value::Text(String::from_utf8_lossy(&bytes).into_owned()),
-        CoreValue::Blob(bytes) => Value::Blob(bytes),
-    }
 }
 
 fn snapshot(context: &TableContext) -> Option<Snapshot> {
@@ -205,7 +206,7 @@ fn not_running(context: &TableContext) -> Result<Rows, SqlError> {
         && path.exists()
     {
         let store = wavesync_core::store::Store::open(connect_to_read(&path)?)?;
-        topic = store.topic()?.map_or(Value::Null, Value::Text);
+        topic = store.topic()?.map_or(Value::Null, text);
         own = site(store.site_id()?);
         version = store.db_version()?.0;
     }
@@ -284,11 +285,11 @@ fn conflicts(context: &TableContext) -> Result<Rows, SqlError> {
         vec![
             Value::Integer(conflict.id),
             text(conflict.table),
-            value(conflict.key),
+            conflict.key,
             text(conflict.kind),
             text(conflict.reason),
-            conflict.ours.map_or(Value::Null, Value::Text),
-            conflict.theirs.map_or(Value::Null, Value::Text),
+            conflict.ours.map_or(Value::Null, text),
+            conflict.theirs.map_or(Value::Null, text),
             site(by),
             text(timestamp(Millis(u64::try_from(conflict.at).unwrap_or(0)))),
             flag(conflict.parked),
@@ -315,41 +316,6 @@ fn events(context: &TableContext) -> Result<Rows, SqlError> {
         ]
     });
     list(rows.collect())
-}
-
-fn changes(context: &TableContext) -> Result<Rows, SqlError> {
-    let Ok(path) = file(context) else { return list(Vec::new()) };
-    if !path.exists() {
-        return list(Vec::new());
-    }
-    let conn = connect_to_read(&path)?;
-    let after = Seq(context.seek_after.unwrap_or(0).max(0));
-    let mut changes = Changes::new(conn, after)?;
-    let mut failed = false;
-    Ok(Box::new(std::iter::from_fn(move || {
-        if failed {
-            return None;
-        }
-        match changes.next_change(driver::now()) {
-            Ok(change) => change.map(|change| {
-                Ok(vec![
-                    text(change.table),
-                    value(change.key),
-                    change.column.map_or(Value::Null, Value::Text),
-                    value(change.value),
-                    Value::Integer(change.stamp),
-                    Value::Integer(change.db_version.0),
-                    text(change.site.to_string()),
-                    Value::Integer(change.length),
-                    Value::Integer(change.db_version.0),
-                ])
-            }),
-            Err(error) => {
-                failed = true;
-                Some(Err(error.into()))
-            }
-        }
-    })))
 }
 
 /// UTC in ISO 8601 with milliseconds. The date from the day number follows Howard Hinnant's

@@ -6,7 +6,6 @@ use wavesync_core::store::apply::Reach;
 use wavesync_core::store::scan::Place;
 use wavesync_core::store::serve::Piece;
 use wavesync_core::store::vector::Vector;
-use wavesync_core::wire::rows::Batch;
 
 use crate::data::{Bench, Capture, engine, fold, now};
 use crate::measure::{Report, Samples, per_second, timed, times};
@@ -62,9 +61,7 @@ fn receive(store: &mut Store, sent: &Sent) -> u64 {
         let cursor = Cursor { boot: Boot(1), seq: piece.to, high: piece.high };
         let (place, last) = (piece.next.encode(), piece.last.then_some(&sent.vector));
         let reach = Reach { cursor, place: &place, ordered: piece.ordered, last };
-        let rows = Batch::decode(bytes).unwrap();
-        let applied =
-            store.write_applying(now(), |tx| tx.apply_piece(sent.site, &rows, &reach)).unwrap();
+        let applied = store.receive_piece(now(), sent.site, bytes, &reach).unwrap();
         changed += applied.changed;
     }
     store.take_effects();

@@ -277,7 +277,11 @@ impl Machine {
                     peer.rtt_ms = Some(millis);
                 }
             }
-            Input::Committed => self.fold_waiting = true,
+            Input::Committed => {
+                self.fold_waiting = true;
+                // A call in this or another process may have merged, or folded what was waiting.
+                self.own_dirty = true;
+            }
             Input::Timer => {}
         }
         if !self.over {

@@ -8,7 +8,6 @@ use crate::store::Store;
 use crate::store::apply::Reach;
 use crate::store::scan::Place;
 use crate::wire::message::{Attach, Chunk, Request, VectorList, plain, sealed};
-use crate::wire::rows::Batch;
 use crate::{Error, Result, limits, wire};
 
 /// Chunks that a responder may send before the requester has applied one.
@@ -235,12 +234,11 @@ impl Machine {
         let known = self.peers.get(&id).and_then(|peer| peer.known.as_ref());
         let site = known.map(|known| known.site);
         let site = site.ok_or_else(|| Error::protocol("a chunk before the hello"))?;
-        let rows = Batch::decode(&chunk.rows)?;
         let cursor = Cursor { boot: chunk.boot, seq: chunk.to, high: chunk.high };
         let vector = chunk.vector.as_ref().map(VectorList::check).transpose()?;
         let (place, ordered) = (&chunk.place[..], chunk.ordered);
         let reach = Reach { cursor, place, ordered, last: vector.as_ref() };
-        let applied = store.write_applying(now, |tx| tx.apply_piece(site, &rows, &reach))?;
+        let applied = store.receive_piece(now, site, &chunk.rows, &reach)?;
         // From here on memory follows what is committed.
         self.own_dirty = true;
         if let Some(entry) = self.streams.get_mut(&stream) {

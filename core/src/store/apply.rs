@@ -206,7 +206,7 @@ impl Tx<'_> {
         let room = self.has_room_to_park()?;
         if !room && table.shape.is_none() && self.clock(table, &key)?.is_none() {
             self.leave_out()?;
-            return Ok(Outcome::Same);
+            return Ok((Outcome::Same, Stamp::NONE));
         }
         let fits = |num: &ColumnNum| {
             room || *num == ColumnNum::CLAIM

@@ -23,12 +23,14 @@ mod functions;
 pub mod group;
 mod held;
 pub mod identity;
+pub mod inbox;
 pub mod key;
 mod lost;
 pub mod mask;
 mod moves;
 pub mod names;
 pub mod probe;
+mod receive;
 pub mod report;
 pub mod restore;
 mod room;
@@ -133,6 +135,8 @@ struct Cache {
     folded: Option<Seq>,
     met: names::Met,
     watch: schema::Watch,
+    /// The newest entry of the inbox, and the state of the file, when it was last looked through.
+    posted: Option<(Option<i64>, Option<i64>)>,
 }
 
 /// A database with a replica in it.
@@ -220,7 +224,11 @@ impl Store {
             return Ok(());
         }
         self.conn.execute_batch("BEGIN IMMEDIATE")?;
-        let done = self.conn.execute_batch(SCHEMA).and_then(|()| self.conn.execute_batch("COMMIT"));
+        let done = self
+            .conn
+            .execute_batch(SCHEMA)
+            .and_then(|()| self.conn.execute_batch(inbox::SCHEMA))
+            .and_then(|()| self.conn.execute_batch("COMMIT"));
         if done.is_err() {
             self.roll_back();
         }
@@ -441,7 +449,10 @@ impl Tx<'_> {
         if fold {
             self.fold()?;
         }
-        if changed { self.finish_schema_change() } else { Ok(()) }
+        if changed {
+            self.finish_schema_change()?;
+        }
+        self.take_posted()
     }
 
     /// The time given with this transaction.

@@ -160,7 +160,7 @@ pub fn conflicts(conn: &Connection) -> Result<Vec<Conflict>> {
 #[must_use]
 pub fn parked_id(table: TableNum, key: &Value) -> i64 {
     let mut bytes = table.0.to_be_bytes().to_vec();
-    crate::wire::rows::write_value(&mut bytes, key);
+    crate::wire::bytes::write_value(&mut bytes, key);
     let hash = Sha256::digest(&bytes);
     let head = hash.first_chunk::<8>().map_or(0, |head| i64::from_be_bytes(*head));
     // 52 bits: exact in JavaScript, too.

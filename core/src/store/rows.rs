@@ -14,7 +14,7 @@ use crate::store::sql::{ident, ident_list, parameters};
 use crate::store::tables::Table;
 use crate::store::triggers::Wanted;
 use crate::value::Value;
-use crate::wire::rows::{Reader, write_value};
+use crate::wire::bytes::{Reader, write_value};
 use crate::{Error, Result};
 
 /// Values by column number.

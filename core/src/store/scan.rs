@@ -22,7 +22,7 @@ use crate::store::serve::{BatchBuilder, Piece};
 use crate::store::tables::Table;
 use crate::store::vector::Vector;
 use crate::value::Value;
-use crate::wire::rows::{Reader, write_value};
+use crate::wire::bytes::{Reader, write_value};
 use crate::{Error, Result};
 
 /// Where a pass stands.

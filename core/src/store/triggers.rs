@@ -119,11 +119,14 @@ impl Tx<'_> {
     fn noted_row(&self, table: &Table, order: i64) -> Result<(Vec<Value>, Vec<Value>)> {
         let mut all = Vec::new();
         for part in 0..noted_parts(table) {
-            let sql = format!("SELECT * FROM temp.{} WHERE ord = ?1", notes_of(table, part));
+            // Named: `*` of a statement that was prepared before a column came is too short.
+            let places = places_of(table, part);
+            let (count, places) = (places.len(), places.join(", "));
+            let notes = notes_of(table, part);
+            let sql = format!("SELECT {places} FROM temp.{notes} WHERE ord = ?1");
             let mut statement = self.conn.prepare_cached(&sql)?;
-            let count = statement.column_count();
             all.extend(statement.query_row([order], |row| {
-                (1..count)
+                (0..count)
                     .map(|at| Ok(Value::from_ref(row.get_ref(at)?)))
                     .collect::<rusqlite::Result<Vec<_>>>()
             })?);
@@ -230,6 +233,15 @@ impl Tx<'_> {
         tables.iter().try_for_each(|table| self.prepare_notes_of(table))
     }
 
+    /// Takes away what names the columns of a table, so that one of them can be dropped.
+    pub(super) fn drop_notes_of(&self, table: &Table) -> Result<()> {
+        for event in ["insert", "update", "delete"] {
+            let name = format!("wavesync_note_{event}_{}", table.num.0);
+            self.conn.execute_batch(&format!("DROP TRIGGER IF EXISTS temp.{name}"))?;
+        }
+        Ok(())
+    }
+
     fn prepare_notes_of(&self, table: &Table) -> Result<()> {
         let Some(shape) = &table.shape else { return Ok(()) };
         let number = table.num.0;
@@ -244,10 +256,7 @@ impl Tx<'_> {
             ("delete", "BEFORE", old, prefixed("OLD.", keys())?),
         ];
         for part in 0..noted_parts(table) {
-            let count = table.noted_values() - part * NOTED_COLUMNS;
-            let places: Vec<String> =
-                (0..count.min(NOTED_COLUMNS)).map(|n| format!("c{n}")).collect();
-            let (notes, places) = (notes_of(table, part), places.join(", "));
+            let (notes, places) = (notes_of(table, part), places_of(table, part).join(", "));
             self.conn.execute_batch(&format!(
                 "DROP TABLE IF EXISTS temp.{notes};
                  CREATE TEMP TABLE {notes}(ord INTEGER PRIMARY KEY, {places});"
@@ -293,6 +302,12 @@ impl Table {
 
 fn noted_parts(table: &Table) -> usize {
     table.noted_values().div_ceil(NOTED_COLUMNS)
+}
+
+/// The columns of the TEMP table of one part of the notes.
+fn places_of(table: &Table, part: usize) -> Vec<String> {
+    let count = table.noted_values() - part * NOTED_COLUMNS;
+    (0..count.min(NOTED_COLUMNS)).map(|n| format!("c{n}")).collect()
 }
 
 /// The TEMP table of one part of the notes.

@@ -3,8 +3,11 @@
 //! The only place that names `serde_cbor`. Bytes are decoded into our own structs only, and must
 //! end where the value ends.
 
+pub mod bytes;
+mod columns;
 pub mod message;
 pub mod rows;
+mod sites;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

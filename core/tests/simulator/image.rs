@@ -8,7 +8,8 @@ use wavesync_core::ids::{Dot, SiteId, Stamp};
 use wavesync_core::store::clock::read_varint;
 use wavesync_core::store::key;
 use wavesync_core::value::Value;
-use wavesync_core::wire::rows::{Batch, CLAIM, Reader};
+use wavesync_core::wire::bytes::Reader;
+use wavesync_core::wire::rows::{Batch, CLAIM};
 
 /// One row of `L`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,9 +23,14 @@ pub struct SqlError {
 }
 
 impl SqlError {
-    /// An error with this text.
+    /// An error with this text. In SQL all of them begin with `wavesync: `, so that nobody looks
+    /// for the fault elsewhere.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into() }
+        let message = message.into();
+        if message.starts_with("wavesync: ") {
+            return Self { message };
+        }
+        Self { message: format!("wavesync: {message}") }
     }
 }
 

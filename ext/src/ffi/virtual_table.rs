@@ -6,14 +6,15 @@ use super::panic::{guarded, release};
 use super::{Host, SqlError};
 use crate::table::{Rows, SeekOperator, SeekRange, SqlTable, TableContext};
 use rusqlite::ffi::{sqlite3, sqlite3_vtab, sqlite3_vtab_cursor};
-use rusqlite::types::{Value, ValueRef};
+use rusqlite::types::ValueRef;
 use rusqlite::vtab::{
-    Context, CreateVTab, Filters, IndexConstraintOp, IndexInfo, Inserts, Module, UpdateVTab,
-    Updates, VTab, VTabConfig, VTabConnection, VTabCursor, VTabKind,
+    Context, CreateVTab, Filters, IndexConstraintOp, IndexInfo, Inserts, Module, TransactionVTab,
+    UpdateVTab, Updates, VTab, VTabConfig, VTabConnection, VTabCursor, VTabKind,
 };
 use rusqlite::{Connection, Error, Result};
 use std::borrow::Cow;
 use std::ffi::{CStr, CString, c_int};
+use wavesync_core::value::Value;
 
 /// What the planner is told about a scan of everything, of a range, of one value.
 const ROWS_OF_ALL: i64 = 1_000_000;
@@ -23,7 +24,7 @@ const ROWS_OF_ONE: i64 = 1;
 /// Makes `table` available on the handle, to top-level SQL only.
 pub(super) fn register(host: &Connection, table: &'static SqlTable) -> Result<(), SqlError> {
     let read_only = &const { Module::<Table>::eponymous_only_module() };
-    let writable = &const { Module::<Table>::update_module() };
+    let writable = &const { Module::<Table>::update_module_with_tx() };
     let module = if table.insert.is_some() { writable } else { read_only };
     host.create_module(table.name, module, Some(table)).map_err(|error| {
         SqlError::new(format!("wavesync: SQLite refused to register {}: {error}", table.name))
@@ -102,9 +103,7 @@ impl UpdateVTab<'_> for Table {
                 .insert
                 .ok_or_else(|| SqlError::new("wavesync: the table is read-only"))?;
             // The first two values are the old and the new rowid.
-            let row = (2..args.len())
-                .map(|index| args.get::<Value>(index))
-                .collect::<Result<Vec<Value>>>()?;
+            let row: Vec<Value> = args.iter().skip(2).map(Value::from_ref).collect();
             // SAFETY: SQLite is running an INSERT on this open handle, on this thread.
             let host = unsafe { Host::new(self.host) };
             insert(&TableContext::new(host, SeekRange::default()), &row)
@@ -114,6 +113,20 @@ impl UpdateVTab<'_> for Table {
 
     fn update(&mut self, _: &Updates<'_>) -> Result<()> {
         Err(self.insert_only("UPDATE"))
+    }
+}
+
+impl TransactionVTab<'_> for Table {
+    fn commit(&mut self) -> Result<()> {
+        let Some(committed) = self.table.committed else { return Ok(()) };
+        // SQLite does not look at what this returns: the commit has happened.
+        guarded(self.table.name, || {
+            // SAFETY: SQLite is ending a transaction of this open handle, on this thread.
+            let host = unsafe { Host::new(self.host) };
+            committed(&TableContext::new(host, SeekRange::default()));
+            Ok(())
+        })
+        .map_err(to_sqlite)
     }
 }
 
@@ -128,26 +141,32 @@ impl Table {
 
 /// Tells the planner which comparisons the scan can use, and what it costs.
 fn plan(table: &SqlTable, info: &mut IndexInfo) {
-    let Some(seek) = table.seek_column().and_then(|index| c_int::try_from(index).ok()) else {
-        return cost(info, ROWS_OF_ALL);
-    };
+    let seek = table.seek_column().and_then(|index| c_int::try_from(index).ok());
     let mut operators = String::new();
     let mut arguments = 0;
     for (constraint, mut usage) in info.constraints_and_usages() {
-        if constraint.column() != seek || !constraint.is_usable() {
+        if !constraint.is_usable() {
             continue;
         }
-        if let Some(operator) = operator_of(&constraint.operator()) {
+        let operator = operator_of(&constraint.operator());
+        let letter = if Some(constraint.column()) == seek {
+            operator.map(SeekOperator::letter)
+        } else {
+            let is_equal = operator == Some(SeekOperator::Equal);
+            filter_letter(table, constraint.column()).filter(|_| is_equal)
+        };
+        if let Some(letter) = letter {
             arguments += 1;
             usage.set_argv_index(arguments);
             // SQLite checks each row again; the scan may give more than asked for.
             usage.set_omit(false);
-            operators.push(operator.letter());
+            operators.push(letter);
         }
     }
     let ascending = {
         let mut orders = info.order_bys();
-        let first = orders.next().is_some_and(|by| by.column() == seek && !by.is_order_by_desc());
+        let first =
+            orders.next().is_some_and(|by| Some(by.column()) == seek && !by.is_order_by_desc());
         first && orders.next().is_none()
     };
     info.set_order_by_consumed(ascending);
@@ -163,6 +182,13 @@ fn plan(table: &SqlTable, info: &mut IndexInfo) {
         },
     );
     info.set_idx_str(&operators);
+}
+
+/// The digit that stands for a column to filter by in the index string of a plan.
+fn filter_letter(table: &SqlTable, column: c_int) -> Option<char> {
+    let column = usize::try_from(column).ok()?;
+    let at = table.filter_columns().position(|filter| filter == column)?;
+    char::from_digit(u32::try_from(at).ok()?, 10)
 }
 
 fn cost(info: &mut IndexInfo, rows: i64) {
@@ -233,11 +259,14 @@ impl Cursor {
     fn start(&mut self, operators: &str, args: &Filters<'_>) -> Result<Option<Rows>, SqlError> {
         let mut range = SeekRange::default();
         for (index, letter) in operators.chars().enumerate().take(args.len()) {
-            // A value that cannot be read excludes nothing: SQLite checks the rows itself.
-            if let (Some(operator), Ok(value)) =
-                (SeekOperator::from_letter(letter), args.get::<Value>(index))
-            {
+            let Some(value) = args.iter().nth(index).map(Value::from_ref) else { continue };
+            if let Some(operator) = SeekOperator::from_letter(letter) {
                 range.narrow(operator, &value);
+            } else if let Some(column) = letter
+                .to_digit(10)
+                .and_then(|at| self.table.filter_columns().nth(usize::try_from(at).ok()?))
+            {
+                range.filter(column, &value);
             }
         }
         if range.empty {

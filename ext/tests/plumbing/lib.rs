@@ -11,6 +11,7 @@ use wavesync::ffi::{
     on_handle_closed,
 };
 use wavesync::table::{Rows, SqlTable, TableContext};
+use wavesync_core::value::Value as Cell;
 
 static CLOSED: AtomicI64 = AtomicI64::new(0);
 /// Iterators of `plumbing_numbers` that are alive.
@@ -196,10 +197,12 @@ static TABLES: &[SqlTable] = &[
         columns: &["table", "select", "odd \"name\""],
         seek: None,
         rows: |_| {
-            let row = |n: i64| Ok(vec![Value::Integer(n), Value::Null, Value::Text("x".into())]);
+            let row = |n: i64| Ok(vec![Cell::Integer(n), Cell::Null, Cell::text("x")]);
             Ok(Box::new((10..13).map(row)))
         },
         insert: None,
+        committed: None,
+        filters: &[],
     },
     SqlTable {
         name: "plumbing_numbers",
@@ -207,6 +210,8 @@ static TABLES: &[SqlTable] = &[
         seek: Some("n"),
         rows: numbers,
         insert: None,
+        committed: None,
+        filters: &[],
     },
     SqlTable {
         name: "plumbing_panics",
@@ -215,10 +220,12 @@ static TABLES: &[SqlTable] = &[
         rows: |_| {
             Ok(Box::new((1..9).map(|n| {
                 assert!(n < 3, "planted in row {n}");
-                Ok(vec![Value::Integer(n)])
+                Ok(vec![Cell::Integer(n)])
             })))
         },
         insert: None,
+        committed: None,
+        filters: &[],
     },
     SqlTable {
         name: "plumbing_refuses",
@@ -226,24 +233,30 @@ static TABLES: &[SqlTable] = &[
         seek: None,
         rows: |_| Err(SqlError::new("not joined yet; call wavesync_join")),
         insert: None,
+        committed: None,
+        filters: &[],
     },
     SqlTable {
         name: "plumbing_narrow",
         columns: &["a", "b"],
         seek: None,
-        rows: |_| Ok(Box::new(std::iter::once(Ok(vec![Value::Null])))),
+        rows: |_| Ok(Box::new(std::iter::once(Ok(vec![Cell::Null])))),
         insert: None,
+        committed: None,
+        filters: &[],
     },
     SqlTable {
         name: "plumbing_inbox",
         columns: &["line"],
         seek: None,
-        rows: |_| Ok(Box::new(std::iter::once(Ok(vec![Value::Null])))),
+        rows: |_| Ok(Box::new(std::iter::once(Ok(vec![Cell::Null])))),
         insert: Some(|host, row| {
             let connection = host.connection()?;
             connection.execute("INSERT INTO lines(line) VALUES (?1)", [&row[0]])?;
             Ok(connection.last_insert_rowid())
         }),
+        committed: None,
+        filters: &[],
     },
 ];
 
@@ -252,14 +265,14 @@ fn numbers(asked: &TableContext) -> Result<Rows, SqlError> {
     struct Scan {
         next: i64,
         through: i64,
-        start: Value,
+        start: Cell,
     }
     impl Iterator for Scan {
-        type Item = Result<Vec<Value>, SqlError>;
+        type Item = Result<Vec<Cell>, SqlError>;
         fn next(&mut self) -> Option<Self::Item> {
             let n = self.next;
             self.next += 1;
-            (n <= self.through).then(|| Ok(vec![Value::Integer(n), self.start.clone()]))
+            (n <= self.through).then(|| Ok(vec![Cell::Integer(n), self.start.clone()]))
         }
     }
     impl Drop for Scan {
@@ -272,6 +285,6 @@ fn numbers(asked: &TableContext) -> Result<Rows, SqlError> {
     Ok(Box::new(Scan {
         next: after + 1,
         through: asked.seek_through.unwrap_or(i64::MAX).min(1_000_000),
-        start: asked.seek_after.map_or(Value::Null, Value::Integer),
+        start: asked.seek_after.map_or(Cell::Null, Cell::Integer),
     }))
 }

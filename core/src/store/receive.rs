@@ -1,0 +1,52 @@
+//! Chunks of a catch-up as they arrive: what is known is dropped undecoded.
+
+use crate::Result;
+use crate::ids::{Millis, SiteId};
+use crate::store::apply::{Applied, Reach};
+use crate::store::{Store, Tx};
+use crate::wire::rows::Batch;
+
+impl Store {
+    /// Applies one encoded chunk of a catch-up, as [`Tx::apply_piece`] does.
+    ///
+    /// # Errors
+    /// [`crate::Error::Protocol`] if the bytes break the format, or whatever SQLite refuses; then
+    /// nothing was changed.
+    pub fn receive_piece(
+        &mut self,
+        now: Millis,
+        from: SiteId,
+        rows: &[u8],
+        reach: &Reach<'_>,
+    ) -> Result<Applied> {
+        // Decoding takes a while, so it is done before the file is locked.
+        let news = match self.raw(|tx| tx.has_all(rows))? {
+            true => None,
+            false => Some(Batch::decode(rows)?),
+        };
+        self.write_applying(now, |tx| match news {
+            Some(news) => tx.apply_piece(from, &news, reach),
+            None if tx.has_all(rows)? => tx.apply_piece(from, &Batch::default(), reach),
+            None => tx.apply_piece(from, &Batch::decode(rows)?, reach),
+        })
+    }
+}
+
+impl Tx<'_> {
+    /// Whether every write event in an encoded batch is covered by the vector, so that what is
+    /// stored dominates it (rule P6). A row of which only a part has arrived may still wait for a
+    /// known row, to be whole, and so may what is held back: then nothing counts as known.
+    fn has_all(&mut self, rows: &[u8]) -> Result<bool> {
+        let newest = Batch::newest(rows)?;
+        let vector = self.vector()?;
+        if !newest.iter().all(|dot| vector.covers(*dot)) {
+            return Ok(false);
+        }
+        let incomplete = self.parked_rows()? > 0
+            && self
+                .conn
+                .prepare_cached("SELECT 1 FROM __wavesync_parked WHERE kind = 'incomplete'")?
+                .exists([])?;
+        Ok(!incomplete && !self.holds_any()?)
+    }
+}

@@ -230,7 +230,7 @@ impl Store {
         let site = SiteId::from_slice(&random[8..24]).ok_or_else(damaged)?;
         let secret: [u8; 32] = random[32..].try_into().map_err(|_| damaged())?;
         self.conn.execute_batch("BEGIN IMMEDIATE")?;
-        let done = self.conn.execute_batch(super::SCHEMA).map_err(crate::Error::from);
+        let done = self.create_tables();
         let done = done.and_then(|()| self.replace_identity(file, site, &secret));
         if done.is_err() {
             self.roll_back();

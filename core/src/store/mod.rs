@@ -224,15 +224,16 @@ impl Store {
             return Ok(());
         }
         self.conn.execute_batch("BEGIN IMMEDIATE")?;
-        let done = self
-            .conn
-            .execute_batch(SCHEMA)
-            .and_then(|()| self.conn.execute_batch(inbox::SCHEMA))
-            .and_then(|()| self.conn.execute_batch("COMMIT"));
+        let done = self.create_tables().and_then(|()| Ok(self.conn.execute_batch("COMMIT")?));
         if done.is_err() {
             self.roll_back();
         }
-        Ok(done?)
+        done
+    }
+
+    fn create_tables(&self) -> Result<()> {
+        self.conn.execute_batch(SCHEMA)?;
+        Ok(self.conn.execute_batch(inbox::SCHEMA)?)
     }
 
     /// Runs `body` in one write transaction in which the log is folded first.

@@ -107,10 +107,8 @@ impl Tx<'_> {
         let applied = self.apply(rows)?;
         self.set_cursor(from, reach.cursor, reach.place)?;
         if let Some(vector) = reach.last {
-            if !self.leaves_out()? {
-                self.check_sites(vector)?;
-                self.raise_all(vector)?;
-            }
+            self.check_sites(vector)?;
+            self.raise_all(vector)?;
             self.effects.openness_left |= self.test_openness()?;
         }
         Ok(applied)
@@ -134,10 +132,9 @@ impl Tx<'_> {
             return Ok(PushVerdict::Gap);
         }
         let applied = self.apply(rows)?;
-        if !self.leaves_out()? {
-            self.check_sites(&Vector([(site, (upto, boot))].into_iter().collect()))?;
-            self.raise(site, upto, boot)?;
-        }
+        let reached = Vector([(site, (upto, boot))].into_iter().collect());
+        self.check_sites(&reached)?;
+        self.raise_all(&reached)?;
         self.effects.openness_left |= self.test_openness()?;
         Ok(PushVerdict::Applied(applied))
     }
@@ -184,7 +181,7 @@ impl Tx<'_> {
         let table = match known {
             Some(table) => table,
             None if !self.has_room_for_table() => {
-                self.leave_out()?;
+                self.leave_out(part.rows.iter())?;
                 return Ok(None);
             }
             None => self.number_foreign_table(&part.name, part.integer_key, part.key_columns)?,
@@ -205,7 +202,7 @@ impl Tx<'_> {
         let key = key::pack(&row.key);
         let room = self.has_room_to_park()?;
         if !room && table.shape.is_none() && self.clock(table, &key)?.is_none() {
-            self.leave_out()?;
+            self.leave_out(std::iter::once(row))?;
             return Ok((Outcome::Same, Stamp::NONE));
         }
         let fits = |num: &ColumnNum| {
@@ -219,7 +216,7 @@ impl Tx<'_> {
             .iter()
             .filter_map(|(at, dot, value)| number(at).map(|num| (num, (*dot, value.clone()))));
         if row.cells.iter().any(|(at, ..)| number(at).is_none()) {
-            self.leave_out()?;
+            self.leave_out(std::iter::once(row))?;
         }
         let is_claim = |at: &usize| columns.get(*at) == Some(&Some(ColumnNum::CLAIM));
         let mut claims = row.cells.iter().filter(|(at, ..)| is_claim(at));

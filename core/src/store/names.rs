@@ -227,7 +227,6 @@ impl Tx<'_> {
             let num = match here.or(former).or_else(|| exact(&table, name, false)) {
                 Some(num) => num,
                 None if !Self::has_room_for_column(&table) => {
-                    self.leave_out()?;
                     columns.push(None);
                     continue;
                 }

@@ -1,22 +1,32 @@
 //! The bounds of what is kept for others: rows and columns of tables that are not here, and sites.
 //!
-//! What finds no room is left out, never dropped in silence: while anything is left out the version
-//! vector does not follow other sites (a change may be covered only if it is stored, H16), status
-//! says so, and once there is room every log is read again from its start.
+//! What finds no room is left out, never dropped in silence: the version vector does not follow the
+//! sites of what is left out (a change may be covered only if it is stored, H16), status says so, and
+//! once there is room every log is read again from its start.
 
+use std::collections::BTreeSet;
+
+use crate::ids::SiteId;
 use crate::limits;
 use crate::store::Tx;
 use crate::store::tables::Table;
 use crate::store::vector::Vector;
+use crate::wire::rows::Row;
 use crate::{Error, Result};
 
-/// Set while something is left out.
+/// The sites of what is left out, one after the other.
 const LEFT_OUT: &str = "left_out";
 
 impl Tx<'_> {
     /// Whether something is left out.
     pub(super) fn leaves_out(&self) -> Result<bool> {
-        Ok(self.meta::<i64>(LEFT_OUT)?.is_some())
+        Ok(self.meta::<Vec<u8>>(LEFT_OUT)?.is_some())
+    }
+
+    /// The sites whose changes are not all here.
+    pub(super) fn left_out_sites(&self) -> Result<BTreeSet<SiteId>> {
+        let bytes = self.meta::<Vec<u8>>(LEFT_OUT)?.unwrap_or_default();
+        Ok(bytes.chunks(16).filter_map(SiteId::from_slice).collect())
     }
 
     /// Whether one more row of a table, or one more column of a row, can be parked.
@@ -36,12 +46,22 @@ impl Tx<'_> {
         foreign < limits::FOREIGN_COLUMNS_MAX && table.columns.len() < limits::COLUMNS_MAX
     }
 
-    /// Notes that something found no room.
-    pub(super) fn leave_out(&mut self) -> Result<()> {
-        if self.leaves_out()? {
+    /// Notes that something of rows found no room.
+    pub(super) fn leave_out<'r>(&mut self, rows: impl Iterator<Item = &'r Row>) -> Result<()> {
+        let before = self.left_out_sites()?;
+        let mut sites = before.clone();
+        for row in rows {
+            sites.insert(row.birth.site);
+            sites.extend(row.cells.iter().map(|(_, dot, _)| dot.site));
+        }
+        if sites == before && !before.is_empty() {
             return Ok(());
         }
-        self.set_meta(LEFT_OUT, 1)?;
+        let bytes: Vec<u8> = sites.iter().flat_map(|site| site.0).collect();
+        self.set_meta(LEFT_OUT, bytes)?;
+        if !before.is_empty() {
+            return Ok(());
+        }
         let message = format!(
             "other members have more for tables and columns that are not here than is kept: {} \
              rows, {} tables, {} columns of each",

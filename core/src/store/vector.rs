@@ -155,7 +155,8 @@ impl Tx<'_> {
 
     /// Merges the vector that came with the last chunk of a pass.
     pub(super) fn raise_all(&mut self, vector: &Vector) -> Result<()> {
-        for (site, (stamp, boot)) in &vector.0 {
+        let left_out = self.left_out_sites()?;
+        for (site, (stamp, boot)) in vector.0.iter().filter(|(site, _)| !left_out.contains(site)) {
             self.raise(*site, *stamp, *boot)?;
         }
         Ok(())
@@ -236,6 +237,9 @@ impl Tx<'_> {
             return Err(Error::protocol("a member shows more caps than a group can have"));
         }
         for (site, stamp) in caps {
+            if known.get(site).is_some_and(|known| known <= stamp) {
+                continue;
+            }
             let number = self.site_num(*site)?;
             fell |= 0 < self
                 .conn

@@ -195,14 +195,14 @@ impl Scene {
     pub fn asked(&mut self) -> (StreamId, Channel) {
         self.say(200, &[]);
         self.stage.pass(1_000);
-        let before = self.stage.seen(self.puppet).opened.len();
         let mut state = self.state();
         state.end = Seq(1_000_000);
         state.closed = false;
         self.tell(sealed::STATE, &state);
         self.stage.pass(21_000);
-        let opened = &self.stage.seen(self.puppet).opened;
-        let stream = *opened.get(before).unwrap_or_else(|| panic!("no catch-up was asked for"));
+        let seen = self.stage.seen(self.puppet);
+        let open = |end: &&StreamId| !seen.closed.contains(*end);
+        let stream = *seen.opened.iter().rev().find(open).expect("a catch-up is asked for");
         let first = &self.stage.seen(self.puppet).received[&stream][0];
         assert_eq!(first[0], plain::ATTACH);
         let attach: Attach = wire::decode(&first[1..]).unwrap();
@@ -243,7 +243,7 @@ fn exchange(scene: &mut Scene, from: usize, to: usize, text: &str) -> (u64, f64)
     let before = scene.stage.steps[scene.victim];
     let start = Instant::now();
     let sql = format!(
-        "INSERT INTO note VALUES(7, '{text}') ON CONFLICT DO UPDATE SET text = excluded.text"
+        "INSERT INTO note(id, text) VALUES(7, '{text}') ON CONFLICT DO UPDATE SET text = excluded.text"
     );
     scene.stage.pass(10);
     scene.stage.write(from, &sql);

@@ -119,6 +119,7 @@ impl<'a> Group<'a> {
             backfill_rows: self.dice.within(1, 5) as usize,
             open_test_entries: self.dice.within(2, 6) as usize,
             fold_run_rows: self.dice.within(1, 5) as usize,
+            ..Bounds::default()
         });
         let now = Millis(self.now.saturating_add_signed(skew));
         let join = Join {

@@ -71,6 +71,10 @@ pub const VECTOR_MAX_SITES: usize = 16_384;
 pub const CAPS_MAX_SITES: usize = 4_096;
 /// Boot records that a replica keeps about itself.
 pub const BOOTS_MAX: usize = 10_000;
+/// Rows of one table in the sample of a first contact.
+pub const SAMPLE_MAX_ROWS: usize = 256;
+/// Cells in the sample of a first contact, all tables together.
+pub const SAMPLE_MAX_CELLS: usize = 200_000;
 /// A catch-up that makes no progress for this long is ended and started again.
 pub const PASS_STALL_MS: u64 = 30_000;
 /// A handshake that takes longer is given up.
@@ -81,6 +85,8 @@ pub const PASSES_PER_PEER_MAX: usize = 2;
 pub const ANNOUNCE_INTERVAL_MS: u64 = 20;
 /// Every connected peer is compared with again after this long, whatever happened.
 pub const COMPARE_INTERVAL_MS: u64 = 20_000;
+/// A catch-up that was put off is asked for again after this long.
+pub const ASK_AGAIN_MS: u64 = 250;
 /// A table that is gone counts as dropped after this long: it may be about to be replaced.
 pub const SCHEMA_SETTLE_MS: u64 = 1_000;
 /// A failed SQLite call that may succeed later is tried again after this long.

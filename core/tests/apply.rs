@@ -317,3 +317,31 @@ fn a_known_chunk_is_dropped_undecoded_unless_a_row_waits_to_be_whole() {
     assert!(receive(&mut to, cut).is_err(), "what waits may be in a known chunk");
     assert_eq!(receive(&mut to, &rows).unwrap(), 0);
 }
+
+#[test]
+fn rows_read_with_their_clocks_are_those_read_one_by_one() {
+    let sql = format!(
+        "{TABLES} CREATE TABLE odd(seq TEXT COLLATE NOCASE PRIMARY KEY, k, cl BLOB, t);
+         INSERT INTO odd VALUES('a', 1, NULL, 2), ('B', 'x', x'00', 1.5), (NULL, 0, 0, 0);"
+    );
+    let mut site = Site::new(1, &sql);
+    site.run("INSERT INTO odd VALUES('c', 1, 2, 3); UPDATE odd SET t = 9 WHERE seq = 'b'");
+    site.run("INSERT INTO num VALUES(1, 2, 3), (2, 3, 4); DELETE FROM num WHERE id = 2");
+    site.fold(NOW);
+    site.run("ALTER TABLE txt ADD COLUMN c DEFAULT 5; INSERT INTO txt VALUES('k', 1, 2, 3)");
+    site.run("INSERT INTO pair VALUES(1, 'y', 2); INSERT INTO keys VALUES(x'01')");
+    site.fold(NOW);
+    let rows = |site: &mut Site| {
+        let mut tables: Vec<_> =
+            site.pieces(1_000).into_iter().flat_map(|piece| piece.tables).collect();
+        tables.retain(|table| table.name != "nowhere");
+        tables.sort_by(|one, two| one.name.cmp(&two.name));
+        tables
+    };
+    let joined = rows(&mut site);
+    assert_eq!(joined.iter().map(|table| table.rows.len()).sum::<usize>(), 3 + 2 + 1 + 1 + 1);
+    let mut parked = batch(vec![row("elsewhere")]);
+    parked.tables[0].name = "nowhere".into();
+    site.apply(SiteId([7; 16]), &parked).unwrap();
+    assert_eq!(rows(&mut site), joined);
+}

@@ -26,7 +26,8 @@ fn pair() -> (Stage, usize, usize) {
 fn request() -> Vec<u8> {
     let cursor = Cursor { boot: Boot(0), ..Cursor::default() };
     let (vector, applied) = (VectorList::default(), VectorList::default());
-    wire::encode(&Request { vector, applied, cursor, place: Vec::new() }).unwrap()
+    let (place, sample) = (Vec::new(), Vec::new());
+    wire::encode(&Request { vector, applied, cursor, place, sample }).unwrap()
 }
 
 /// A session between the peers `alice` and `bob`, as each of them has it.

@@ -16,7 +16,8 @@ use wavesync_core::store::vector::Vector;
 use wavesync_core::value::Value;
 use wavesync_core::wire;
 use wavesync_core::wire::message::{
-    Attach, Chunk, PushMessage, Refusal, Request, State, VectorList, plain, sealed,
+    Attach, Chunk, PushMessage, Refusal, Request, SampleTable, State, Unrelated, VectorList, plain,
+    sealed,
 };
 use wavesync_core::wire::rows::{Batch, Row, TableRows};
 
@@ -88,7 +89,7 @@ fn every_limit_stands_in_the_protocol_with_its_value() {
         INBOX_MAX_CELLS TABLES_MAX COLUMNS_MAX NAME_MAX_BYTES KEY_COLUMNS_MAX SCHEMA_SQL_MAX_BYTES
         VECTOR_MAX_SITES BOOTS_MAX PASS_STALL_MS HANDSHAKE_MAX_MS PASSES_PER_PEER_MAX
         ANNOUNCE_INTERVAL_MS COMPARE_INTERVAL_MS SCHEMA_SETTLE_MS STORE_RETRY_MS
-        INBOX_MAX_MESSAGES EVENTS_MAX
+        INBOX_MAX_MESSAGES EVENTS_MAX SAMPLE_MAX_ROWS SAMPLE_MAX_CELLS ASK_AGAIN_MS
         STAMP_MS_MAX STAMP_MAX CAUSAL_LENGTH_MAX SEQ_MAX TOPIC_MAX_BYTES PASSPHRASE_MAX_BYTES
         REPLICA_NAME_MAX_BYTES
     });
@@ -116,7 +117,7 @@ fn every_limit_of_the_streams_stands_in_the_protocol_with_its_value() {
 #[test]
 fn every_kind_of_message_stands_in_the_protocol_with_its_number() {
     let mut code = named!(plain { GREETING ANSWER PROOF REFUSAL ATTACH });
-    code.extend(named!(sealed { HELLO STATE SCHEMA PUSH REQUEST CHUNK CREDIT ABORT }));
+    code.extend(named!(sealed { HELLO STATE SCHEMA PUSH REQUEST CHUNK CREDIT ABORT UNRELATED }));
     let mut declared = constants_in(MESSAGES);
     declared.sort();
     assert_eq!(code.keys().cloned().collect::<Vec<_>>(), declared, "this test misses a kind");
@@ -178,13 +179,20 @@ fn the_bytes_of_the_examples_are_those_of_the_code() {
     let columns = vec!["a".to_string(), "b".into()];
     let rows = vec![row, patch];
     let table = TableRows { name: "t".into(), integer_key: true, key_columns: 1, columns, rows };
+    let sample = vec![SampleTable {
+        name: "t".into(),
+        columns: vec!["a".into(), "b".into()],
+        rows: vec![(1, vec![Some(65_536), None])],
+    }];
+    let request = Request { vector, applied, cursor, place: vec![1], sample };
     let encoded: BTreeMap<&str, Vec<u8>> = BTreeMap::from([
         ("GREETING", wire::encode(&Greeting { version: 1, nonce: [0x22; 32] }).unwrap()),
         ("REFUSAL", wire::encode(&Refusal { code: 1 }).unwrap()),
         ("ATTACH", wire::encode(&Attach { session: [0x33; 8], stream: 1 }).unwrap()),
         ("STATE", wire::encode(&state).unwrap()),
         ("PUSH", wire::encode(&push).unwrap()),
-        ("REQUEST", wire::encode(&Request { vector, applied, cursor, place: vec![1] }).unwrap()),
+        ("REQUEST", wire::encode(&request).unwrap()),
+        ("UNRELATED", wire::encode(&Unrelated { tables: vec!["t".into()] }).unwrap()),
         ("CHUNK", wire::encode(&chunk).unwrap()),
         ("batch", Batch { tables: vec![table] }.encode()),
     ]);

@@ -538,6 +538,59 @@ fn what_happened_while_a_table_was_not_tracked_is_noticed() {
     assert_eq!(same(&a, &b, "SELECT id FROM note ORDER BY id"), "1 2 3 4");
 }
 
+#[test]
+fn what_an_untracked_table_holds_is_not_claimed_and_reaches_others_all_the_same() {
+    let (mut a, mut b) = pair(NOTE, FILL);
+    let mut c = Site::new(3, NOTE);
+    b.store.untrack(Millis(b.now), "note").unwrap();
+    b.run("UPDATE note SET title = 'unseen' WHERE id = 1; DELETE FROM note WHERE id = 2");
+    b.run("INSERT INTO note VALUES(9, 'new here', NULL)");
+    a.run("INSERT INTO note VALUES(4, 'd', NULL); UPDATE note SET body = 'later' WHERE id = 3");
+    sync(&mut a, &mut b);
+    // The third replica never meets the first one.
+    sync(&mut b, &mut c);
+    let of_a = "SELECT * FROM note ORDER BY id";
+    assert_eq!(same(&a, &c, of_a), "1|a|x 2|b|y 3|c|later 4|d|-");
+    assert_eq!(b.rows("SELECT id, title FROM note ORDER BY id"), "1|unseen 3|c 9|new here");
+    b.store.track(Millis(b.now), "note").unwrap();
+    sync(&mut a, &mut b);
+    sync(&mut b, &mut c);
+    let all = "1|a|x 2|b|y 3|c|later 4|d|- 9|new here|-";
+    assert_eq!(same(&a, &b, of_a), all);
+    assert_eq!(same(&a, &c, of_a), all);
+    let kept = "SELECT ours || theirs FROM __wavesync_conflict WHERE k = 1";
+    assert_eq!(b.rows(kept), "{\"title\": \"unseen\"}{\"title\": \"a\"}");
+    assert_eq!(b.parked(), 0);
+}
+
+#[test]
+fn a_table_that_is_dropped_and_filled_again_has_each_row_once() {
+    for learns_first in [false, true] {
+        for sql in [NOTE, "CREATE TABLE note(id TEXT PRIMARY KEY NOT NULL, title TEXT, body TEXT)"]
+        {
+            let (mut a, mut b) = pair(sql, FILL);
+            let mut c = Site::new(3, sql);
+            a.run("UPDATE note SET body = 'of a' WHERE id = 1");
+            sync(&mut a, &mut b);
+            sync(&mut b, &mut c);
+            a.run("DROP TABLE note");
+            a.look();
+            if learns_first {
+                a.pull(&mut b);
+            }
+            a.run(&format!("{sql}; {FILL}"));
+            a.look();
+            a.run("UPDATE note SET title = 'again' WHERE id = 2");
+            sync(&mut a, &mut b);
+            sync(&mut b, &mut c);
+            let rows = "SELECT * FROM note ORDER BY id";
+            assert_eq!(same(&a, &b, rows), "1|a|of a 2|again|y 3|c|z", "{sql}, {learns_first}");
+            same(&b, &c, rows);
+            assert_eq!(a.parked(), 0);
+        }
+    }
+}
+
 const COUNTED: &str = "CREATE TABLE note(id INTEGER PRIMARY KEY, title TEXT, body TEXT);
     CREATE TABLE tally(id INTEGER PRIMARY KEY, n);
     CREATE TRIGGER counted AFTER INSERT ON note BEGIN

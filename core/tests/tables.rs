@@ -122,7 +122,9 @@ fn a_hundred_thousand_reals_arrive_bit_for_bit() {
         }
     }
     sites[0].run("COMMIT");
-    meet(&mut sites);
+    let [a, b, c] = &mut sites;
+    send(a, b);
+    send(b, c);
     let stored = equal(&sites, "SELECT * FROM v ORDER BY id");
     assert_eq!(stored.len(), 100_000);
     let zero = rows(&sites[2], "SELECT x, r, n FROM v WHERE x = 0 ORDER BY id");

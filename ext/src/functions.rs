@@ -122,16 +122,22 @@ fn join(context: &CallContext, args: &[Value]) -> Outcome {
         tables: options.tables,
         adopt_schema: options.adopt_schema,
         foreign_keys: context.pragma_foreign_keys(),
+        existing: options.existing,
     };
     let identity = driver::file_identity(&path)
         .map_err(|error| SqlError::new(format!("the database file cannot be found: {error}")))?;
     let mut random = [0; 64];
     driver::random(&mut random);
+    let first = store.topic()?.is_none();
     store.join(driver::now(), &join, &identity, &random)?;
     if let Some(name) = &options.name {
         store.set_setting(driver::now(), "name", name)?;
     }
     let name = store.setting("name")?.unwrap_or_default();
+    let decided = match options.existing.filter(|_| !first) {
+        Some(existing) => store.decide_existing(driver::now(), existing),
+        None => Ok(()),
+    };
     let site = store.site_id()?;
     drop(store);
     be_patient(context)?;
@@ -148,6 +154,8 @@ fn join(context: &CallContext, args: &[Value]) -> Outcome {
             lan: options.mdns.unwrap_or(true),
         },
     )?;
+    // A refusal must not keep a member from syncing with the others.
+    decided?;
     Ok(site.map_or(Value::Null, |site| Value::Text(site.to_string())))
 }
 

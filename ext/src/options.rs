@@ -1,6 +1,7 @@
 //! The options of `wavesync_join`, as JSON.
 
 use serde_json::{Map, Value};
+use wavesync_core::store::contact::Existing;
 
 use crate::ffi::SqlError;
 
@@ -21,9 +22,11 @@ pub struct Options {
     pub adopt_schema: Option<bool>,
     /// What others see as this replica's name.
     pub name: Option<String>,
+    /// What the rows that exist here already are to those of the group.
+    pub existing: Option<Existing>,
 }
 
-const KEYS: &str = "listen, peers, relays, mdns, tables, adopt_schema, name";
+const KEYS: &str = "listen, peers, relays, mdns, tables, adopt_schema, name, existing";
 const EXAMPLE: &str =
     r#"{"listen":["/ip4/127.0.0.1/tcp/4101"],"peers":["/ip4/127.0.0.1/tcp/4102"],"mdns":false}"#;
 
@@ -48,6 +51,7 @@ impl Options {
                 "mdns" => options.mdns = Some(flag(&key, &value)?),
                 "adopt_schema" => options.adopt_schema = Some(flag(&key, &value)?),
                 "name" => options.name = Some(name(&key, &value)?),
+                "existing" => options.existing = Some(existing(&key, &value)?),
                 _ => {
                     return Err(SqlError::new(format!(
                         "wavesync_join knows no option '{key}'; it knows {KEYS}"
@@ -88,6 +92,17 @@ fn flag(key: &str, value: &Value) -> Result<bool, SqlError> {
         .ok_or_else(|| SqlError::new(format!("the option '{key}' must be true or false")))
 }
 
+fn existing(key: &str, value: &Value) -> Result<Existing, SqlError> {
+    match value.as_str() {
+        Some("same") => Ok(Existing::Same),
+        Some("new_ids") => Ok(Existing::NewIds),
+        _ => Err(SqlError::new(format!(
+            "the option '{key}' must be \"same\" (rows with equal ids here and there are the same \
+             things) or \"new_ids\" (they are not: the rows here get new ids)"
+        ))),
+    }
+}
+
 fn name(key: &str, value: &Value) -> Result<String, SqlError> {
     let most = wavesync_core::limits::REPLICA_NAME_MAX_BYTES;
     value.as_str().filter(|name| name.len() <= most).map(str::to_owned).ok_or_else(|| {
@@ -110,6 +125,7 @@ mod tests {
         assert!(message(r#"{"peers":"x"}"#).contains("list of texts"));
         assert!(message(r#"{"peers":["127.0.0.1:4"]}"#).contains("127.0.0.1:4"));
         assert!(message(r#"{"relays":["/ip4/127.0.0.1/tcp/4"]}"#).contains("peer id"));
+        assert!(message(r#"{"existing":"mine"}"#).contains("new_ids"));
         assert!(message("[]").contains("JSON object"));
         assert!(message("{").contains("JSON object"));
     }

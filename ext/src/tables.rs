@@ -151,7 +151,9 @@ fn status(context: &TableContext) -> Result<Rows, SqlError> {
     let hint = match shown.state.as_str() {
         "failed" => "call wavesync_join() again once the cause is gone",
         "waiting" => "another process syncs this file; this one records and takes over if it ends",
-        "running" if shown.progress.members == 0 && refused.is_some() => {
+        "running"
+            if refused.is_some_and(|p| shown.progress.members == 0 || p.state == "unrelated") =>
+        {
             refused.map_or("", |peer| peer.hint.as_str())
         }
         "running" if shown.progress.members == 0 => {
@@ -198,6 +200,7 @@ fn not_running(context: &TableContext) -> Result<Rows, SqlError> {
     let mut topic = Value::Null;
     let mut own = Value::Null;
     let mut version = 0;
+    let mut last_error = String::new();
     let (parked, conflicts) = {
         let host = context.connection()?;
         report::conflict_counts(&host)?
@@ -209,6 +212,7 @@ fn not_running(context: &TableContext) -> Result<Rows, SqlError> {
         topic = store.topic()?.map_or(Value::Null, text);
         own = site(store.site_id()?);
         version = store.db_version()?.0;
+        last_error = store.stopped_contact()?.unwrap_or_default();
     }
     list(vec![vec![
         topic,
@@ -225,7 +229,7 @@ fn not_running(context: &TableContext) -> Result<Rows, SqlError> {
         count(0),
         Value::Integer(parked),
         Value::Integer(conflicts),
-        text(""),
+        text(last_error),
         text("call wavesync_join(topic, passphrase) to sync this database"),
     ]])
 }

@@ -57,17 +57,36 @@ pub fn content(settings: &Settings, file: &Path, deadline: Instant) -> Result<Co
         let text = table.replace('\'', "''");
         let columns = reader
             .ask(&format!("SELECT name, pk FROM pragma_table_xinfo('{text}') ORDER BY cid;"))?;
+        let names = reader
+            .ask(&format!("SELECT hex(name) FROM pragma_table_xinfo('{text}') ORDER BY cid;"))?;
+        let shown: Vec<String> = names.iter().map(|name| exact(name)).collect();
         let order: Vec<String> = (1..=columns.len()).map(|n| n.to_string()).collect();
         let quoted = table.replace('"', "\"\"");
         let mut rows = vec![columns.join(" ")];
-        rows.extend(
-            reader.ask(&format!("SELECT * FROM \"{quoted}\" ORDER BY {};", order.join(",")))?,
-        );
+        rows.extend(reader.ask(&format!(
+            "SELECT {} FROM \"{quoted}\" ORDER BY {};",
+            shown.join(","),
+            order.join(",")
+        ))?);
         content.insert(table, rows);
     }
     reader.ask("COMMIT;")?;
     reader.shell.close(Duration::from_secs(5))?;
     Ok(content)
+}
+
+/// An expression that shows a column exactly: reals by their bits, text that is not plain by its
+/// bytes. `quote` prints -0.0 as 0.0, and text up to its first NUL.
+fn exact(hex_of_name: &str) -> String {
+    let digits = hex_of_name.trim_matches('\'');
+    let byte = |at| digits.get(at..at + 2).and_then(|two| u8::from_str_radix(two, 16).ok());
+    let name: Vec<u8> = (0..digits.len()).step_by(2).filter_map(byte).collect();
+    let column = format!("\"{}\"", String::from_utf8_lossy(&name).replace('"', "\"\""));
+    format!(
+        "CASE typeof({column}) WHEN 'real' THEN 'r'||hex(ieee754_to_blob({column}))||' '||{column} \
+         WHEN 'text' THEN iif({column} GLOB '*[^ -~]*' OR length({column})*2 <> length(hex({column})), \
+         't'||hex({column}), {column}) ELSE {column} END"
+    )
 }
 
 /// Waits until all files have the same content; the error says where they differ.

@@ -64,6 +64,8 @@ fn receive(store: &mut Store, sent: &Sent) -> u64 {
         let applied = store.receive_piece(now(), sent.site, bytes, &reach).unwrap();
         changed += applied.changed;
     }
+    // Which rows the vector covers is looked at in the background, a part at a time.
+    while store.test_openness(now()).unwrap() {}
     store.take_effects();
     changed
 }

@@ -38,6 +38,9 @@ impl Machine {
             retry_at: None,
             known: None,
             requesting: false,
+            first_contact: false,
+            sampled: false,
+            stopped: None,
             awaits_schema: false,
             wants_schema: false,
             counters: Counters::default(),
@@ -125,7 +128,14 @@ impl Machine {
         self.inbox.retain(|(waiting, _)| *waiting != id);
         let Some(peer) = self.peers.get_mut(&stream.peer) else { return };
         match stream.kind {
-            StreamKind::Incoming { .. } => peer.requesting = false,
+            StreamKind::Incoming { .. } => {
+                peer.requesting = false;
+                if std::mem::take(&mut peer.first_contact) {
+                    // Somebody else may be asked now.
+                    let soon = self.seen_at.plus(limits::ASK_AGAIN_MS);
+                    self.compare_at = self.compare_at.min(soon);
+                }
+            }
             StreamKind::Fresh | StreamKind::Offering(_) | StreamKind::Accepting(_) => {
                 peer.greeting = false;
             }
@@ -414,6 +424,7 @@ impl Machine {
         peer.known = Some(Known { site, name, state, vector, applied, cursor, started_at });
         let message = "a member is connected";
         self.event(Level::Info, "connected", message, "", Some(id));
+        self.recall_contact(now, id, store)?;
         self.check_held_back(id, &lowered);
         if hello.wants_schema {
             let tables = store.schema(now)?;
@@ -488,6 +499,8 @@ impl Machine {
     pub(super) fn announce(&mut self, now: Millis, store: &mut Store) -> Result<()> {
         let greetings = self.peers_where(|_, peer| peer.hello_due && peer.control.is_some());
         let due = now.since(self.announced_at) >= limits::ANNOUNCE_INTERVAL_MS;
+        // What is still being taken in is told when all of it is.
+        let due = due && !self.importing;
         if greetings.is_empty() && !(self.own_dirty && due) {
             return Ok(());
         }

@@ -6,6 +6,7 @@
 //! Who does what: the peer with the lower id opens the control stream of a connection; either side
 //! opens a stream of its own for each catch-up, so that pushes are never queued behind one.
 
+mod contact;
 mod control;
 mod future;
 mod identity;
@@ -379,6 +380,10 @@ impl Machine {
             // The peers' first request should find the existing rows already taken in.
             self.importing = store.backfill_block(now)?;
             self.own_dirty = true;
+            if !self.importing {
+                // Nobody was asked for anything meanwhile.
+                self.compare_at = Millis(0);
+            }
         }
         if self.openness_pending {
             self.openness_pending = store.test_openness(now)?;
@@ -406,6 +411,10 @@ impl Machine {
             return Ok(());
         }
         store.write(now, |_| Ok(()))?;
+        if self.peers.values().any(|peer| peer.stopped.is_some()) {
+            // It may be that the user has decided.
+            self.compare_at = Millis(0);
+        }
         self.fold_waiting = false;
         self.last_fold = now;
         // Whoever committed may have changed more than what was folded.
@@ -455,8 +464,10 @@ impl Machine {
             (Message::Request(request), false) => self.request(now, stream, &request, store),
             (Message::Chunk(chunk), false) => self.chunk(now, stream, &chunk, store),
             (Message::Credit, false) => self.credit(now, stream, store),
+            (Message::Unrelated(tables), false) => self.unrelated(now, stream, &tables, store),
             (Message::Abort(_), false) => {
                 self.close_stream(stream);
+                self.compare_at = self.compare_at.min(now.plus(limits::ASK_AGAIN_MS));
                 Ok(())
             }
             (Message::Unknown, _) => Ok(()),

@@ -2,12 +2,15 @@
 
 use crate::ids::{Boot, Cursor, Millis, Seq};
 use crate::machine::Machine;
+use crate::machine::contact::Approach;
 use crate::machine::peer::{PeerId, Serving, Stream, StreamId, StreamKind};
 use crate::mutants::{self, Mutant};
 use crate::store::Store;
 use crate::store::apply::Reach;
 use crate::store::scan::Place;
-use crate::wire::message::{Attach, Chunk, Request, VectorList, plain, sealed};
+use crate::wire::message::{
+    Attach, Chunk, Refusal, RefusalCode, Request, VectorList, plain, sealed,
+};
 use crate::{Error, Result, limits, wire};
 
 /// Chunks that a responder may send before the requester has applied one.
@@ -58,8 +61,16 @@ impl Machine {
             known.cursor = cursor;
         }
         if fetched && (read || jump) {
-            return Ok(());
+            return self.resume(now, id, store);
         }
+        let Some(own) = self.own.clone() else { return Ok(()) };
+        let approach = self.approach(now, id, &own, store)?;
+        let Some(peer) = self.peers.get_mut(id).filter(|_| approach != Approach::Wait) else {
+            return Ok(());
+        };
+        peer.sampled = approach == Approach::Sampled;
+        let known = peer.known.as_ref();
+        peer.first_contact = known.is_some_and(|k| !own.vector.covers_imports(&k.vector));
         peer.requesting = true;
         if let Some(known) = peer.known.as_mut() {
             known.started_at = cursor.seq;
@@ -99,11 +110,14 @@ impl Machine {
             let cursor = store.cursor_for(now, site)?;
             let place = store.place_for(now, site)?;
             let own = store.own_state(now)?;
+            let sampled = peer.is_some_and(|peer| peer.sampled);
+            let sample = if sampled { store.folded(now, |tx| tx.sample())? } else { Vec::new() };
             let request = Request {
                 vector: VectorList::from(&own.vector),
                 applied: VectorList::from(&own.lowered),
                 cursor,
                 place,
+                sample,
             };
             self.asking.pop();
             if let Some(StreamKind::Incoming { position, .. }) =
@@ -139,9 +153,27 @@ impl Machine {
         if serving.is_some() {
             return Err(Error::protocol("a second request on one stream"));
         }
+        if own.importing {
+            return self.put_off(stream);
+        }
+        if !self.judge(now, stream, request, store)? {
+            return Ok(());
+        }
+        store.note_shared(now)?;
+        let Some(entry) = self.streams.get_mut(&stream) else { return Ok(()) };
+        let StreamKind::Outgoing { serving, .. } = &mut entry.kind else { return Ok(()) };
         let place = Place::requested(ours.then_some(request.cursor.seq), &request.place)?;
         *serving = Some(Serving { place, vector, credit: CHUNKS_IN_FLIGHT, end_at_start: own.end });
         self.serve(now, stream, store)
+    }
+
+    /// Existing rows are being taken in: rows that are told before all of them are could not be
+    /// recognised. The new state tells when.
+    fn put_off(&mut self, stream: StreamId) -> Result<()> {
+        let code = RefusalCode::Other.number();
+        self.send_sealed(stream, sealed::ABORT, &wire::encode(&Refusal { code })?)?;
+        self.close_stream(stream);
+        Ok(())
     }
 
     /// The requester can take one more chunk.
@@ -178,6 +210,9 @@ impl Machine {
             let phase_one = mutants::on(Mutant::KeysEndPass) && piece.ordered;
             piece.last |= fixed_end || (phase_one && matches!(piece.next, Place::Log(_)));
             let own = store.own_state(now)?;
+            if own.importing {
+                return self.put_off(stream);
+            }
             let rows = piece.rows.row_count() as u64;
             let with_vector = piece.last || mutants::on(Mutant::VectorEachChunk);
             let vector = if fixed_end { own.vector.clone() } else { piece.vector };

@@ -43,6 +43,12 @@ pub(super) struct Peer {
     pub known: Option<Known>,
     /// A catch-up of ours is being opened or under way (one in flight per peer).
     pub requesting: bool,
+    /// It brings rows from before it joined that are not here.
+    pub first_contact: bool,
+    /// The catch-up is asked for with a sample of the rows here.
+    pub sampled: bool,
+    /// Nothing is exchanged with it until the user has decided.
+    pub stopped: Option<super::contact::Judged>,
     /// Its schema is to come first.
     pub awaits_schema: bool,
     pub wants_schema: bool,

@@ -35,6 +35,9 @@ impl Machine {
         if message.site == self.identity.site || own.vector.get(message.site) >= message.upto {
             return Ok(());
         }
+        if !self.acquainted(from, &own.vector) {
+            return self.consider_from(now, from, message, store);
+        }
         let rows = Batch::decode(&message.rows)?;
         let range = (message.prev, message.upto);
         let verdict = store

@@ -12,7 +12,7 @@ pub struct PeerReport {
     pub site: Option<SiteId>,
     /// What its user calls it.
     pub name: String,
-    /// `connecting`, `synced`, `syncing` or `refused`.
+    /// `connecting`, `synced`, `syncing`, `unrelated` or `refused`.
     pub state: &'static str,
     /// Through a relay.
     pub relayed: bool,
@@ -73,6 +73,7 @@ impl Machine {
                 let known = peer.known.as_ref();
                 let behind = known.map_or(0, behind);
                 let state = match (known, &peer.last_error) {
+                    (Some(_), _) if peer.stopped.is_some() => "unrelated",
                     (Some(_), _) if behind == 0 && !peer.requesting => "synced",
                     (Some(_), _) => "syncing",
                     (None, Some(_)) => "refused",
@@ -111,6 +112,7 @@ impl Machine {
     pub fn progress(&self) -> Progress {
         let members: Vec<_> =
             self.peers.values().filter_map(|p| p.known.as_ref().map(|k| (p, k))).collect();
+        let related = || members.iter().filter(|(peer, _)| peer.stopped.is_none());
         let pending =
             self.peers.values().any(|peer| peer.known.is_none() && peer.last_error.is_none());
         let own = self.announced.as_ref();
@@ -120,7 +122,7 @@ impl Machine {
             && self.inbox.is_empty()
             && self.retry_at.is_none();
         let even = own.is_some_and(|own| {
-            members.iter().all(|(peer, known)| {
+            related().all(|(peer, known)| {
                 !peer.requesting
                     && behind(known) == 0
                     && own.vector.covers_all(&known.vector)
@@ -140,7 +142,7 @@ impl Machine {
             rows_behind: members.iter().map(|(_, known)| behind(known)).sum(),
             done,
             expected,
-            caught_up: !members.is_empty() && settled && even && !pending,
+            caught_up: related().next().is_some() && settled && even && !pending,
             importing: self.importing,
             last_error: if self.retry_at.is_some() {
                 self.last_error.clone().unwrap_or_default()

@@ -83,6 +83,7 @@ impl Tx<'_> {
             self.set_meta("hlc", clock.0)?;
         }
         if applied.changed > 0 {
+            self.note_received(batch)?;
             let hot = self.hot.clone();
             self.settle(start)?;
             applied.parked += self.count_parked(&hot)?;
@@ -421,6 +422,7 @@ impl Tx<'_> {
         birth: Dot,
         wins: &[ColumnNum],
     ) -> Result<Outcome> {
+        self.keep_existing(table, key, &clock, incoming, wins)?;
         clock.birth = birth;
         let mut won = Values::new();
         for num in wins {

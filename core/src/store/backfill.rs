@@ -12,12 +12,12 @@ use sha2::{Digest, Sha256};
 
 use crate::ids::Millis;
 use crate::ids::{Boot, ColumnNum, Dot, Seq, SiteId, Stamp, TableNum};
-use crate::merge::{Clock, Ended, Incoming};
+use crate::merge::{Clock, Ended, Incoming, KeyKind};
 use crate::store::clock::ClockRow;
 use crate::store::rows::{Kind, Values};
 use crate::store::sql::{ident, ident_list, parameters};
 use crate::store::tables::Table;
-use crate::store::{Store, Tx, key};
+use crate::store::{SiteNum, Store, Tx, key};
 use crate::value::Value;
 use crate::{Error, Result};
 
@@ -71,18 +71,25 @@ impl Tx<'_> {
         for key in &keys {
             self.take_in(table, key)?;
         }
+        if !keys.is_empty() && table.kind == KeyKind::Integer {
+            self.note_populated()?;
+        }
         // Rows of peers that were joined with these may stand in each other's way. Rows that broke
         // a foreign key before are left as they are.
         let hot = std::mem::take(&mut self.hot);
         self.resolve(&hot)?;
         self.store_folded_end()?;
         if keys.len() < self.bounds.backfill_rows {
-            self.raise(birth.site, birth.stamp, Boot(0))?;
+            // An empty table brings nothing, and is not told of.
+            if !keys.is_empty() || self.has_clocks(table)? {
+                self.raise(birth.site, birth.stamp, Boot(0))?;
+            }
             self.effects.openness_left |= self.test_openness()?;
             self.conn.execute(
                 "UPDATE __wavesync_table SET import = NULL, import_after = NULL WHERE num = ?1",
                 [table.num.0],
             )?;
+            self.conn.execute("DELETE FROM __wavesync_once WHERE tbl = ?1", [table.num.0])?;
             self.conn.execute(
                 "DELETE FROM __wavesync_meta WHERE key = ?1",
                 [format!("import:{}", import.0)],
@@ -96,6 +103,12 @@ impl Tx<'_> {
         // The cached table still says that its import runs.
         self.cache.schema_version = None;
         self.refresh_schema().map(|_| ())
+    }
+
+    /// Whether anything is known of rows of a table.
+    fn has_clocks(&self, table: &Table) -> Result<bool> {
+        let sql = format!("SELECT 1 FROM __wavesync_clock_{} LIMIT 1", table.num.0);
+        Ok(self.conn.prepare(&sql)?.exists([])?)
     }
 
     /// The clock of a row, after a row of the table that was not captured got its base state: one
@@ -114,10 +127,12 @@ impl Tx<'_> {
         let birth = self.import_dot(table.num, import)?;
         // The vector covers this birth only once the whole table is in (rule P12).
         self.mark_open(Seq(self.log_end()?.0 + 1))?;
+        let once = self.stood_once(table, key)?;
         let Some(known) = current else {
             let cells: BTreeMap<ColumnNum, Dot> =
                 table.local_columns().map(|column| (column.num, birth)).collect();
-            let clock = Clock { length: 1, birth, cells, claim: None, ended: Ended::new() };
+            let (length, birth) = once.unwrap_or((1, birth));
+            let clock = Clock { length, birth, cells, claim: None, ended: Ended::new() };
             let seq = self.append_log(table.num, key)?;
             self.set_clock(table, key, &ClockRow { clock: clock.clone(), seq })?;
             return Ok(Some(clock));
@@ -128,12 +143,52 @@ impl Tx<'_> {
             let none = Values::new();
             self.add_conflict(table, key, ("overwritten", reason), &values, &none, site)?;
         }
+        let same = once.filter(|(length, once)| (known.length, known.birth) == (*length, *once));
+        if same.is_some() {
+            self.keep_unrecorded(table, key, &values)?;
+        }
         let cells = values.into_iter().map(|(num, value)| (num, (birth, value))).collect();
-        let old = Incoming { length: 1, birth, whole: true, cells, ended: Ended::new() };
+        let (length, birth) = same.unwrap_or((1, birth));
+        let old = Incoming { length, birth, whole: true, cells, ended: Ended::new() };
         self.delete_row(table, key)?;
         self.join(table, key, Some(known), old)?;
         self.retry_new(table, key)?;
         Ok(self.clock(table, key)?.map(|row| row.clock))
+    }
+
+    /// The incarnation of a row that stood in the table before it was dropped or untracked.
+    fn stood_once(&mut self, table: &Table, key: &Value) -> Result<Option<(i64, Dot)>> {
+        let found: Option<(i64, i64, i64)> = super::optional(
+            self.conn
+                .prepare_cached(
+                    "SELECT cl, stamp, site FROM __wavesync_once WHERE tbl = ?1 AND k = ?2",
+                )?
+                .query_row(params![table.num.0, key], |row| {
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+                }),
+        )?;
+        let Some((length, stamp, site)) = found else { return Ok(None) };
+        let site = self.site(SiteNum(site))?;
+        Ok(Some((length, Dot { stamp: Stamp(stamp), site })))
+    }
+
+    /// What was changed while nobody recorded it gives way to what the group has, and is kept.
+    fn keep_unrecorded(&mut self, table: &Rc<Table>, key: &Value, values: &Values) -> Result<()> {
+        let known = self.parked(table, key)?.map(|parked| parked.values).unwrap_or_default();
+        let (mut ours, mut theirs) = (Values::new(), Values::new());
+        for (num, value) in values {
+            if let Some(other) = known.get(num).filter(|other| *other != value) {
+                ours.insert(*num, value.clone());
+                theirs.insert(*num, other.clone());
+            }
+        }
+        if ours.is_empty() {
+            return Ok(());
+        }
+        let reason = "the row was changed while its table was not tracked; what other members have \
+                      is shown";
+        let own = self.own_site()?;
+        self.add_conflict(table, key, ("overwritten", reason), &ours, &theirs, own)
     }
 
     fn keys_to_import(&mut self, table: &Table) -> Result<Vec<Value>> {

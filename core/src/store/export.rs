@@ -25,6 +25,7 @@ impl Store {
     pub fn export(&mut self, now: Millis, since: Seq) -> Result<Vec<u8>> {
         self.require_joined()?;
         while self.backfill_block(now)? {}
+        self.note_shared(now)?;
         let schema = self.schema(now)?;
         let mut blob = MAGIC.to_vec();
         section(&mut blob, SECTION_SCHEMA, &wire::encode(&schema)?)?;
@@ -73,6 +74,7 @@ impl Store {
         while self.backfill_block(now)? {}
         self.adopt(now, &schema)?;
         self.write_applying(now, |tx| {
+            tx.check_related(&batches)?;
             let mut sum = Applied::default();
             for batch in &batches {
                 let applied = tx.apply(batch)?;

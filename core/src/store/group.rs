@@ -4,6 +4,7 @@ use rusqlite::params;
 
 use crate::ids::{Millis, Seq};
 use crate::limits;
+use crate::store::contact::{DECISION, Existing};
 use crate::store::identity::FileIdentity;
 use crate::store::sql::ident;
 use crate::store::{Store, Tx, shape};
@@ -20,6 +21,9 @@ pub struct Join {
     pub adopt_schema: Option<bool>,
     /// The joining connection enforces foreign keys.
     pub foreign_keys: bool,
+    /// What rows that exist already are to those of the group. Later it is
+    /// [`Store::decide_existing`] that takes a decision.
+    pub existing: Option<Existing>,
 }
 
 impl Store {
@@ -83,6 +87,9 @@ impl Store {
             if !first && enforced != join.foreign_keys {
                 tx.plan_constraints()?;
                 tx.review(true)?;
+            }
+            if first {
+                tx.prepare_existing(join)?;
             }
             match &join.tables {
                 None if first => {
@@ -176,6 +183,25 @@ pub fn check_topic(topic: &str) -> Result<()> {
 }
 
 impl Tx<'_> {
+    /// At the first join: nothing is tracked yet.
+    fn prepare_existing(&mut self, join: &Join) -> Result<()> {
+        let Some(existing) = join.existing else { return Ok(()) };
+        if existing == Existing::Same {
+            return self.set_meta(DECISION, "same");
+        }
+        let chosen = |name: &str| {
+            let mut names = join.tables.iter().flatten();
+            join.tables.is_none() || names.any(|chosen| chosen.eq_ignore_ascii_case(name))
+        };
+        let shapes: Vec<_> = shape::survey(self.conn)?
+            .into_iter()
+            .flatten()
+            .filter(|shape| chosen(&shape.name))
+            .collect();
+        self.renumber(&shapes)?;
+        self.set_meta(DECISION, "new_ids")
+    }
+
     /// Whether some table still waits for its back-fill.
     #[must_use]
     pub fn backfill_pending(&self) -> bool {

@@ -102,7 +102,10 @@ impl Store {
                 .query_row([], |row| row.get(0)),
         )?;
         let folded = Seq(super::meta(&self.conn, "folded")?.unwrap_or(0));
-        if newest != Some(self.boot.0) || folded < self.reached {
+        // A call on another connection may have taken another site id, too.
+        let own: Option<i64> = super::meta(&self.conn, "self")?;
+        let renamed = self.own.is_some() && self.own != own;
+        if newest != Some(self.boot.0) || folded < self.reached || renamed {
             return Err(Error::Replaced);
         }
         Ok(())

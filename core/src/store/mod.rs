@@ -13,6 +13,7 @@ pub mod capture;
 pub mod changes;
 pub mod claim;
 pub mod clock;
+pub mod contact;
 pub mod contend;
 pub mod coupling;
 pub mod export;
@@ -31,6 +32,7 @@ mod moves;
 pub mod names;
 pub mod probe;
 mod receive;
+mod renumber;
 pub mod report;
 pub mod restore;
 mod room;
@@ -148,6 +150,8 @@ pub struct Store {
     boot: crate::ids::Boot,
     /// The folded end as this store last left or saw it.
     reached: Seq,
+    /// The number of the own site as this store last left or saw it.
+    own: Option<i64>,
     bounds: Bounds,
 }
 
@@ -191,6 +195,7 @@ impl Store {
             effects: Effects::default(),
             boot: crate::ids::Boot(0),
             reached: Seq(0),
+            own: None,
             bounds: Bounds::default(),
         };
         if store.initialised()? {
@@ -284,6 +289,7 @@ impl Store {
             self.effects.absorb(effects);
             self.pushes.extend(pushes);
             self.reached = Seq(meta(&self.conn, "folded")?.unwrap_or(0));
+            self.own = meta(&self.conn, "self")?;
         } else {
             self.roll_back();
         }
@@ -544,6 +550,8 @@ CREATE TABLE __wavesync_former(tbl INTEGER NOT NULL, col INTEGER NOT NULL,
   name TEXT NOT NULL COLLATE NOCASE, PRIMARY KEY(tbl, col, name)) WITHOUT ROWID;
 CREATE TABLE __wavesync_column(tbl INTEGER NOT NULL, num INTEGER NOT NULL, name TEXT NOT NULL,
   since INTEGER, PRIMARY KEY(tbl, num)) WITHOUT ROWID;
+CREATE TABLE __wavesync_once(tbl INTEGER NOT NULL, k NOT NULL, cl INTEGER NOT NULL,
+  stamp INTEGER NOT NULL, site INTEGER NOT NULL, PRIMARY KEY(tbl, k)) WITHOUT ROWID;
 CREATE TABLE __wavesync_parked(tbl INTEGER NOT NULL, k NOT NULL, in_table INTEGER NOT NULL,
   kind TEXT NOT NULL, reason TEXT NOT NULL, vals BLOB NOT NULL, blocker, at INTEGER NOT NULL,
   PRIMARY KEY(tbl, k)) WITHOUT ROWID;
@@ -558,6 +566,6 @@ CREATE INDEX __wavesync_held_dot_seq ON __wavesync_held_dot(seq);
 CREATE TABLE __wavesync_conflict(id INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, k NOT NULL,
   kind TEXT NOT NULL, reason TEXT NOT NULL, ours TEXT, theirs TEXT, site INTEGER, at INTEGER NOT NULL);
 CREATE TABLE __wavesync_member(site INTEGER PRIMARY KEY, peer BLOB, name TEXT NOT NULL,
-  applied BLOB, seen INTEGER NOT NULL);
+  applied BLOB, seen INTEGER NOT NULL, contact TEXT, accepted INTEGER NOT NULL DEFAULT 0);
 INSERT INTO __wavesync_meta(key, value) VALUES('format', 1), ('folded', 0), ('hlc', 0);
 ";

@@ -13,16 +13,18 @@ use std::rc::Rc;
 use rusqlite::params;
 use sha2::{Digest, Sha256};
 
-use crate::ids::{Seq, TableNum};
+use crate::ids::{Dot, Seq, Stamp, TableNum};
 use crate::limits;
+use crate::merge::Ended;
 use crate::mutants::{self, Mutant};
-use crate::store::Tx;
 use crate::store::clock::{read_varint, write_varint};
 use crate::store::serve::{BatchBuilder, Piece};
 use crate::store::tables::Table;
 use crate::store::vector::Vector;
+use crate::store::{SiteNum, Tx};
 use crate::value::Value;
 use crate::wire::bytes::{Reader, write_value};
+use crate::wire::rows::Row;
 use crate::{Error, Result};
 
 /// Where a pass stands.
@@ -208,7 +210,15 @@ impl Tx<'_> {
     ) -> Result<Option<(Value, Value)>> {
         let conn = self.conn;
         let start = after == Value::Null;
-        let sql = if start { &table.statements.keys_first } else { &table.statements.keys_after };
+        let texts = &table.statements;
+        // With rows parked, values may be elsewhere.
+        let joined = !texts.rows_first.is_empty() && self.parked_rows()? == 0;
+        let sql = match (joined, start) {
+            (true, true) => &texts.rows_first,
+            (true, false) => &texts.rows_after,
+            (false, true) => &texts.keys_first,
+            (false, false) => &texts.keys_after,
+        };
         let mut statement = conn.prepare_cached(sql)?;
         let mut keys = match start {
             true => statement.query(params![floor.0])?,
@@ -222,6 +232,10 @@ impl Tx<'_> {
                 return Ok(Some((last, key)));
             }
             reading.scanned += 1;
+            if joined && self.emit_joined(&mut reading.builder, table, row, vector)? {
+                last = key;
+                continue;
+            }
             if let Some(row) = self.clock(table, &key)? {
                 let fresh = |dot| !vector.covers(dot);
                 self.emit(&mut reading.builder, table, &key, &row.clock, fresh)?;
@@ -229,6 +243,40 @@ impl Tx<'_> {
             last = key;
         }
         Ok(None)
+    }
+
+    /// Adds a row as it was read together with its clock, if no cell of it was written since its
+    /// birth. Returns whether it was such a row.
+    fn emit_joined(
+        &mut self,
+        builder: &mut BatchBuilder,
+        table: &Table,
+        row: &rusqlite::Row<'_>,
+        vector: &Vector,
+    ) -> Result<bool> {
+        let length: i64 = row.get(1)?;
+        let (plain, here): (bool, bool) = (row.get(4)?, row.get(5)?);
+        if length % 2 == 0 || !plain || !here {
+            return Ok(false);
+        }
+        let birth = Dot { stamp: Stamp(row.get(2)?), site: self.site(SiteNum(row.get(3)?))? };
+        if vector.covers(birth) {
+            return Ok(true);
+        }
+        let mut cells = Vec::with_capacity(table.columns.len());
+        for (at, column) in table.local_columns().enumerate() {
+            if column.num.0 < table.base_columns {
+                let value = Value::from_ref(row.get_ref(6 + at)?);
+                cells.push((usize::from(column.num.0), birth, value));
+            }
+        }
+        let weight: usize = cells.iter().map(|(_, _, value)| value.weight()).sum();
+        if weight > limits::ROW_MAX_BYTES {
+            return Ok(false);
+        }
+        let key = vec![Value::from_ref(row.get_ref(0)?)];
+        builder.push(table, Row { key, length, birth, whole: true, cells, ended: Ended::new() });
+        Ok(true)
     }
 
     /// Reads held rows in the order of their entries. Returns the last entry that was read if the

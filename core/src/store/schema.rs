@@ -144,8 +144,9 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// The table is gone: clocks without values must not be served. Parked rows keep theirs.
-    fn forget_rows(&mut self, table: &Table) -> Result<usize> {
+    /// The table is gone, or no longer tracked: clocks without values must not be served. Parked rows
+    /// keep theirs. Which rows they were is remembered: should the table come back, they are the same.
+    pub(super) fn forget_rows(&mut self, table: &Table) -> Result<usize> {
         let num = table.num.0;
         let deleted = self.unfolded_deletes(table)?;
         self.void_unfolded(table, None)?;
@@ -154,12 +155,21 @@ impl Tx<'_> {
              WHERE p.tbl = {num} AND p.k = __wavesync_clock_{num}.k AND NOT p.in_table)"
         );
         let mut gone = 0;
+        self.conn.execute("DELETE FROM __wavesync_once WHERE tbl = ?1", [num])?;
+        let remember = format!(
+            "INSERT OR REPLACE INTO __wavesync_once(tbl, k, cl, stamp, site)
+             SELECT {num}, k, cl, stamp, site FROM __wavesync_clock_{num}"
+        );
         if deleted.is_empty() {
+            self.conn.execute(&format!("{remember} WHERE {condition}"), [])?;
             let sql = format!("DELETE FROM __wavesync_clock_{num} WHERE {condition}");
             gone = self.conn.execute(&sql, [])?;
         } else {
             for key in self.clock_keys(table, &condition)? {
                 if !deleted.contains(&key) {
+                    self.conn
+                        .prepare_cached(&format!("{remember} WHERE k = ?1"))?
+                        .execute([&key])?;
                     self.delete_clock(table, &key)?;
                     gone += 1;
                 }
@@ -167,6 +177,12 @@ impl Tx<'_> {
         }
         self.conn
             .execute("DELETE FROM __wavesync_parked WHERE tbl = ?1 AND in_table", params![num])?;
+        // Whatever kept the others out, they are looked at when there is a table again.
+        self.conn.execute(
+            "UPDATE __wavesync_parked SET kind = 'unknown_table' WHERE tbl = ?1
+             AND kind <> 'incomplete'",
+            params![num],
+        )?;
         self.cache.parked = None;
         Ok(gone)
     }

@@ -92,17 +92,24 @@ impl BatchBuilder {
 
 /// Leaves out the names that no row refers to, so that no peer takes note of them.
 fn name_used_columns(mut table: TableRows) -> TableRows {
-    let cells = table.rows.iter().flat_map(|row| &row.cells);
-    let used: std::collections::BTreeSet<usize> = cells.map(|(at, _, _)| *at).collect();
-    if used.len() == table.columns.len() {
+    let mut used = vec![false; table.columns.len()];
+    table.rows.iter().flat_map(|row| &row.cells).for_each(|(at, ..)| used[*at] = true);
+    if used.iter().all(|used| *used) {
         return table;
     }
-    let places: BTreeMap<usize, usize> =
-        used.iter().enumerate().map(|(place, at)| (*at, place)).collect();
+    let places: Vec<usize> = used
+        .iter()
+        .scan(0, |next, used| {
+            let place = *next;
+            *next += usize::from(*used);
+            Some(place)
+        })
+        .collect();
     for (at, _, _) in table.rows.iter_mut().flat_map(|row| &mut row.cells) {
-        *at = places[at];
+        *at = places[*at];
     }
-    table.columns = used.into_iter().filter_map(|at| table.columns.get(at).cloned()).collect();
+    let named = table.columns.into_iter().zip(used).filter(|(_, used)| *used);
+    table.columns = named.map(|(name, _)| name).collect();
     table
 }
 

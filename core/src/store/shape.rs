@@ -72,20 +72,25 @@ impl Shape {
 
     /// The condition that finds a row by the values of its key, bound from parameter `first` on.
     pub fn key_matches(&self, first: usize) -> Result<String> {
+        self.key_equals("", |at| format!("?{}", at + first))
+    }
+
+    /// The condition that the key, its columns prefixed, equals one expression per column.
+    pub fn key_equals(&self, prefix: &str, value: impl Fn(usize) -> String) -> Result<String> {
         let parts: Result<Vec<String>> = self
             .key
             .iter()
             .enumerate()
             .map(|(at, column)| {
-                let (name, at) = (ident(&column.name)?, at + first);
-                let mut matches = format!("{name} = ?{at}");
+                let (name, value) = (format!("{prefix}{}", ident(&column.name)?), value(at));
+                let mut matches = format!("{name} = {value}");
                 if self.collates {
                     // The first comparison finds the row by index, the second one by bytes.
-                    matches.push_str(&format!(" AND {name} = ?{at} COLLATE BINARY"));
+                    matches.push_str(&format!(" AND {name} = {value} COLLATE BINARY"));
                 }
                 if self.form == KeyForm::Composite && column.classes_differ {
                     // To SQLite 1 is 1.0, but their packed keys are two.
-                    matches.push_str(&format!(" AND typeof({name}) = typeof(?{at})"));
+                    matches.push_str(&format!(" AND typeof({name}) = typeof({value})"));
                 }
                 Ok(matches)
             })

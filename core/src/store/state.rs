@@ -30,6 +30,8 @@ pub struct OwnState {
     pub importing: bool,
     /// Something of other members found no room here; see [`super::room`].
     pub left_out: bool,
+    /// Rows with INTEGER keys from before joining are here.
+    pub populated: bool,
 }
 
 impl Store {
@@ -51,6 +53,7 @@ impl Store {
                 closed: tx.meta::<i64>("open_from")?.is_none(),
                 importing: tx.backfill_pending(),
                 left_out: tx.leaves_out()?,
+                populated: tx.populated()?,
             })
         })
     }

@@ -66,6 +66,11 @@ pub struct Statements {
     pub keys_first: String,
     /// The same after a key.
     pub keys_after: String,
+    /// As `keys_first`, with cl, stamp, site, whether `cells` is empty and whether the row stands
+    /// here, and the row's local columns; empty if clock and row cannot be joined.
+    pub rows_first: String,
+    /// The same after a key.
+    pub rows_after: String,
     /// Clock by key: insert or replace all of it.
     pub clock_upsert: String,
     /// The values of the local columns by key.
@@ -213,7 +218,9 @@ impl Tx<'_> {
             Some(Ok(shape)) => {
                 self.number_table(&shape)?;
                 self.cache.schema_version = None;
-                self.refresh_schema().map(|_| ())
+                self.refresh_schema()?;
+                // Rows of it that members have sent meanwhile are parked.
+                self.finish_schema_change()
             }
         }
     }
@@ -223,8 +230,15 @@ impl Tx<'_> {
         let Some(table) = table else {
             return Err(Error::Argument(format!("table {} is not tracked", ident(name)?)));
         };
-        self.conn
-            .execute("UPDATE __wavesync_table SET tracked = 0 WHERE num = ?1", [table.num.0])?;
+        // What nobody records any more is not served, so it must not be claimed: what other members
+        // have of it comes back parked, and is passed on.
+        if self.forget_rows(&table)? > 0 {
+            self.start_over()?;
+        }
+        self.conn.execute(
+            "UPDATE __wavesync_table SET tracked = 0, here = 0, import = NULL WHERE num = ?1",
+            [table.num.0],
+        )?;
         self.drop_triggers(table.num)?;
         self.cache.schema_version = None;
         self.refresh_schema().map(|_| ())
@@ -531,6 +545,22 @@ fn statements(num: TableNum, shape: Option<&Shape>, columns: &[Column]) -> Resul
     let Some(shape) = shape else { return Ok(statements) };
     let table = ident(&shape.name)?;
     let keys = shape.key.len();
+    if let ([key], true) = (&shape.key[..], shape.form != KeyForm::Composite) {
+        let listed: Result<Vec<String>> = columns
+            .iter()
+            .filter(|column| column.local.is_some())
+            .map(|column| Ok(format!(", t.{}", ident(&column.name)?)))
+            .collect();
+        let joined = format!(
+            "SELECT c.k, c.cl, c.stamp, c.site, c.cells IS NULL, t.{} IS NOT NULL{}
+             FROM {clocks} AS c LEFT JOIN main.{table} AS t ON {} WHERE",
+            ident(&key.name)?,
+            listed?.concat(),
+            shape.key_equals("t.", |_| "c.k".into())?
+        );
+        statements.rows_first = format!("{joined} c.seq > ?1 ORDER BY c.k");
+        statements.rows_after = format!("{joined} c.k > ?2 AND c.seq > ?1 ORDER BY c.k");
+    }
     let matches = shape.key_matches(1)?;
     let locals: Vec<&str> = columns
         .iter()

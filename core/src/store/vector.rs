@@ -34,6 +34,17 @@ impl Vector {
         other.0.iter().all(|(site, (stamp, _))| self.get(*site) >= *stamp)
     }
 
+    /// The back-fills that were completely seen.
+    pub fn imports(&self) -> impl Iterator<Item = SiteId> + '_ {
+        self.0.iter().filter(|(_, (stamp, _))| stamp.is_base()).map(|(site, _)| *site)
+    }
+
+    /// Whether all back-fills that `other` has seen were seen.
+    #[must_use]
+    pub fn covers_imports(&self, other: &Self) -> bool {
+        other.imports().all(|site| self.0.contains_key(&site))
+    }
+
     /// Takes the higher stamp of each site.
     pub fn merge(&mut self, other: &Self) {
         for (site, (stamp, boot)) in &other.0 {

@@ -41,6 +41,8 @@ pub mod sealed {
     pub const CREDIT: u8 = 34;
     /// The responder ends a pass; a [`super::Refusal`].
     pub const ABORT: u8 = 35;
+    /// A [`super::Unrelated`]: the responder's rows are other things than those of the sample.
+    pub const UNRELATED: u8 = 36;
 }
 
 /// The acceptor's answer in the handshake.
@@ -198,6 +200,26 @@ pub struct Request {
     /// Where a key-order pass goes on: bytes of an earlier chunk of this responder, or none.
     #[serde(with = "serde_bytes")]
     pub place: Vec<u8>,
+    /// At first contact, some of the rows that the requester had before it joined.
+    pub sample: Vec<SampleTable>,
+}
+
+/// Some rows of a table with an INTEGER key that existed before their replica joined.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SampleTable {
+    /// The table.
+    pub name: String,
+    /// The columns of the hashes.
+    pub columns: Vec<String>,
+    /// Keys, and for each column a hash of its value if it was never written since.
+    pub rows: Vec<(i64, Vec<Option<u32>>)>,
+}
+
+/// Ends a pass: under the same keys both have different rows from before they joined.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unrelated {
+    /// The tables where most of the shared keys differ.
+    pub tables: Vec<String>,
 }
 
 /// A piece of the responder's log.
@@ -247,6 +269,8 @@ pub enum Message {
     Credit,
     /// The responder ended the pass.
     Abort(RefusalCode),
+    /// See [`Unrelated`].
+    Unrelated(Unrelated),
     /// A kind that this version does not know; to be skipped.
     Unknown,
 }
@@ -286,6 +310,7 @@ impl Message {
                 check_cursor(request.cursor)?;
                 request.vector.check()?;
                 request.applied.check()?;
+                check_sample(&request.sample)?;
                 check_place(&request.place)?;
                 Self::Request(request)
             }
@@ -307,9 +332,32 @@ impl Message {
             sealed::ABORT => {
                 Self::Abort(RefusalCode::from_number(super::decode::<Refusal>(body)?.code))
             }
+            sealed::UNRELATED => {
+                let unrelated: Unrelated = super::decode(body)?;
+                let named = |name: &String| name.len() <= limits::NAME_MAX_BYTES;
+                if unrelated.tables.len() > limits::TABLES_MAX
+                    || !unrelated.tables.iter().all(named)
+                {
+                    return Err(Error::protocol("a list of tables is absurd"));
+                }
+                Self::Unrelated(unrelated)
+            }
             _ => Self::Unknown,
         })
     }
+}
+
+fn check_sample(sample: &[SampleTable]) -> Result<()> {
+    let possible = |table: &SampleTable| {
+        table.name.len() <= limits::NAME_MAX_BYTES
+            && table.columns.len() <= limits::COLUMNS_MAX
+            && table.rows.len() <= limits::SAMPLE_MAX_ROWS
+            && table.rows.iter().all(|(_, cells)| cells.len() == table.columns.len())
+    };
+    if sample.len() > limits::TABLES_MAX || !sample.iter().all(possible) {
+        return Err(Error::protocol("a sample is impossible"));
+    }
+    Ok(())
 }
 
 fn check_state(state: &State) -> Result<()> {

@@ -188,7 +188,8 @@ impl Scene {
 
     pub fn request(&self) -> Request {
         let (vector, applied) = (VectorList::default(), VectorList::default());
-        Request { vector, applied, cursor: Cursor::default(), place: Vec::new() }
+        let (place, sample) = (Vec::new(), Vec::new());
+        Request { vector, applied, cursor: Cursor::default(), place, sample }
     }
 
     /// Makes the member ask for a catch-up, and gives the stream on which it asks.

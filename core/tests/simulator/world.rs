@@ -9,6 +9,7 @@ use wavesync_core::ids::Millis;
 use wavesync_core::limits::Bounds;
 use wavesync_core::machine::{Config, Event as Report, Input, Level, Machine, Output, PeerId};
 use wavesync_core::store::Store;
+use wavesync_core::store::contact::Existing;
 use wavesync_core::store::group::Join;
 use wavesync_core::store::identity::FileIdentity;
 use wavesync_core::value::Value;
@@ -296,6 +297,14 @@ impl World {
         if report.level == Level::Error {
             let text = format!("replica {at} reports {}: {}", report.code, report.message);
             return Err(Failure::new("error report", text));
+        }
+        if report.code == "unrelated" {
+            // The user says what the rows are; here or there, sooner or later.
+            let now = self.clock(at);
+            let store = self.replicas[at].store.as_mut().expect("it has just reported");
+            store.decide_existing(now, Existing::Same).expect("nothing stands against it");
+            let after = self.dice.within(1, 2_000);
+            self.network.schedule(self.now + after, Event::Committed { replica: at });
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! Connections, the handshake, and the control stream: hello, state, schema.
 
 use crate::auth::{Accepting, Greeting, Offering, Proof, Session};
-use crate::ids::{Cursor, Millis, Stamp};
-use crate::machine::peer::{Known, PeerId, Stream, StreamId, StreamKind};
+use crate::ids::{Cursor, Millis, SiteId, Stamp};
+use crate::machine::peer::{Known, Peer, PeerId, Stream, StreamId, StreamKind};
 use crate::machine::{Level, Machine, Output};
 use crate::mutants::{self, Mutant};
 use crate::store::Store;
@@ -14,6 +14,8 @@ use crate::{Error, Result, limits, wire};
 
 /// After a failed handshake the same peer is tried again after this long, in milliseconds.
 const REFUSED_RETRY_MS: u64 = 30_000;
+/// What goes wrong with one peer is told at most once in this time, in milliseconds.
+const TOLD_INTERVAL_MS: u64 = 5_000;
 /// A control stream that ended is opened again after this long, in milliseconds; the time doubles
 /// with each one that did not last.
 const CONTROL_RETRY_MS: u64 = 250;
@@ -24,9 +26,23 @@ const CONTROL_STREAM: u64 = 0;
 
 impl Machine {
     pub(super) fn connected(&mut self, now: Millis, id: PeerId, address: String, relayed: bool) {
-        let peer = self.peers.entry(id.clone()).or_default();
+        let peer =
+            self.peers.entry(id.clone()).or_insert_with(|| Peer { since: now, ..Peer::default() });
         (peer.address, peer.relayed) = (address, relayed);
         self.greet(now, &id);
+        self.make_way(&id);
+    }
+
+    /// Peers that prove nothing must not keep members out: the one that is here longest gives way.
+    fn make_way(&mut self, newest: &PeerId) {
+        let unproven = |(id, peer): &(&PeerId, &Peer)| peer.session.is_none() && *id != newest;
+        let waiting = self.peers.iter().filter(unproven);
+        if waiting.clone().count() < limits::UNPROVEN_PEERS_MAX {
+            return;
+        }
+        if let Some((id, _)) = waiting.min_by_key(|(_, peer)| peer.since) {
+            self.outputs.push(Output::Disconnect { peer: id.clone() });
+        }
     }
 
     pub(super) fn disconnected(&mut self, id: &PeerId) {
@@ -158,7 +174,12 @@ impl Machine {
         let retry = self.seen_at.plus(REFUSED_RETRY_MS);
         let Some(peer) = self.peers.get_mut(id) else { return };
         let error = Some((message.to_owned(), hint.to_owned()));
-        let news = peer.last_error != error;
+        // A peer that does wrong again and again, each time in another way, fills no log.
+        let rested = peer.told_at.is_none_or(|at| self.seen_at.since(at) >= TOLD_INTERVAL_MS);
+        let news = peer.last_error != error && rested;
+        if news {
+            peer.told_at = Some(self.seen_at);
+        }
         (peer.last_error, peer.retry_at) = (error, Some(retry));
         if news {
             self.event(level, code, message, hint, Some(id));
@@ -175,7 +196,7 @@ impl Machine {
         let outcome = self.frame_on(now, id, &mut stream, bytes);
         self.streams.insert(id, stream);
         match outcome {
-            Ok(()) if self.inbox.len() > limits::INBOX_MAX_MESSAGES => {
+            Ok(()) if self.inbox_is_full() => {
                 let error = Error::protocol("messages arrive faster than SQLite can take them");
                 self.give_up_stream(id, &error);
             }
@@ -187,6 +208,12 @@ impl Machine {
             }
             Err(error) => self.give_up_stream(id, &error),
         }
+    }
+
+    fn inbox_is_full(&self) -> bool {
+        let bytes: usize = self.inbox.iter().map(|(_, opened)| opened.body.len()).sum();
+        self.inbox.len() > limits::INBOX_MAX_MESSAGES
+            || (bytes > limits::INBOX_MAX_BYTES && self.inbox.len() > 1)
     }
 
     fn frame_on(
@@ -319,7 +346,7 @@ impl Machine {
         let before = peer.control.replace(id);
         peer.session = Some(session);
         (peer.greeting, peer.attached, peer.last_error, peer.known) = (false, 0, None, None);
-        (peer.told, peer.schema_told) = (None, None);
+        (peer.told, peer.caps_told, peer.schema_told) = (None, None, None);
         peer.hello_due = true;
         if let Some(before) = before.filter(|before| *before != id) {
             self.close_stream(before);
@@ -353,7 +380,7 @@ impl Machine {
     ) -> Result<()> {
         if hello.site == self.identity.site {
             // Nobody can tell which of the two is the copy; the other one does the same.
-            return self.renew(Stamp(0), store);
+            return self.renew(now, Stamp(0), store);
         }
         let mut vector = hello.state.vector.check()?;
         if self.contradicted(now, &hello.state, &vector, store)? {
@@ -525,6 +552,9 @@ impl Machine {
         };
         // Streams keep the order, so what was told on this one has been heard.
         let told = peer.as_mut().and_then(|peer| peer.told.replace(own.vector.clone()));
+        let caps_told = peer.and_then(|peer| peer.caps_told.replace(own.caps.clone()));
+        let caps_told = caps_told.unwrap_or_default();
+        let fell = |(site, stamp): &(&SiteId, &Stamp)| caps_told.get(*site) != Some(*stamp);
         let moved = told.and_then(|told| VectorList::since(&own.vector, &told));
         Ok(State {
             boot: own.boot,
@@ -534,7 +564,7 @@ impl Machine {
             applied: VectorList::from(&own.lowered),
             closed: own.closed,
             cursor,
-            caps: own.caps.iter().map(|(site, stamp)| (*site, *stamp)).collect(),
+            caps: own.caps.iter().filter(fell).map(|(site, stamp)| (*site, *stamp)).collect(),
         })
     }
 

@@ -73,13 +73,17 @@ impl Tx<'_> {
         let start = self.log_end()?;
         let mut parts = Vec::with_capacity(batch.tables.len());
         for part in &batch.tables {
-            let (table, columns) = self.names_of(part)?;
+            let Some((table, columns)) = self.names_of(part)? else { continue };
             parts.push((self.cache.plan.stratum(table.num), table, columns, part));
         }
         parts.sort_by_key(|(stratum, ..)| *stratum);
         let mut work = Vec::with_capacity(parts.len());
         for (_, table, columns, part) in parts {
-            let (bulk, others) = self.split(&table, &columns, part)?;
+            let numbered: Option<Vec<ColumnNum>> = columns.iter().copied().collect();
+            let (bulk, others) = match numbered {
+                Some(numbered) => self.split(&table, &numbered, part)?,
+                None => (None, part.rows.iter().collect()),
+            };
             work.push((table, columns, bulk, others));
         }
         // What is deleted makes room for what is new; then parents before children.
@@ -132,6 +136,7 @@ impl Tx<'_> {
         let applied = self.apply(rows)?;
         self.set_cursor(from, reach.cursor, reach.place)?;
         if let Some(vector) = reach.last {
+            self.check_sites(vector)?;
             self.raise_all(vector)?;
             self.effects.openness_left |= self.test_openness()?;
         }
@@ -151,12 +156,22 @@ impl Tx<'_> {
             return Ok(PushVerdict::Known);
         }
         let capped = self.caps()?.get(&site).is_some_and(|cap| *cap < upto);
-        let gap = capped || (seen < prev && !mutants::on(Mutant::PushAcrossGap));
+        // The vector stays below what found no room here, so all later pushes of its site have a
+        // gap. Their rows are taken in all the same: that moves nothing.
+        let left_out = !capped && self.left_out_sites()?.contains(&site);
+        let gap = capped || (seen < prev && !left_out && !mutants::on(Mutant::PushAcrossGap));
         if gap || !self.patches_are_known(site, prev, rows)? {
             return Ok(PushVerdict::Gap);
         }
         let applied = self.apply(rows)?;
-        self.raise(site, upto, boot)?;
+        if seen < prev && left_out {
+            // What was here already is not passed on: no vector tells that it was.
+            let news = applied.changed > 0;
+            return Ok(if news { PushVerdict::Applied(applied) } else { PushVerdict::Known });
+        }
+        let reached = Vector([(site, (upto, boot))].into_iter().collect());
+        self.check_sites(&reached)?;
+        self.raise_all(&reached)?;
         self.effects.openness_left |= self.test_openness()?;
         Ok(PushVerdict::Applied(applied))
     }
@@ -193,31 +208,54 @@ impl Tx<'_> {
         }
     }
 
-    /// The local table and columns for the names in a batch; what is unknown gets numbers.
-    fn names_of(&mut self, part: &TableRows) -> Result<(Rc<Table>, Vec<ColumnNum>)> {
+    /// The local table and columns for the names in a batch; what is unknown gets numbers, as long
+    /// as there is room for it.
+    fn names_of(
+        &mut self,
+        part: &TableRows,
+    ) -> Result<Option<(Rc<Table>, Vec<Option<ColumnNum>>)>> {
         let known = self.table_on_wire(&part.name, part.integer_key, part.key_columns)?;
         let table = match known {
             Some(table) => table,
+            None if !self.has_room_for_table() => {
+                self.leave_out(part.rows.iter())?;
+                return Ok(None);
+            }
             None => self.number_foreign_table(&part.name, part.integer_key, part.key_columns)?,
         };
-        self.columns_on_wire(table, &part.columns)
+        self.columns_on_wire(table, &part.columns).map(Some)
     }
 
     /// Applies a row, or what of it is due. Returns the newest stamp that was applied.
     fn apply_row(
         &mut self,
         table: &Rc<Table>,
-        columns: &[ColumnNum],
+        columns: &[Option<ColumnNum>],
         row: &Row,
     ) -> Result<(Outcome, Stamp)> {
         if table.shape.is_none() && mutants::on(Mutant::NoPark) {
             return Ok((Outcome::Same, Stamp::NONE));
         }
         let key = key::pack(&row.key);
-        let cells = row.cells.iter().filter_map(|(at, dot, value)| {
-            columns.get(*at).map(|num| (*num, (*dot, value.clone())))
-        });
-        let is_claim = |at: &usize| columns.get(*at) == Some(&ColumnNum::CLAIM);
+        let room = self.has_room_to_park()?;
+        if !room && table.shape.is_none() && self.clock(table, &key)?.is_none() {
+            self.leave_out(std::iter::once(row))?;
+            return Ok((Outcome::Same, Stamp::NONE));
+        }
+        let fits = |num: &ColumnNum| {
+            room || *num == ColumnNum::CLAIM
+                || table.shape.is_none()
+                || table.column(*num).is_some_and(|column| column.local.is_some())
+        };
+        let number = |at: &usize| columns.get(*at).copied().flatten().filter(fits);
+        let cells = row
+            .cells
+            .iter()
+            .filter_map(|(at, dot, value)| number(at).map(|num| (num, (*dot, value.clone()))));
+        if row.cells.iter().any(|(at, ..)| number(at).is_none()) {
+            self.leave_out(std::iter::once(row))?;
+        }
+        let is_claim = |at: &usize| columns.get(*at) == Some(&Some(ColumnNum::CLAIM));
         let mut claims = row.cells.iter().filter(|(at, ..)| is_claim(at));
         if claims.any(|(.., value)| claim::decode(value).is_none()) {
             return Err(Error::protocol("a claim is no rank"));

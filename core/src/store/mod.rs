@@ -22,6 +22,7 @@ pub mod export;
 pub mod fold;
 mod fold_bulk;
 pub mod foreign;
+mod functions;
 pub mod group;
 mod held;
 pub mod identity;
@@ -36,6 +37,7 @@ mod receive;
 mod renumber;
 pub mod report;
 pub mod restore;
+mod room;
 pub mod rows;
 pub mod scan;
 pub mod schema;
@@ -132,7 +134,9 @@ struct Cache {
     numbers: BTreeMap<SiteId, SiteNum>,
     parked: Option<i64>,
     vector: Option<vector::Vector>,
-    /// The state of the file in which `parked` was counted and `vector` was read.
+    caps: Option<vector::Caps>,
+    left_out: Option<BTreeSet<SiteId>>,
+    /// The state of the file in which these four were read.
     read_at: Option<i64>,
     plan: Rc<foreign::Plan>,
     /// Rows that were looked at to decide which ones stand; see [`Store::examined`].
@@ -406,6 +410,7 @@ impl Store {
             .ok();
         if version.is_none() || self.cache.read_at != version {
             (self.cache.parked, self.cache.vector) = (None, None);
+            (self.cache.caps, self.cache.left_out) = (None, None);
             self.cache.read_at = version;
         }
     }

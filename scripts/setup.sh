@@ -33,6 +33,7 @@ scripts/wasm.sh true 2>/dev/null || {
   need clang-19 "compiles SQLite's C to WebAssembly (17 is the oldest that can)"
   need llvm-19 "llvm-ar, for archives of WebAssembly objects"
 }
+[ -e /usr/include/sqlite3.h ] || need libsqlite3-dev "a program in C is a host of the extension's load tests"
 /usr/bin/python3 -c 'import ensurepip, sqlite3' 2>/dev/null ||
   { need python3 "a host of the extension's load tests" && need python3-venv "apsw, another host, gets installed there"; }
 

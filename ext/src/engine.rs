@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 use wavesync_core::auth::{GroupKey, weakness};
+use wavesync_core::limits::LOCKED_TOLD_MS;
 use wavesync_core::machine::{Event, Level};
 use wavesync_core::store::Store;
 use wavesync_core::store::identity::Identity;
@@ -199,8 +200,13 @@ pub fn connect(path: &Path, busy: u64) -> Result<Connection, SqlError> {
 
 /// Where the lock of a database file lies.
 pub fn lock_path(path: &Path) -> PathBuf {
+    beside(path, "-wavesync-lock")
+}
+
+/// The file that lies beside a database file, under its name and a suffix.
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push("-wavesync-lock");
+    name.push(suffix);
     PathBuf::from(name)
 }
 
@@ -255,10 +261,16 @@ fn open_patiently(
     inbox: &Inbox,
     board: &Board,
 ) -> Result<Option<(Store, Identity)>, SqlError> {
+    let start = Instant::now();
+    let mut told = false;
     loop {
         match open_store(path) {
             Ok(opened) => return Ok(Some(opened)),
             Err(error) if error.retryable() => {
+                if !told && start.elapsed().as_millis() >= u128::from(LOCKED_TOLD_MS) {
+                    told = true;
+                    board.log(driver::now(), Event::kept_out(&error));
+                }
                 let message = error.to_string();
                 board.update(|snapshot| snapshot.progress.last_error = message);
                 if inbox.stopped_within(Duration::from_millis(START_RETRY_MS)) {

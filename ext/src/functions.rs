@@ -1,7 +1,8 @@
 //! The SQL functions: arguments in, a value or an error that says what to do out.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
 
 use rusqlite::types::Value;
 use wavesync_core::auth::{check_passphrase, make_passphrase};
@@ -13,6 +14,11 @@ use wavesync_net::driver;
 use crate::engine::{self, Start, connect};
 use crate::ffi::{CallContext, DatabasePath, Host, SqlError, SqlFunction, forked};
 use crate::options::Options;
+
+/// How often `wavesync_wait(…, 'progress')` says something.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+/// Random bits at the end of a `wavesync_id()`.
+const ID_RANDOM_BITS: u32 = 21;
 
 type Outcome = Result<Value, SqlError>;
 
@@ -27,13 +33,14 @@ pub static FUNCTIONS: &[SqlFunction] = &[
     function("wavesync_untrack", 1, 1, "wavesync_untrack(table)", untrack),
     function("wavesync_alter", 1, 1, "wavesync_alter(sql)", alter),
     function("wavesync_passphrase", 0, 0, "wavesync_passphrase()", passphrase),
-    function("wavesync_wait", 1, 1, "wavesync_wait(timeout_ms)", wait),
+    function("wavesync_wait", 1, 2, "wavesync_wait(timeout_ms [, 'progress'])", wait),
     function("wavesync_dial", 1, 1, "wavesync_dial(multiaddr)", dial),
     function("wavesync_export", 0, 1, "wavesync_export([since])", export),
     function("wavesync_apply", 1, 1, "wavesync_apply(blob)", apply),
     function("wavesync_retry", 0, 0, "wavesync_retry()", retry),
     function("wavesync_restore", 1, 1, "wavesync_restore(conflict_id)", restore),
     function("wavesync_config", 1, 2, "wavesync_config(key [, value])", config),
+    function("wavesync_id", 0, 0, "wavesync_id()", id),
     function("wavesync_version", 0, 0, "wavesync_version()", version),
     function("wavesync_site_id", 0, 0, "wavesync_site_id()", site_id),
     function("wavesync_db_version", 0, 0, "wavesync_db_version()", db_version),
@@ -286,18 +293,57 @@ fn wait(context: &CallContext, args: &[Value]) -> Outcome {
     };
     let timeout = timeout
         .ok_or_else(|| SqlError::new("wavesync_wait(timeout_ms) takes milliseconds, 0 or more"))?;
+    let tell = match args.get(1) {
+        None | Some(Value::Null) => false,
+        Some(Value::Text(word)) if word == "progress" => true,
+        Some(_) => {
+            return Err(SqlError::new(
+                "wavesync_wait(timeout_ms, 'progress') writes how far it is to standard error; \
+                 there is no other second argument",
+            ));
+        }
+    };
     let (control, board) = running(context)?;
     let token = engine::next_token();
     control.committed(token);
-    let caught_up = board.wait(Duration::from_millis(timeout), |snapshot| {
-        let over = snapshot.state == "failed" || snapshot.state == "stopped";
-        over || (snapshot.token >= token && snapshot.progress.caught_up)
-    });
+    let over = |shown: &driver::Snapshot| {
+        let ended = shown.state == "failed" || shown.state == "stopped";
+        ended || (shown.token >= token && shown.progress.caught_up)
+    };
+    let start = Instant::now();
+    let timeout = Duration::from_millis(timeout);
+    let caught_up = loop {
+        let left = timeout.saturating_sub(start.elapsed());
+        let step = if tell { left.min(PROGRESS_EVERY) } else { left };
+        if board.wait(step, over) {
+            break true;
+        }
+        if left <= step {
+            break false;
+        }
+        let shown = board.snapshot().progress;
+        eprintln!("wavesync: {} of {} rows, {} members", shown.done, shown.expected, shown.members);
+    };
     let snapshot = board.snapshot();
     if snapshot.state == "failed" {
         return Err(SqlError::new(format!("the engine has ended: {}", snapshot.failure)));
     }
     Ok(Value::Integer(i64::from(caught_up && snapshot.state == "running")))
+}
+
+/// Milliseconds since 1970 in the upper 42 bits, 21 random ones below; within a process each is
+/// greater than the one before.
+fn id(_: &CallContext, _: &[Value]) -> Outcome {
+    static LAST: AtomicI64 = AtomicI64::new(0);
+    let mut random = [0; 4];
+    driver::random(&mut random);
+    let low = i64::from(u32::from_ne_bytes(random)) & ((1 << ID_RANDOM_BITS) - 1);
+    let fresh = (i64::try_from(driver::now().0).unwrap_or(0) << ID_RANDOM_BITS) | low;
+    let before = LAST.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| {
+        Some(fresh.max(last.saturating_add(1)))
+    });
+    let last = before.unwrap_or_else(|last| last);
+    Ok(Value::Integer(fresh.max(last.saturating_add(1))))
 }
 
 fn dial(context: &CallContext, args: &[Value]) -> Outcome {

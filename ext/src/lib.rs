@@ -2,9 +2,11 @@
 //! SQL surface; how they reach SQLite is `ffi`, what they do is their own module's business.
 
 mod changes;
+mod doctor;
 mod engine;
 pub mod ffi;
 mod functions;
+mod metrics;
 mod options;
 pub mod table;
 mod tables;

@@ -8,9 +8,11 @@ use wavesync_net::driver::Snapshot;
 use wavesync_net::{PeerKey, RelayReport};
 
 use crate::changes;
+use crate::doctor;
 use crate::engine;
 use crate::ffi::SqlError;
 use crate::functions::{connect_to_read, file};
+use crate::metrics;
 use crate::table::{Rows, SqlTable, TableContext};
 
 /// Every table, in the order of the reference.
@@ -102,6 +104,24 @@ pub static TABLES: &[SqlTable] = &[
         seek: None,
         filters: &[],
         rows: conflicts,
+        insert: None,
+        committed: None,
+    },
+    SqlTable {
+        name: "wavesync_doctor",
+        columns: &["finding", "severity", "detail", "fix"],
+        seek: None,
+        filters: &[],
+        rows: doctor,
+        insert: None,
+        committed: None,
+    },
+    SqlTable {
+        name: "wavesync_metrics",
+        columns: &["name", "labels", "value"],
+        seek: None,
+        filters: &[],
+        rows: metrics,
         insert: None,
         committed: None,
     },
@@ -305,20 +325,48 @@ fn conflicts(context: &TableContext) -> Result<Rows, SqlError> {
 fn events(context: &TableContext) -> Result<Rows, SqlError> {
     let Some(shown) = snapshot(context) else { return list(Vec::new()) };
     let rows = shown.events.into_iter().map(|logged| {
-        let level = match logged.event.level {
-            Level::Info => "info",
-            Level::Warning => "warning",
-            Level::Error => "error",
-        };
         vec![
             text(timestamp(logged.at)),
-            text(level),
+            text(level_name(logged.event.level)),
             text(logged.event.code),
             text(logged.event.message),
             text(logged.event.hint),
             logged.event.peer.map_or(Value::Null, |peer| peer_id(&peer.0)),
         ]
     });
+    list(rows.collect())
+}
+
+/// The word for how much an event matters.
+pub(crate) fn level_name(level: Level) -> &'static str {
+    match level {
+        Level::Info => "info",
+        Level::Warning => "warning",
+        Level::Error => "error",
+    }
+}
+
+fn doctor(context: &TableContext) -> Result<Rows, SqlError> {
+    let found = doctor::findings(context)?;
+    if found.is_empty() {
+        let line = [text("healthy"), text("info"), text("nothing is amiss"), text("")];
+        return list(vec![line.into()]);
+    }
+    let rows = found.into_iter().map(|finding| {
+        vec![
+            text(finding.code),
+            text(finding.severity.name()),
+            text(finding.detail),
+            text(finding.fix),
+        ]
+    });
+    list(rows.collect())
+}
+
+fn metrics(context: &TableContext) -> Result<Rows, SqlError> {
+    let shown = snapshot(context);
+    let rows = metrics::metrics(context, shown.as_ref())?.into_iter();
+    let rows = rows.map(|m| vec![text(m.name), text(m.labels), Value::Integer(m.value)]);
     list(rows.collect())
 }
 

@@ -8,73 +8,24 @@ import subprocess
 import sys
 import threading
 
+import binding
+
 CYCLES = 1000
 WARM_UP_CYCLES = 200
 GROWTH_LIMIT_KIB = 2048
 
-binding = sys.argv[1]
+module = sys.argv[1]
 directory = sys.argv[2]
 WAVESYNC = os.path.join(directory, "wavesync.so")
 PLUMBING = os.path.join(directory, "plumbing.so")
 
-if binding == "apsw":
-    import apsw
-
-    Failure = apsw.Error
-
-    class Host:
-        """A handle of apsw; close() is the plain sqlite3_close."""
-
-        def __init__(self, path=":memory:"):
-            self.connection = apsw.Connection(path)
-            self.connection.enable_load_extension(True)
-
-        def load(self, *libraries):
-            for library in libraries:
-                self.connection.load_extension(library)
-            return self
-
-        def ask(self, sql, *values):
-            return self.connection.execute(sql, values).fetchall()[0][0]
-
-        def close(self):
-            self.connection.close()
-
-else:
-    import sqlite3
-
-    Failure = sqlite3.Error
-
-    class Host:
-        """A handle of Python's own module."""
-
-        def __init__(self, path=":memory:"):
-            self.connection = sqlite3.connect(path)
-            self.connection.enable_load_extension(True)
-
-        def load(self, *libraries):
-            for library in libraries:
-                self.connection.load_extension(library)
-            return self
-
-        def ask(self, sql, *values):
-            return self.connection.execute(sql, values).fetchall()[0][0]
-
-        def close(self):
-            self.connection.close()
+Host, Failure = binding.binding(module)
+process = binding.process
 
 
 def counts(host):
     names = ("forked", "open", "closed", "mine", "scans")
     return dict(zip(names, map(int, host.ask("SELECT plumbing_counts()").split())))
-
-
-def process():
-    """Threads, open files and resident KiB of this process."""
-    with open("/proc/self/status") as status:
-        fields = dict(line.split(":", 1) for line in status)
-    files = len(os.listdir("/proc/self/fd"))
-    return int(fields["Threads"]), files, int(fields["VmRSS"].split()[0])
 
 
 def one_cycle():
@@ -197,7 +148,7 @@ checks = [
     errors_are_exceptions,
     a_forked_child_starts_afresh,
 ]
-if binding == "apsw":
+if module == "apsw":
     checks.append(a_second_copy_of_sqlite_is_refused)
 for check in checks:
     check()

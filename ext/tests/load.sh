@@ -1,7 +1,8 @@
 #!/bin/sh
 # Loads the extension into every kind of host: what `cargo test -p wavesync` covers (the sqlite3
 # shell, Debian's python3), and the hosts that have to be fetched or compiled first (apsw with a
-# SQLite of its own, a SQLite that is too old, one that is just new enough).
+# SQLite of its own, programs in C, Rust and for Node, a SQLite that is too old, one that is just
+# new enough).
 set -eu
 
 cd "$(dirname "$0")/../.."
@@ -25,6 +26,11 @@ fi
 "$target/venv/bin/python" -c 'import apsw' 2>/dev/null ||
     "$target/venv/bin/pip" install --quiet apsw
 RUST_BACKTRACE=0 "$target/venv/bin/python" ext/tests/host.py apsw "$libraries"
+/usr/bin/python3 ext/tests/engine.py sqlite3 "$libraries"
+"$target/venv/bin/python" ext/tests/engine.py apsw "$libraries"
+
+(cd ext/tests/members/app && cargo build --locked --quiet --target-dir "$target")
+/usr/bin/python3 ext/tests/meet.py "$libraries/wavesync.so" "$target"
 
 for host in too-old old; do
     (cd "ext/tests/hosts/$host" && cargo build --locked --quiet --target-dir "$target")

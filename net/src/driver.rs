@@ -8,7 +8,7 @@ mod control;
 mod dialer;
 
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures::FutureExt;
 use wavesync_core::auth::GroupKey;
@@ -21,6 +21,7 @@ pub use board::{Board, LoggedEvent, Snapshot};
 pub use control::{Control, Inbox};
 
 use crate::network;
+use crate::time::{self, SystemTime, UNIX_EPOCH};
 use crate::{NetError, Network, PeerKey, RelayConfig};
 use control::Command;
 use dialer::Dialer;
@@ -121,8 +122,17 @@ pub struct Again {
 /// Runs an engine on this thread until it is stopped, or has to go on under another identity.
 ///
 /// # Errors
-/// If the network cannot start at all, for example because an address cannot be understood.
+/// As [`drive`].
+#[cfg(not(target_family = "wasm"))]
 pub fn run(parts: Parts) -> Result<Option<Again>, NetError> {
+    smol::block_on(drive(parts))
+}
+
+/// Runs an engine until it is stopped, or has to go on under another identity.
+///
+/// # Errors
+/// If the network cannot start at all, for example because an address cannot be understood.
+pub async fn drive(parts: Parts) -> Result<Option<Again>, NetError> {
     let Parts { store, identity, settings, inbox, board } = parts;
     let network = start_network(&settings, &identity)?;
     let own_peer = PeerId(network.local_peer().as_bytes().to_vec());
@@ -164,7 +174,7 @@ pub fn run(parts: Parts) -> Result<Option<Again>, NetError> {
     if let Some(reason) = lan_error {
         driver.warn("lan", &format!("members in the local network are not found: {reason}"));
     }
-    Ok(smol::block_on(driver.drive(inbox)))
+    Ok(driver.drive(inbox).await)
 }
 
 fn start_network(settings: &Settings, identity: &Identity) -> Result<Network, NetError> {
@@ -280,7 +290,7 @@ impl Driver {
         if let Some(deadline) = self.stopping {
             wake = wake.min(deadline);
         }
-        let timer = smol::Timer::after(Duration::from_millis(wake.since(now)));
+        let timer = time::sleep(Duration::from_millis(wake.since(now)));
         let event = async {
             match &mut self.network {
                 Some(network) => network.next_event().await,
@@ -288,9 +298,9 @@ impl Driver {
             }
         };
         futures::select_biased! {
-            event = event.fuse() => Turn::Event(event),
-            command = inbox.receiver.recv().fuse() => Turn::Command(command.ok()),
-            _ = futures::FutureExt::fuse(timer) => Turn::Time,
+            event = std::pin::pin!(event.fuse()) => Turn::Event(event),
+            command = std::pin::pin!(inbox.receiver.recv().fuse()) => Turn::Command(command.ok()),
+            () = std::pin::pin!(timer.fuse()) => Turn::Time,
         }
     }
 
@@ -457,7 +467,8 @@ impl Driver {
             self.restarting = true;
             return;
         }
-        if self.store.committed_elsewhere().unwrap_or(false) {
+        // What keeps us from looking is the machine's to tell.
+        if self.store.committed_elsewhere().unwrap_or(true) {
             self.busy_until = now.plus(BUSY_FOR_MS);
             self.feed(now, Input::Committed);
         }

@@ -149,10 +149,9 @@ impl Stream for Lan {
 
 /// Gives `lan.stop()` until `deadline`.
 pub(crate) async fn stop_within(lan: Lan, deadline: Duration) {
-    let timer = smol::Timer::after(deadline);
     futures::select! {
-        () = lan.stop().fuse() => {}
-        _ = futures::FutureExt::fuse(timer) => {}
+        () = std::pin::pin!(lan.stop().fuse()) => {}
+        () = std::pin::pin!(crate::time::sleep(deadline).fuse()) => {}
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod driver;
 mod error;
+#[cfg_attr(target_family = "wasm", path = "lan_browser.rs")]
 mod lan;
 mod network;
 mod streams;

@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use async_executor::Executor;
 use futures::{FutureExt, StreamExt, future};
 use libp2p::{
     Multiaddr, PeerId, Swarm,
@@ -29,7 +30,6 @@ use libp2p::{
         dial_opts::{DialOpts, PeerCondition},
     },
 };
-use smol::Executor;
 
 pub use event::Event;
 pub use peer::PeerKey;
@@ -55,7 +55,11 @@ const PING_FAILURES_MAX: u32 = 2;
 /// The part of `shutdown`'s deadline that is kept for closing the connections.
 const SHUTDOWN_CLOSE_MAX_MILLISECONDS: u64 = 500;
 /// Listened at when the configuration names no address: every interface, a free port.
+#[cfg(not(target_family = "wasm"))]
 const LISTEN_DEFAULT: [&str; 2] = ["/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0"];
+/// Nobody can connect to a browser, but through a relay.
+#[cfg(target_family = "wasm")]
+const LISTEN_DEFAULT: [&str; 0] = [];
 
 /// Checks that a text is a multiaddress, without using it.
 ///
@@ -338,11 +342,11 @@ impl Network {
 
     /// Lets the swarm work until `done` or `end`; inside the executor only.
     async fn run_until(&mut self, end: Instant, done: impl Fn(&Network) -> bool) {
-        let mut timer = FutureExt::fuse(smol::Timer::at(end));
+        let mut timer = std::pin::pin!(time::sleep_until(end).fuse());
         while !done(self) {
             futures::select! {
                 _event = self.swarm.next().fuse() => {}
-                _ = timer => return,
+                () = timer => return,
             }
         }
     }
@@ -355,6 +359,7 @@ impl Network {
             SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => self.on_ping(event),
             SwarmEvent::Behaviour(BehaviourEvent::Circuits(event)) => self.on_circuit(event),
             SwarmEvent::Behaviour(BehaviourEvent::Meet(event)) => self.on_meeting(event),
+            #[cfg(not(target_family = "wasm"))]
             SwarmEvent::Behaviour(BehaviourEvent::Punch(event)) => {
                 tracing::debug!(?event, "hole punching");
             }
@@ -470,7 +475,7 @@ async fn next_raw(
     };
     let time = async {
         match due {
-            Some(due) => time::sleep(due.saturating_duration_since(Instant::now())).await,
+            Some(due) => time::sleep_until(due).await,
             None => future::pending().await,
         }
     };

@@ -1,12 +1,29 @@
-//! Moments and waiting.
+//! Moments and waiting, on threads and in a browser.
 
 use std::time::Duration;
 
-pub(crate) use std::time::Instant;
+#[cfg(not(target_family = "wasm"))]
+pub(crate) use std::time::{Instant, SystemTime, UNIX_EPOCH};
+#[cfg(target_family = "wasm")]
+pub(crate) use web_time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Ends after this long.
+#[cfg(not(target_family = "wasm"))]
 pub(crate) async fn sleep(time: Duration) {
     smol::Timer::after(time).await;
+}
+
+/// Ends after this long, or after a day.
+#[cfg(target_family = "wasm")]
+pub(crate) async fn sleep(time: Duration) {
+    /// The browser counts milliseconds in 31 bits.
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    futures_timer::Delay::new(time.min(DAY)).await;
+}
+
+/// Ends at this moment, at once if it is over.
+pub(crate) async fn sleep_until(end: Instant) {
+    sleep(end.saturating_duration_since(Instant::now())).await;
 }
 
 /// `milliseconds`, up to a quarter less or more: what failed together returns spread out.

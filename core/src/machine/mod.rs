@@ -8,6 +8,7 @@
 
 mod contact;
 mod control;
+mod faults;
 mod future;
 mod identity;
 mod pass;
@@ -22,7 +23,7 @@ use crate::ids::Millis;
 use crate::store::Store;
 use crate::store::identity::Identity;
 use crate::store::state::OwnState;
-use crate::wire::message::Message;
+use crate::wire::message::{Message, sealed};
 use crate::{Error, Result, limits};
 
 pub use peer::{PeerId, StreamId};
@@ -151,6 +152,28 @@ pub struct Event {
     pub peer: Option<PeerId>,
 }
 
+impl Event {
+    /// SQLite has kept the engine from the file for [`limits::LOCKED_TOLD_MS`], for a reason that
+    /// passes.
+    #[must_use]
+    pub fn kept_out(error: &Error) -> Self {
+        let (code, hint) = match error {
+            Error::Sqlite(rusqlite::Error::SqliteFailure(failure, _)) => match failure.code {
+                rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked => (
+                    "locked",
+                    "some connection keeps the file locked: end its transaction; one with PRAGMA \
+                     locking_mode = EXCLUSIVE keeps the lock until it is NORMAL again",
+                ),
+                rusqlite::ErrorCode::DiskFull => ("disk_full", "make room on the disk"),
+                _ => ("store", "see the message"),
+            },
+            _ => ("store", "see the message"),
+        };
+        let message = format!("nothing can be read or written for now: {error}");
+        Self { level: Level::Warning, code, message, hint: hint.into(), peer: None }
+    }
+}
+
 /// How serious an event is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
@@ -198,6 +221,8 @@ pub struct Machine {
     last_fold: Millis,
     fold_waiting: bool,
     retry_at: Option<Millis>,
+    /// Somebody's lock has kept the engine from the file since then; `None` once that was told.
+    locked_since: Option<Option<Millis>>,
     compare_at: Millis,
     /// The log may be longer than it needs to be, and when to look.
     trim_due: bool,
@@ -237,6 +262,7 @@ impl Machine {
             last_fold: Millis(0),
             fold_waiting: false,
             retry_at: None,
+            locked_since: None,
             compare_at: Millis(0),
             trim_due: true,
             trim_at: Millis(0),
@@ -358,18 +384,27 @@ impl Machine {
                 .renew_after_replacement(self.identity.site, &random)
                 .and_then(|()| self.after_store(now, store));
         }
-        if let Err(error) = done {
-            // One that stays is told once.
-            if !error.retryable() && self.last_error.as_ref() != Some(&error.to_string()) {
-                self.event(Level::Error, "store", &error.to_string(), "see the message", None);
+        let Err(error) = done else {
+            self.locked_since = None;
+            return;
+        };
+        // One that stays is told once.
+        if error.retryable() {
+            let since = self.locked_since.get_or_insert(Some(now));
+            if since.is_some_and(|since| now.since(since) >= limits::LOCKED_TOLD_MS) {
+                *since = None;
+                self.outputs.push(Output::Event(Event::kept_out(&error)));
             }
-            self.last_error = Some(error.to_string());
-            self.retry_at = Some(now.plus(limits::STORE_RETRY_MS));
+        } else if self.last_error.as_ref() != Some(&error.to_string()) {
+            self.event(Level::Error, "store", &error.to_string(), "see the message", None);
         }
+        self.last_error = Some(error.to_string());
+        self.retry_at = Some(now.plus(limits::STORE_RETRY_MS));
     }
 
     fn store_work(&mut self, now: Millis, store: &mut Store) -> Result<()> {
         while let Some((stream, opened)) = self.inbox.pop_front() {
+            let chunk = opened.kind == sealed::CHUNK;
             match self.message(now, stream, &opened, store) {
                 Ok(()) => {}
                 Err(error) if error.retryable() => {
@@ -381,6 +416,10 @@ impl Machine {
             self.after_store(now, store)?;
             if self.over {
                 return Ok(());
+            }
+            if chunk {
+                // Its credit is to go out before the next one is applied.
+                break;
             }
         }
         self.fold(now, store)?;

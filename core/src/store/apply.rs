@@ -5,9 +5,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use crate::ids::{ColumnNum, Cursor, Dot, Seq, SiteId, Stamp};
-use crate::merge::{
-    Clock, Ended, Incoming, KeyKind, Verdict, join_ended, judge, moved_key, one_incarnation,
-};
+use crate::merge::{Clock, Ended, Incoming, KeyKind, Verdict, join_ended, judge, one_incarnation};
 use crate::mutants::{self, Mutant};
 use crate::store::clock::ClockRow;
 use crate::store::held::Due;
@@ -64,9 +62,17 @@ pub enum PushVerdict {
     Applied(Applied),
 }
 
+/// A table of a batch as it is here, with the numbers of those columns for which there is room.
+type Numbered = (Rc<Table>, Vec<Option<ColumnNum>>);
+
 impl Tx<'_> {
     /// Applies rows. Neither cursor nor vector move: see [`Tx::apply_piece`], [`Tx::apply_push`].
     pub fn apply(&mut self, batch: &Batch) -> Result<Applied> {
+        self.apply_unseen(batch, None)
+    }
+
+    /// Applies rows, but not those of which a vector covers everything.
+    fn apply_unseen(&mut self, batch: &Batch, seen: Option<&Vector>) -> Result<Applied> {
         let mut applied = Applied::default();
         let mut clock = Stamp(self.meta("hlc")?.unwrap_or(0));
         let before = clock;
@@ -79,10 +85,12 @@ impl Tx<'_> {
         parts.sort_by_key(|(stratum, ..)| *stratum);
         let mut work = Vec::with_capacity(parts.len());
         for (_, table, columns, part) in parts {
+            let unseen = |row: &&Row| seen.is_none_or(|seen| !row.is_covered(seen));
+            let rows = part.rows.iter().filter(unseen).collect();
             let numbered: Option<Vec<ColumnNum>> = columns.iter().copied().collect();
             let (bulk, others) = match numbered {
-                Some(numbered) => self.split(&table, &numbered, part)?,
-                None => (None, part.rows.iter().collect()),
+                Some(numbered) => self.split(&table, &numbered, rows)?,
+                None => (None, rows),
             };
             work.push((table, columns, bulk, others));
         }
@@ -112,16 +120,13 @@ impl Tx<'_> {
         }
         if applied.changed > 0 {
             self.note_received(batch)?;
+            self.follow_moves()?;
             let hot = self.hot.clone();
             self.settle(start)?;
             applied.parked += self.count_parked(&hot)?;
             self.mark_open(Seq(start.0 + 1))?;
         }
         self.store_folded_end()?;
-        if !self.moved.is_empty() && self.follow_moves()? {
-            // Links that were re-pointed are ordinary local writes of this replica.
-            self.fold()?;
-        }
         Ok(applied)
     }
 
@@ -133,7 +138,9 @@ impl Tx<'_> {
         rows: &Batch,
         reach: &Reach<'_>,
     ) -> Result<Applied> {
-        let applied = self.apply(rows)?;
+        // What the vector covers is dominated by what is here (rule P6).
+        let seen = if self.waits_for_known()? { None } else { Some(self.vector()?) };
+        let applied = self.apply_unseen(rows, seen.as_ref())?;
         self.set_cursor(from, reach.cursor, reach.place)?;
         if let Some(vector) = reach.last {
             self.check_sites(vector)?;
@@ -143,77 +150,9 @@ impl Tx<'_> {
         Ok(applied)
     }
 
-    /// Applies a push if it joins what was seen of its site without a gap.
-    pub fn apply_push(
-        &mut self,
-        site: SiteId,
-        boot: crate::ids::Boot,
-        (prev, upto): (Stamp, Stamp),
-        rows: &Batch,
-    ) -> Result<PushVerdict> {
-        let seen = self.seen(site)?;
-        if site == self.own_site()? || seen >= upto {
-            return Ok(PushVerdict::Known);
-        }
-        let capped = self.caps()?.get(&site).is_some_and(|cap| *cap < upto);
-        // The vector stays below what found no room here, so all later pushes of its site have a
-        // gap. Their rows are taken in all the same: that moves nothing.
-        let left_out = !capped && self.left_out_sites()?.contains(&site);
-        let gap = capped || (seen < prev && !left_out && !mutants::on(Mutant::PushAcrossGap));
-        if gap || !self.patches_are_known(site, prev, rows)? {
-            return Ok(PushVerdict::Gap);
-        }
-        let applied = self.apply(rows)?;
-        if seen < prev && left_out {
-            // What was here already is not passed on: no vector tells that it was.
-            let news = applied.changed > 0;
-            return Ok(if news { PushVerdict::Applied(applied) } else { PushVerdict::Known });
-        }
-        let reached = Vector([(site, (upto, boot))].into_iter().collect());
-        self.check_sites(&reached)?;
-        self.raise_all(&reached)?;
-        self.effects.openness_left |= self.test_openness()?;
-        Ok(PushVerdict::Applied(applied))
-    }
-
-    /// Rule P10c: a push row carries its birth, or patches an incarnation that is here.
-    fn patches_are_known(&mut self, site: SiteId, prev: Stamp, rows: &Batch) -> Result<bool> {
-        for part in &rows.tables {
-            for row in part.rows.iter().filter(|row| row.length % 2 == 1) {
-                let own = row.whole && row.birth.site == site && row.birth.stamp > prev;
-                if own {
-                    continue;
-                }
-                let table = self.table_on_wire(&part.name, part.integer_key, part.key_columns)?;
-                let Some(table) = table else { return Ok(false) };
-                let key = key::pack(&row.key);
-                let clock = self.clock(&table, &key)?.map(|row| row.clock);
-                let here = clock.is_some_and(|known| joins(table.kind, &known, row));
-                if !here && !self.has_moved(&table, row)? && !self.holds(&table, &key, row)? {
-                    return Ok(false);
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    /// Whether the incarnation that a row patches has moved, and is known where it is now.
-    fn has_moved(&mut self, table: &Table, row: &Row) -> Result<bool> {
-        match (table.kind, row.key.as_slice()) {
-            (KeyKind::Integer, [Value::Integer(key)]) => {
-                let to = Value::Integer(moved_key(*key, row.birth));
-                Ok(self.clock(table, &to)?.is_some())
-            }
-            _ => Ok(false),
-        }
-    }
-
     /// The local table and columns for the names in a batch; what is unknown gets numbers, as long
     /// as there is room for it.
-    fn names_of(
-        &mut self,
-        part: &TableRows,
-    ) -> Result<Option<(Rc<Table>, Vec<Option<ColumnNum>>)>> {
+    fn names_of(&mut self, part: &TableRows) -> Result<Option<Numbered>> {
         let known = self.table_on_wire(&part.name, part.integer_key, part.key_columns)?;
         let table = match known {
             Some(table) => table,
@@ -446,6 +385,9 @@ impl Tx<'_> {
             self.place(table, key, values, complete, stands.then_some(Standing::Other))?
         };
         self.record(table, key, clock)?;
+        if current.is_none() && incoming.alive() {
+            self.end_if_over(table, key, incoming.birth)?;
+        }
         Ok(outcome)
     }
 
@@ -592,7 +534,7 @@ impl Tx<'_> {
 }
 
 /// Whether a patch of a row finds the incarnation that it patches, or one that wins over it.
-fn joins(kind: KeyKind, known: &Clock, patch: &Row) -> bool {
+pub(super) fn joins(kind: KeyKind, known: &Clock, patch: &Row) -> bool {
     if known.length != patch.length {
         return known.length > patch.length;
     }

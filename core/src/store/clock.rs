@@ -123,7 +123,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    fn decode_ended(&mut self, bytes: &mut &[u8]) -> Result<Ended> {
+    pub(super) fn decode_ended(&mut self, bytes: &mut &[u8]) -> Result<Ended> {
         let damaged = || Error::Database("a clock row is damaged".into());
         let count = read_varint(bytes).ok_or_else(damaged)?;
         let mut ended = Ended::new();

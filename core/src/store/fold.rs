@@ -251,7 +251,16 @@ impl Tx<'_> {
         mask: &Mask,
         seq: Seq,
     ) -> Result<Vec<ColumnNum>> {
-        let mut columns = self.columns_of_entry(table, key, mask, seq)?;
+        let columns = self.columns_of_entry(table, key, mask, seq)?;
+        Ok(self.with_coupled(table, columns))
+    }
+
+    /// Columns and those that a declared rule couples with them.
+    pub(super) fn with_coupled(
+        &self,
+        table: &Table,
+        mut columns: Vec<ColumnNum>,
+    ) -> Vec<ColumnNum> {
         for group in table.shape.iter().flat_map(|shape| &shape.groups) {
             let of_group = |column: &Column| group.contains(&column.name.to_ascii_lowercase());
             let coupled: Vec<ColumnNum> =
@@ -261,7 +270,7 @@ impl Tx<'_> {
                 columns.extend(coupled);
             }
         }
-        Ok(columns)
+        columns
     }
 
     /// Columns that an entry wrote. A trigger that was generated before a column existed says

@@ -8,11 +8,13 @@ pub mod admit;
 pub mod adopt;
 pub mod alter;
 pub mod apply;
+mod arrive;
 mod await_parents;
 pub mod backfill;
 pub mod bulk;
 pub mod capture;
 pub mod changes;
+pub mod checkup;
 pub mod claim;
 pub mod clock;
 pub mod contact;
@@ -21,6 +23,7 @@ pub mod coupling;
 pub mod export;
 pub mod fold;
 mod fold_bulk;
+mod follow;
 pub mod foreign;
 mod functions;
 pub mod group;
@@ -32,6 +35,7 @@ mod lost;
 pub mod mask;
 mod moves;
 pub mod names;
+mod over;
 pub mod probe;
 mod receive;
 mod renumber;
@@ -146,6 +150,7 @@ struct Cache {
     data_version: Option<i64>,
     folded: Option<Seq>,
     met: names::Met,
+    over: BTreeMap<TableNum, over::Over>,
     /// How far a test for uncovered rows has come below the horizon.
     open_at: Option<(TableNum, crate::value::Value)>,
     watch: schema::Watch,

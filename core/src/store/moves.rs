@@ -2,31 +2,27 @@
 //! each other, so the rows are two different things. The earlier one keeps the key; the later one
 //! moves to a key that every replica computes alike, and links to it follow.
 //!
-//! A link follows where it was written: each replica re-points the foreign-key cells that it wrote
-//! itself, as ordinary local writes, because only there is it known which row was meant.
+//! Links to it follow where they were written: see [`crate::store::follow`].
 
 use std::rc::Rc;
-
-use rusqlite::config::DbConfig;
-use rusqlite::params_from_iter;
 
 use crate::Result;
 use crate::ids::{ColumnNum, Dot, TableNum};
 use crate::merge::{Clock, Ended, Incoming, KeyKind, moved_key, one_incarnation};
 use crate::mutants::{self, Mutant};
 use crate::store::apply::Outcome;
-use crate::store::rows::{Kind, Values, refusal};
-use crate::store::sql::ident;
+use crate::store::clock::ClockRow;
+use crate::store::rows::{Kind, Values};
 use crate::store::tables::Table;
-use crate::store::{Tx, claim, key};
+use crate::store::{Tx, claim};
 use crate::value::Value;
 
 /// A row of ours that moved to another key.
 pub(super) struct Moved {
-    table: TableNum,
-    from: i64,
-    to: i64,
-    birth: Dot,
+    pub table: TableNum,
+    pub from: i64,
+    pub to: i64,
+    pub birth: Dot,
 }
 
 impl Tx<'_> {
@@ -112,6 +108,29 @@ impl Tx<'_> {
         self.tell_move(table, key, &to, birth, &ours, &theirs)
     }
 
+    /// A row that stood here before its table was tracked was joined with what peers had under its
+    /// key. `before` is how many moves were known before that.
+    pub(super) fn note_own_move(
+        &mut self,
+        table: &Rc<Table>,
+        key: &Value,
+        birth: Dot,
+        before: usize,
+    ) -> Result<()> {
+        // A row of peers that gave way was not shown here, so no link of ours means it.
+        self.moved.truncate(before);
+        let Some(to) = self.moved_place(table, key, birth) else { return Ok(()) };
+        let same = |row: ClockRow| {
+            row.clock.alive() && one_incarnation(table.kind, row.clock.birth, birth)
+        };
+        let stays = self.clock(table, key)?.is_some_and(same);
+        let moved = !stays && self.clock(table, &to)?.is_some_and(same);
+        if let (true, Value::Integer(from), Value::Integer(to)) = (moved, key, &to) {
+            self.moved.push(Moved { table: table.num, from: *from, to: *to, birth });
+        }
+        Ok(())
+    }
+
     /// Incarnations that turn out to be over, also those that have moved.
     pub(super) fn end_moved(
         &mut self,
@@ -153,86 +172,5 @@ impl Tx<'_> {
             number(to)
         );
         self.add_conflict(table, key, ("key_collision", &reason), ours, theirs, birth.site)
-    }
-
-    /// Re-points the links to rows of ours that moved. Returns whether anything was written.
-    pub(super) fn follow_moves(&mut self) -> Result<bool> {
-        let moves = std::mem::take(&mut self.moved);
-        let mut written = false;
-        for moved in moves {
-            let parent = self.table(moved.table)?;
-            for child in self.tables() {
-                for column in self.links(&child, &parent)? {
-                    written |= self.follow(&child, &column, &moved)?;
-                }
-            }
-        }
-        Ok(written)
-    }
-
-    /// Columns of `child` that are declared to reference the key of `parent`.
-    fn links(&self, child: &Table, parent: &Table) -> Result<Vec<String>> {
-        let (Some(shape), Some(target)) = (&child.shape, &parent.shape) else {
-            return Ok(Vec::new());
-        };
-        let mut statement = self.conn.prepare_cached(
-            "SELECT max(\"from\") FROM pragma_foreign_key_list(?1, 'main')
-             WHERE \"table\" = ?2 COLLATE NOCASE GROUP BY id
-             HAVING count(*) = 1 AND coalesce(max(\"to\"), ?3) = ?3 COLLATE NOCASE",
-        )?;
-        let key = target.key.first().map_or("", |column| column.name.as_str());
-        let columns = statement.query_map([&shape.name, &target.name, key], |row| row.get(0))?;
-        Ok(columns.collect::<rusqlite::Result<_>>()?)
-    }
-
-    fn follow(&mut self, child: &Rc<Table>, column: &str, moved: &Moved) -> Result<bool> {
-        let Some(shape) = &child.shape else { return Ok(false) };
-        let mut cells = child.local_columns();
-        let Some(num) =
-            cells.find(|known| known.name.eq_ignore_ascii_case(column)).map(|known| known.num)
-        else {
-            return Ok(false);
-        };
-        let own = self.own_site()?;
-        let (table, column) = (ident(&shape.name)?, ident(column)?);
-        let sql = format!(
-            "SELECT {} FROM main.{table} AS t WHERE t.{column} = ?1",
-            key::expression(shape.form, &shape.key, "t.")?
-        );
-        let keys = self
-            .conn
-            .prepare_cached(&sql)?
-            .query_map([moved.from], |row| Ok(Value::from_ref(row.get_ref(0)?)))?
-            .collect::<rusqlite::Result<Vec<_>>>()?;
-        let sql = format!("UPDATE main.{table} SET {column} = ?1 WHERE {}", shape.key_matches(2)?);
-        let mut written = false;
-        for stored in keys {
-            let key = key::canonical(child.form, child.key_columns, stored)?;
-            let cell = self.clock(child, &key)?.and_then(|row| row.clock.cells.get(&num).copied());
-            // Written here, after the row that moved was: so it meant that row.
-            if cell.is_none_or(|dot| dot.site != own || dot < moved.birth) {
-                continue;
-            }
-            let bound = std::iter::once(Value::Integer(moved.to)).chain(child.key_values(&key)?);
-            self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)?;
-            let done = self.conn.prepare_cached(&sql)?.execute(params_from_iter(bound));
-            self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
-            match done.map_err(crate::Error::from) {
-                Ok(rows) => written |= rows > 0,
-                // A constraint or a trigger of the application does not let the link follow.
-                Err(error) => match refusal(&error) {
-                    Some((_, reason)) => {
-                        let message = format!(
-                            "a row of table {} still points to {}, but its target has key {} now: \
-                             {reason}",
-                            child.name, moved.from, moved.to
-                        );
-                        self.note("link_stays", message, "set its foreign key to the new key");
-                    }
-                    None => return Err(error),
-                },
-            }
-        }
-        Ok(written)
     }
 }

@@ -31,6 +31,8 @@ pub(super) struct Installed {
     on: String,
     /// What the columns are called now that its update trigger compares, by column number.
     columns: Vec<String>,
+    /// None of the others is missing. (A table without UNIQUE indexes has four, else eight.)
+    pub(super) whole: bool,
 }
 
 /// Numbers that turned out to mean one thing: what the first one holds joins the second, once the
@@ -45,17 +47,21 @@ impl Tx<'_> {
     /// Our triggers in the schema, by table number.
     pub(super) fn installed_triggers(&self) -> Result<BTreeMap<TableNum, Installed>> {
         let mut statement = self.conn.prepare_cached(
-            "SELECT substr(name, 14), tbl_name, sql FROM main.sqlite_schema
-             WHERE type = 'trigger' AND name LIKE '\\_\\_wavesync\\_u\\_%' ESCAPE '\\'",
+            "SELECT substr(u.name, 14), u.tbl_name, u.sql, (
+               SELECT count(*) IN (4, 8) FROM main.sqlite_schema o WHERE o.type = 'trigger'
+                 AND o.tbl_name = u.tbl_name
+                 AND o.name GLOB '__wavesync_[iukdpqrs]_' || substr(u.name, 14))
+             FROM main.sqlite_schema u
+             WHERE u.type = 'trigger' AND u.name LIKE '\\_\\_wavesync\\_u\\_%' ESCAPE '\\'",
         )?;
         let rows = statement
-            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-            .collect::<rusqlite::Result<Vec<(String, String, String)>>>()?;
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
+            .collect::<rusqlite::Result<Vec<(String, String, String, bool)>>>()?;
         Ok(rows
             .into_iter()
-            .filter_map(|(num, on, sql)| {
+            .filter_map(|(num, on, sql, whole)| {
                 let num = TableNum(num.parse().ok()?);
-                Some((num, Installed { on, columns: compared_columns(&sql) }))
+                Some((num, Installed { on, columns: compared_columns(&sql), whole }))
             })
             .collect())
     }

@@ -72,12 +72,7 @@ impl Tx<'_> {
         let met = std::mem::take(&mut self.cache.met);
         self.join_met_tables(&met.tables)?;
         self.join_met_columns(&met.columns)?;
-        self.review(false)?;
-        if !self.moved.is_empty() && self.follow_moves()? {
-            // Links that were re-pointed are ordinary local writes of this replica.
-            self.fold()?;
-        }
-        Ok(())
+        self.review(false)
     }
 
     pub(super) fn clock_keys(&self, table: &Table, condition: &str) -> Result<Vec<Value>> {
@@ -106,7 +101,8 @@ impl Tx<'_> {
             let stands = table.shape.is_some();
             if stands {
                 let mut some = self.forget_vanished_columns(&table)?;
-                if !installed.contains_key(&entry.num) && entry.here {
+                let seen = installed.get(&entry.num).is_some_and(|triggers| triggers.whole);
+                if !seen && entry.here {
                     some |= self.reconcile(&table)?;
                 }
                 if some {
@@ -261,8 +257,8 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// A table that was here before and has lost its triggers was rebuilt: rows that are new are
-    /// logged, rows that are missing are forgotten. Returns whether some were.
+    /// A table that was here before and has lost triggers was rebuilt, or written to unseen: rows
+    /// that are new are logged, rows that are missing are forgotten. Returns whether some were.
     fn reconcile(&mut self, table: &Rc<Table>) -> Result<bool> {
         let mut lost = false;
         let deleted = self.unfolded_deletes(table)?;

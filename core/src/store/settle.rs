@@ -102,6 +102,7 @@ impl Tx<'_> {
                 }
             }
         }
+        self.follow_moves()?;
         if all {
             for key in &plan.keys {
                 hot.extend(self.keys_of(&key.orphans_select, key.child, &[])?);

@@ -225,6 +225,7 @@ impl Scene {
             closed: false,
             ordered: false,
             place: Vec::new(),
+            expected: Default::default(),
         }
     }
 

@@ -43,6 +43,26 @@ impl Site {
         site
     }
 
+    /// One whose application enforces foreign keys, or does not.
+    pub fn enforcing(number: u8, sql: &str, enforced: bool) -> Self {
+        let mut site = Self::before_backfill_enforcing(number, sql, enforced);
+        while site.store.backfill_block(NOW).unwrap() {}
+        site
+    }
+
+    pub fn before_backfill_enforcing(number: u8, sql: &str, enforced: bool) -> Self {
+        let site = Self::before_backfill(number, sql);
+        site.app.pragma_update(None, "foreign_keys", enforced).unwrap();
+        site.app
+            .execute(
+                "INSERT INTO __wavesync_meta(key, value) VALUES('foreign_keys', ?1)
+                 ON CONFLICT(key) DO UPDATE SET value = excluded.value",
+                [enforced],
+            )
+            .unwrap();
+        site
+    }
+
     pub fn before_backfill(number: u8, sql: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("site.db");
@@ -97,6 +117,18 @@ impl Site {
                 return pieces;
             }
         }
+    }
+
+    /// Catches up with another site, as one pass does.
+    pub fn pull(&mut self, from: &mut Self, now: Millis) {
+        let vector = self.store.folded(now, |tx| tx.vector()).unwrap();
+        let piece = from.store.folded(now, |tx| tx.read_piece(Seq(0), &vector)).unwrap();
+        assert!(piece.last, "a small history fits into one piece");
+        let rows = Batch::decode(&piece.rows.encode()).unwrap();
+        let cursor = Cursor { boot: Boot(1), seq: piece.to, high: piece.high };
+        let reach = Reach { cursor, last: Some(&piece.vector), ..Reach::default() };
+        let from = from.own_site();
+        self.store.write_applying(now, |tx| tx.apply_piece(from, &rows, &reach)).unwrap();
     }
 
     pub fn apply(&mut self, from: SiteId, rows: &Batch) -> wavesync_core::Result<u64> {

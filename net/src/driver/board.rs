@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+#[cfg(not(target_family = "wasm"))]
+use std::time::Duration;
 
 use wavesync_core::ids::{Millis, SiteId};
 use wavesync_core::limits;
@@ -93,16 +94,17 @@ impl Board {
     }
 
     /// Waits until the snapshot satisfies a condition; `false` if the time was over first.
+    #[cfg(not(target_family = "wasm"))]
     #[must_use]
     pub fn wait(&self, timeout: Duration, condition: impl Fn(&Snapshot) -> bool) -> bool {
-        let deadline = Instant::now() + timeout;
+        let deadline = crate::time::Instant::now() + timeout;
         self.shared.waiters.fetch_add(1, Ordering::SeqCst);
         let mut snapshot = self.lock();
         let met = loop {
             if condition(&snapshot) {
                 break true;
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.saturating_duration_since(crate::time::Instant::now());
             if left.is_zero() {
                 break false;
             }

@@ -1,9 +1,8 @@
 //! How other threads ask a running engine for something.
 
-use std::time::Duration;
-
+use async_channel::{Receiver, Sender};
+#[cfg(not(target_family = "wasm"))]
 use futures::FutureExt;
-use smol::channel::{Receiver, Sender};
 
 /// Asks a running engine for something. Cheap to clone; never blocks.
 #[derive(Clone)]
@@ -25,7 +24,7 @@ impl Control {
     /// A control and the end that the engine listens at.
     #[must_use]
     pub fn new() -> (Self, Inbox) {
-        let (sender, receiver) = smol::channel::unbounded();
+        let (sender, receiver) = async_channel::unbounded();
         (Self { sender }, Inbox { receiver })
     }
 
@@ -73,18 +72,18 @@ pub struct Inbox {
 impl Inbox {
     /// Before an engine runs: waits for this long, and returns whether it was asked to stop (or
     /// nobody can ask any more). Other commands are dropped; the engine will find what they meant.
+    #[cfg(not(target_family = "wasm"))]
     #[must_use]
-    pub fn stopped_within(&self, time: Duration) -> bool {
-        let timer = smol::Timer::after(time);
+    pub fn stopped_within(&self, time: std::time::Duration) -> bool {
         smol::block_on(async {
-            let mut timer = futures::FutureExt::fuse(timer);
+            let mut timer = std::pin::pin!(crate::time::sleep(time).fuse());
             loop {
                 futures::select! {
                     command = self.receiver.recv().fuse() => match command {
                         Ok(Command::Stop) | Err(_) => return true,
                         Ok(_) => {}
                     },
-                    _ = timer => return false,
+                    () = timer => return false,
                 }
             }
         })

@@ -2,15 +2,17 @@
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
+use async_executor::Executor;
 use libp2p::{
     Swarm,
     connection_limits::{self, ConnectionLimits},
-    dcutr, identify,
+    identify,
     identity::Keypair,
     ping, relay,
-    swarm::{self, NetworkBehaviour, behaviour::toggle::Toggle},
+    swarm::{self, NetworkBehaviour},
 };
-use smol::Executor;
+#[cfg(not(target_family = "wasm"))]
+use libp2p::{dcutr, swarm::behaviour::toggle::Toggle};
 use wavesync_transport::{MeetBehaviour, StackError, meeting, stack};
 
 use crate::{error::NetError, streams::Streams};
@@ -36,6 +38,7 @@ pub(super) struct Behaviour {
     circuits: relay::client::Behaviour,
     pub(super) meet: MeetBehaviour,
     /// Turns a relayed connection into a direct one, where the NATs let it.
+    #[cfg(not(target_family = "wasm"))]
     punch: Toggle<dcutr::Behaviour>,
 }
 
@@ -43,10 +46,15 @@ pub(super) struct Behaviour {
 pub(super) fn build(
     keypair: &Keypair,
     executor: Arc<Executor<'static>>,
+    #[cfg_attr(target_family = "wasm", expect(unused, reason = "no browser punches holes"))]
     direct: bool,
 ) -> Result<Swarm<Behaviour>, NetError> {
     let (circuit_transport, circuits) = relay::client::new(keypair.public().to_peer_id());
-    let transport = stack(keypair, Some(circuit_transport), None).map_err(|error| match error {
+    #[cfg(not(target_family = "wasm"))]
+    let transport = stack(keypair, Some(circuit_transport), None);
+    #[cfg(target_family = "wasm")]
+    let transport = stack(keypair, Some(circuit_transport));
+    let transport = transport.map_err(|error| match error {
         StackError::Identity(reason) => NetError::Identity(reason),
         error @ StackError::Certificate(_) => NetError::Io(std::io::Error::other(error)),
     })?;
@@ -66,6 +74,7 @@ pub(super) fn build(
         ping: ping::Behaviour::new(ping::Config::new()),
         circuits,
         meet: meeting(true),
+        #[cfg(not(target_family = "wasm"))]
         punch: Toggle::from(direct.then(|| dcutr::Behaviour::new(keypair.public().to_peer_id()))),
     };
     let config = swarm::Config::with_executor(move |task| executor.spawn(task).detach())

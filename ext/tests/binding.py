@@ -1,0 +1,51 @@
+"""The two SQLite modules of Python under one face."""
+
+
+def binding(name):
+    """A class of handles, and the module's error, for `sqlite3` or `apsw`."""
+    if name == "apsw":
+        import apsw
+
+        module, failure = apsw, apsw.Error
+        opened = apsw.Connection
+    else:
+        import sqlite3
+
+        module, failure = sqlite3, sqlite3.Error
+
+        def opened(path):
+            return sqlite3.connect(path, isolation_level=None)
+
+    class Host:
+        """A handle; close() is the module's own."""
+
+        def __init__(self, path=":memory:"):
+            self.connection = opened(path)
+            self.connection.enable_load_extension(True)
+
+        def load(self, *libraries):
+            for library in libraries:
+                self.connection.load_extension(library)
+            return self
+
+        def rows(self, sql, *values):
+            return self.connection.execute(sql, values).fetchall()
+
+        def ask(self, sql, *values):
+            return self.rows(sql, *values)[0][0]
+
+        def close(self):
+            self.connection.close()
+
+    del module
+    return Host, failure
+
+
+def process():
+    """Threads, open files and resident KiB of this process."""
+    import os
+
+    with open("/proc/self/status") as status:
+        fields = dict(line.split(":", 1) for line in status)
+    files = len(os.listdir("/proc/self/fd"))
+    return int(fields["Threads"]), files, int(fields["VmRSS"].split()[0])

@@ -1,0 +1,183 @@
+"""A running engine in a Python host: `engine.py sqlite3|apsw DIRECTORY`.
+
+DIRECTORY holds wavesync.so. Exits with 0 when every check held.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import binding
+
+module = sys.argv[1]
+WAVESYNC = os.path.join(sys.argv[2], "wavesync.so")
+Host, Failure = binding.binding(module)
+
+JOIN = "SELECT wavesync_join('hosts', 'correct horse battery staple', ?)"
+ALONE = '{"listen":["/ip4/127.0.0.1/tcp/0"],"mdns":false}'
+HANDLES = 1000
+# The first engine of a process leaves one idle thread (the reactor of async-io) and its four
+# descriptors, for all engines to come.
+LEFT_THREADS = 1
+ENGINES = 30
+
+
+def until(what, seconds=30):
+    """Waits for a condition."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, what
+        time.sleep(0.01)
+
+
+def member(path):
+    host = Host(path).load(WAVESYNC)
+    host.ask("PRAGMA busy_timeout = 5000")
+    host.ask(JOIN, ALONE)
+    return host
+
+
+def running(host):
+    return host.ask("SELECT state FROM wavesync_status") == "running"
+
+
+def handles_and_engines_leave_nothing_behind(folder):
+    path = os.path.join(folder, "many.db")
+    first = member(path)
+    first.rows("CREATE TABLE t(id INTEGER PRIMARY KEY, x)")
+    until(lambda: running(first))
+    first.close()
+    until(lambda: binding.process()[0] == 1 + LEFT_THREADS)
+    before = binding.process()
+    for turn in range(HANDLES):
+        # Handles that never load come and go in between.
+        host = Host(path) if turn % 4 == 0 else Host(path).load(WAVESYNC)
+        host.rows("INSERT INTO t(x) VALUES (?)", turn)
+        host.close()
+    for turn in range(ENGINES):
+        host = member(path)
+        if turn % 3 != 0:
+            until(lambda: running(host))
+        # Two loads on one handle, two handles on one engine.
+        host.load(WAVESYNC)
+        second = member(path)
+        host.close()
+        second.rows("INSERT INTO t(x) VALUES (?)", turn)
+        second.close()
+    until(lambda: binding.process()[:2] == before[:2], 10)
+    last = member(path)
+    until(lambda: last.ask("SELECT count(*) FROM wavesync_changes") == HANDLES + ENGINES)
+    last.close()
+
+
+def a_forked_child_has_no_engine_and_harms_none(folder):
+    path = os.path.join(folder, "fork.db")
+    parent = member(path)
+    parent.rows("CREATE TABLE t(id INTEGER PRIMARY KEY)")
+    until(lambda: running(parent))
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            own = Host(os.path.join(folder, "child.db")).load(WAVESYNC)
+            try:
+                own.ask(JOIN, ALONE)
+            except Failure as error:
+                status = 0 if "forked" in str(error) else 2
+            own.close()
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    assert status == 0, status
+    parent.rows("INSERT INTO t VALUES (1)")
+    until(lambda: parent.ask("SELECT count(*) FROM wavesync_changes") == 1)
+    parent.close()
+
+
+def a_cursor_that_is_open_at_the_end_harms_nothing(folder):
+    path = os.path.join(folder, "cursor.db")
+    host = member(path)
+    host.rows("CREATE TABLE t(id INTEGER PRIMARY KEY)")
+    host.rows("INSERT INTO t SELECT value FROM json_each('[1,2,3]')")
+    until(lambda: running(host))
+    for table in ("t", "wavesync_events", "wavesync_tables"):
+        cursor = host.connection.execute("SELECT * FROM " + table)
+        next(cursor)
+    try:
+        host.close()
+    except Failure:
+        # A module that refuses is closed once its cursors are.
+        cursor.close()
+        host.close()
+    del cursor
+    until(lambda: binding.process()[0] == 1 + LEFT_THREADS, 10)
+
+
+def after_a_kill_another_process_leads(folder):
+    """Take-over within a second; the median of three, for the machine may be busy."""
+    took = []
+    for turn in range(3):
+        path = os.path.join(folder, f"kill{turn}.db")
+        program = (
+            "import sys, time, binding\n"
+            "Host, _ = binding.binding(sys.argv[1])\n"
+            "host = Host(sys.argv[3]).load(sys.argv[2])\n"
+            f"host.ask({JOIN!r}, {ALONE!r})\n"
+            "while host.ask('SELECT leader FROM wavesync_status') != 1: time.sleep(0.01)\n"
+            "print('leads', flush=True)\n"
+            "time.sleep(600)\n"
+        )
+        leader = subprocess.Popen(
+            [sys.executable, "-c", program, module, WAVESYNC, path],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=os.path.dirname(os.path.abspath(__file__)),
+        )
+        assert leader.stdout.readline() == "leads\n"
+        host = member(path)
+        until(lambda: host.ask("SELECT state FROM wavesync_status") == "waiting")
+        leader.send_signal(signal.SIGKILL)
+        leader.wait()
+        start = time.monotonic()
+        until(lambda: host.ask("SELECT leader FROM wavesync_status") == 1)
+        took.append(time.monotonic() - start)
+        host.close()
+    took.sort()
+    print(f"   took over after {took[1] * 1000:.0f} ms (median of three)")
+    assert took[1] <= 1.0, took
+
+
+def both_journal_modes_work(folder):
+    for mode in ("delete", "wal"):
+        path = os.path.join(folder, mode + ".db")
+        plain = Host(path)
+        assert plain.ask("PRAGMA journal_mode = " + mode) == mode
+        host = member(path)
+        host.rows("CREATE TABLE t(id INTEGER PRIMARY KEY)")
+        until(lambda: running(host))
+        plain.ask("PRAGMA busy_timeout = 5000")
+        for number in range(200):
+            (host if number % 2 else plain).rows("INSERT INTO t VALUES (?)", number)
+        until(lambda: host.ask("SELECT count(*) FROM wavesync_changes") == 200)
+        host.close()
+        plain.close()
+
+
+checks = [
+    handles_and_engines_leave_nothing_behind,
+    a_forked_child_has_no_engine_and_harms_none,
+    a_cursor_that_is_open_at_the_end_harms_nothing,
+    after_a_kill_another_process_leads,
+    both_journal_modes_work,
+]
+for check in checks:
+    folder = tempfile.mkdtemp(prefix="wavesync-engine-")
+    try:
+        check(folder)
+    finally:
+        shutil.rmtree(folder)
+    print("ok", check.__name__, flush=True)

@@ -9,6 +9,7 @@ mod attacks;
 mod batches;
 #[path = "../stage/mod.rs"]
 mod stage;
+mod stored;
 
 use peak_alloc::PeakAlloc;
 use stage::{Line, Stage, frame, key, peer};

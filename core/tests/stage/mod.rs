@@ -81,6 +81,11 @@ pub struct Stage {
     pub tap: Option<Tap>,
     /// Inputs that each actor was given.
     pub steps: Vec<u64>,
+    /// Catch-up streams that were attached: who asks, whom, and the asker's end.
+    attached: Vec<(usize, usize, StreamId)>,
+    /// The most of them that were open between two actors at a time, in one direction.
+    pub passes_most: usize,
+    pub passes: u64,
 }
 
 pub fn key(number: u8) -> GroupKey {
@@ -105,6 +110,9 @@ impl Stage {
             records: true,
             tap: None,
             steps: Vec::new(),
+            attached: Vec::new(),
+            passes_most: 0,
+            passes: 0,
         }
     }
 
@@ -212,6 +220,23 @@ impl Stage {
         self.run();
     }
 
+    /// A connection comes or goes, and nothing else happens yet.
+    pub fn flip(&mut self, a: usize, b: usize) {
+        if self.connections.contains(&(a.min(b), a.max(b))) {
+            self.cut(a, b);
+        } else {
+            self.join_up(a, b);
+        }
+    }
+
+    /// Lets a few things happen.
+    pub fn run_some(&mut self, inputs: usize) {
+        for _ in 0..inputs {
+            let Some((at, input)) = self.queue.pop_front() else { return };
+            self.give(at, input);
+        }
+    }
+
     fn join_up(&mut self, a: usize, b: usize) {
         self.connections.insert((a.min(b), a.max(b)));
         for (at, other) in [(a, b), (b, a)] {
@@ -239,6 +264,13 @@ impl Stage {
             .collect();
         gone.iter().for_each(|end| {
             self.ends.remove(end);
+        });
+        // Nothing of a stream arrives after its connection.
+        self.queue.retain(|(_, input)| match input {
+            Input::Opened { stream, .. }
+            | Input::Frame { stream, .. }
+            | Input::Closed { stream } => !gone.contains(stream),
+            _ => true,
         });
         for (at, other) in [(a, b), (b, a)] {
             let peer = self.actors[other].0.clone();
@@ -282,6 +314,13 @@ impl Stage {
         let Some((_, to)) = self.ends.get(&there).copied() else { return };
         self.frames += 1;
         assert!(self.frames < FRAMES_MAX, "a storm of frames");
+        if bytes.first() == Some(&plain::ATTACH) {
+            self.attached.retain(|(.., end)| self.ends.contains_key(end));
+            self.attached.push((from, to, end));
+            let same = self.attached.iter().filter(|(a, b, _)| (*a, *b) == (from, to)).count();
+            self.passes_most = self.passes_most.max(same);
+            self.passes += 1;
+        }
         let passing = Passing { from, to, stream: there, bytes };
         let arriving = match &mut self.tap {
             Some(tap) => tap(&passing),
@@ -300,6 +339,17 @@ impl Stage {
         if let Some((_, to)) = self.ends.remove(&there) {
             self.queue.push_back((to, Input::Closed { stream: there }));
         }
+    }
+
+    /// The end of a stream that the other side has.
+    pub fn other_end(&self, end: StreamId) -> StreamId {
+        self.ends[&end].0
+    }
+
+    /// The queue of a stream is short again.
+    pub fn drained(&mut self, member: usize, stream: StreamId) {
+        self.queue.push_back((member, Input::Drained { stream }));
+        self.run();
     }
 
     /// Every puppet.
@@ -411,6 +461,12 @@ impl Stage {
 
     /// An application of a member writes.
     pub fn write(&mut self, member: usize, sql: &str) {
+        self.commit(member, sql);
+        self.run();
+    }
+
+    /// As [`Stage::write`], and nothing else happens yet.
+    pub fn commit(&mut self, member: usize, sql: &str) {
         let now = self.now;
         let conn = self.at(member).store.connection();
         let triggers = |on| conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, on);
@@ -423,7 +479,6 @@ impl Stage {
         conn.execute("UPDATE __wavesync_log SET at = ?1 WHERE seq > ?2", [now as i64, before])
             .unwrap();
         self.queue.push_back((member, Input::Committed));
-        self.run();
     }
 
     /// What a query gives at a member, as text.

@@ -74,7 +74,14 @@ fn a_reader_that_stalls_costs_what_may_be_in_flight() {
         let (end, mut channel) = line.attach(&mut stage);
         let (vector, applied) = (VectorList::default(), VectorList::default());
         let (place, sample) = (Vec::new(), Vec::new());
-        let request = Request { vector, applied, cursor: Cursor::default(), place, sample };
+        let request = Request {
+            vector,
+            applied,
+            cursor: Cursor::default(),
+            place,
+            sample,
+            chunk_rows: 10_000,
+        };
         for bytes in channel.seal(sealed::REQUEST, &wire::encode(&request).unwrap()).unwrap() {
             stage.send(end, bytes);
         }

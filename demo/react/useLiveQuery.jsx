@@ -38,7 +38,12 @@ export function List() {
     run("INSERT INTO item(id, name) VALUES (?, ?)", crypto.randomUUID(), event.target.name.value);
     event.target.reset();
   };
-  if (error) return <p role="alert">{error.message}: {error.hint}</p>;
+  if (error)
+    return (
+      <p role="alert">
+        {error.message}: {error.hint}
+      </p>
+    );
   if (loading) return <p>opening…</p>;
   return (
     <form onSubmit={add}>

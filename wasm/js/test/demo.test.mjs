@@ -24,11 +24,16 @@ after(async () => {
 
 const run = (sql) => group.run(sql);
 const names = (page) => page.locator("#list span").allTextContents();
-const shows = (page, list) => until(`the list ${list}`, async () => `${await names(page)}` === `${list}`);
+const shows = (page, list) =>
+  until(`the list ${list}`, async () => `${await names(page)}` === `${list}`);
 
 test("a tab, a second tab and a sqlite3 shell share a list", async () => {
   const place = `${stage.site("demo")}/#${new URLSearchParams({
-    topic: "demo", passphrase: "tidal lantern crisp orbit", relay: group.address, name: "browser" })}`;
+    topic: "demo",
+    passphrase: "tidal lantern crisp orbit",
+    relay: group.address,
+    name: "browser",
+  })}`;
   await run(`CREATE TABLE item(id TEXT PRIMARY KEY, name TEXT NOT NULL, done INTEGER NOT NULL DEFAULT 0, at INTEGER NOT NULL);
     INSERT INTO item VALUES ('1', 'Milk', 0, 1), ('2', 'Bread from the bakery at the corner, if they still have the one with walnuts', 1, 2);`);
   await group.join("demo", "tidal lantern crisp orbit");
@@ -45,15 +50,24 @@ test("a tab, a second tab and a sqlite3 shell share a list", async () => {
   await second.fill("#name", "Apples");
   await second.press("#name", "Enter");
   await shows(first, ["Milk", "Apples", bread]);
-  await until("the row in the shell", async () => `${await run("SELECT name FROM item ORDER BY done, at;")}` === `Milk,Apples,${bread}`);
+  await until(
+    "the row in the shell",
+    async () =>
+      `${await run("SELECT name FROM item ORDER BY done, at;")}` === `Milk,Apples,${bread}`,
+  );
   // From the shell everywhere; from the first tab everywhere.
   await run("UPDATE item SET done = 1 WHERE id = '1';");
   await shows(second, ["Apples", "Milk", bread]);
   await first.getByLabel("remove Apples").click();
-  await until("the row gone in the shell", async () => (await run("SELECT count(*) FROM item;"))[0] === "2");
+  await until(
+    "the row gone in the shell",
+    async () => (await run("SELECT count(*) FROM item;"))[0] === "2",
+  );
   for (const page of [first, second]) {
     await shows(page, ["Milk", bread]);
-    await until("the shell among those connected", async () => /kitchen shell.*relayed/s.test(await page.locator("#peers").textContent()));
+    await until("the shell among those connected", async () =>
+      /kitchen shell.*relayed/s.test(await page.locator("#peers").textContent()),
+    );
     await until("in sync", async () => (await page.locator("#state").textContent()) === "in sync");
     const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
     assert.ok(!wide, "nothing sticks out at the side");

@@ -15,14 +15,19 @@ export class Group {
   #printed = [];
 
   static async open(directory) {
-    assert.ok(WAVESYNC_RELAY && WAVESYNC_EXT, "run it by make browser: it needs the relay and the extension");
+    assert.ok(
+      WAVESYNC_RELAY && WAVESYNC_EXT,
+      "run it by make browser: it needs the relay and the extension",
+    );
     const group = new Group();
     const options = ["--listen", "/ip4/127.0.0.1/tcp/0/ws", "--identity", join(directory, "key")];
     group.#relay = spawn(WAVESYNC_RELAY, options, { stdio: ["ignore", "pipe", "ignore"] });
     const lines = createInterface(group.#relay.stdout);
     [group.address] = await once(lines, "line");
     lines.on("line", () => {});
-    group.#shell = spawn("sqlite3", ["-batch", join(directory, "shell.db")], { stdio: ["pipe", "pipe", "inherit"] });
+    group.#shell = spawn("sqlite3", ["-batch", join(directory, "shell.db")], {
+      stdio: ["pipe", "pipe", "inherit"],
+    });
     createInterface(group.#shell.stdout).on("line", (line) => group.#printed.push(line));
     await group.run(`.load ${WAVESYNC_EXT}`);
     return group;
@@ -37,8 +42,12 @@ export class Group {
   }
 
   join(topic, passphrase) {
-    const options = JSON.stringify({ listen: ["/ip4/127.0.0.1/tcp/0"], relays: [this.address], mdns: false,
-      name: "kitchen shell" });
+    const options = JSON.stringify({
+      listen: ["/ip4/127.0.0.1/tcp/0"],
+      relays: [this.address],
+      mdns: false,
+      name: "kitchen shell",
+    });
     return this.run(`SELECT wavesync_join('${topic}', '${passphrase}', '${options}');`);
   }
 

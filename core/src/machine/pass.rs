@@ -30,6 +30,9 @@ impl Machine {
             return Ok(());
         }
         self.compare_at = now.plus(limits::COMPARE_INTERVAL_MS);
+        if mutants::on(Mutant::RestlessWhileParked) && store.parks(now)? {
+            self.tell_state(now, &store.own_state(now)?, &[], store)?;
+        }
         self.consider_all(now, store)
     }
 
@@ -47,7 +50,8 @@ impl Machine {
         let covered = own.vector.covers_all(&known.vector);
         let read = cursor.boot == boot && cursor.seq >= end;
         let same_branch = cursor.boot == Boot(0) || cursor.boot == boot;
-        let jump = covered && closed && same_branch && !read;
+        let may_jump = !mutants::on(Mutant::NoJump);
+        let jump = covered && closed && same_branch && !read && may_jump;
         if jump {
             // Rule P12: nothing in its log can be new.
             store.jump_cursor(now, site, Cursor { boot, seq: end, high: end })?;

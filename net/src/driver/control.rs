@@ -1,7 +1,6 @@
 //! How other threads ask a running engine for something.
 
 use async_channel::{Receiver, Sender};
-#[cfg(not(target_family = "wasm"))]
 use futures::FutureExt;
 
 /// Asks a running engine for something. Cheap to clone; never blocks.
@@ -75,17 +74,20 @@ impl Inbox {
     #[cfg(not(target_family = "wasm"))]
     #[must_use]
     pub fn stopped_within(&self, time: std::time::Duration) -> bool {
-        smol::block_on(async {
-            let mut timer = std::pin::pin!(crate::time::sleep(time).fuse());
-            loop {
-                futures::select! {
-                    command = self.receiver.recv().fuse() => match command {
-                        Ok(Command::Stop) | Err(_) => return true,
-                        Ok(_) => {}
-                    },
-                    () = timer => return false,
-                }
+        smol::block_on(self.stopped_after(time))
+    }
+
+    /// As `stopped_within`, without blocking the thread.
+    pub async fn stopped_after(&self, time: std::time::Duration) -> bool {
+        let mut timer = std::pin::pin!(crate::time::sleep(time).fuse());
+        loop {
+            futures::select! {
+                command = std::pin::pin!(self.receiver.recv().fuse()) => match command {
+                    Ok(Command::Stop) | Err(_) => return true,
+                    Ok(_) => {}
+                },
+                () = timer => return false,
             }
-        })
+        }
     }
 }

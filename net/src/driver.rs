@@ -352,7 +352,7 @@ impl Driver {
         if let Some(deadline) = self.stopping {
             wake = wake.min(deadline);
         }
-        let deaf = self.deaf_until > now;
+        let deaf = (1..=DEAF_AFTER_COMMIT_MS).contains(&self.deaf_until.since(now));
         if deaf && self.watch.is_some() {
             wake = wake.min(self.deaf_until);
         }
@@ -529,7 +529,8 @@ impl Driver {
 
     /// Asks the file whether anybody committed.
     fn poll(&mut self, now: Millis) {
-        if self.poll_at > now {
+        // Further ahead than it can be: the clock was set back.
+        if self.poll_at > now && self.poll_at.since(now) <= POLL_WATCHED_MS {
             return;
         }
         // Another file was moved to this one's place.

@@ -150,6 +150,7 @@ impl Machine {
                 cursor,
                 place,
                 sample,
+                chunk_rows: u32::try_from(store.bounds().chunk_rows).unwrap_or(u32::MAX),
             };
             self.asking.pop();
             if let Some(StreamKind::Incoming { position, .. }) =
@@ -197,7 +198,9 @@ impl Machine {
         let place = Place::requested(ours.then_some(request.cursor.seq), &request.place)?;
         let (credit, end_at_start) = (CHUNKS_IN_FLIGHT, own.end);
         let expected = store.folded(now, |tx| tx.rows_from(&place))?;
-        *serving = Some(Serving { place, vector, credit, expected, end_at_start });
+        let rows = usize::try_from(request.chunk_rows).unwrap_or(usize::MAX);
+        let rows = rows.max(limits::CHUNK_ASKED_MIN_ROWS).min(store.bounds().chunk_rows);
+        *serving = Some(Serving { place, vector, credit, rows, expected, end_at_start });
         self.serve(now, stream, store)
     }
 
@@ -238,9 +241,11 @@ impl Machine {
                 return Ok(());
             }
             let (place, vector) = (serving.place.clone(), serving.vector.clone());
+            let rows = serving.rows;
             let expected = serving.expected;
             let id = entry.peer.clone();
-            let mut piece = store.folded(now, |tx| tx.read_piece(place, &vector))?;
+            let mut piece =
+                store.folded(now, |tx| tx.limited_to(rows).read_piece(place, &vector))?;
             let fixed_end = mutants::on(Mutant::FixedEnd) && piece.to >= serving.end_at_start;
             let phase_one = mutants::on(Mutant::KeysEndPass) && piece.ordered;
             piece.last |= fixed_end || (phase_one && matches!(piece.next, Place::Log(_)));

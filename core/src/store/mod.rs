@@ -225,9 +225,16 @@ impl Store {
         Ok(store)
     }
 
-    /// Makes transactions and messages smaller than the constants say; for tests.
+    /// Makes transactions and messages smaller than the constants say; for tests, and where a long
+    /// transaction would keep others from their turn.
     pub fn set_bounds(&mut self, bounds: Bounds) {
         self.bounds = bounds;
+    }
+
+    /// See [`Store::set_bounds`].
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        self.bounds
     }
 
     /// Whether wavesync's tables exist in this database.

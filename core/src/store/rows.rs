@@ -131,7 +131,7 @@ impl Tx<'_> {
         if self.parked_rows()? == 0 {
             return Ok(None);
         }
-        let found: Option<(String, String, Vec<u8>, Value, Option<Vec<u8>>)> = self
+        let found = self
             .conn
             .prepare_cached(
                 "SELECT kind, reason, vals, blocker, waits FROM __wavesync_parked
@@ -139,7 +139,8 @@ impl Tx<'_> {
             )?
             .query_row(params![table.num.0, key], |row| {
                 let blocker = Value::from_ref(row.get_ref(3)?);
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?, blocker, row.get(4)?))
+                let values: Vec<u8> = row.get(2)?;
+                Ok((row.get::<_, String>(0)?, row.get(1)?, values, blocker, row.get(4)?))
             })
             .optional()?;
         let Some((kind, reason, values, blocker, waits)) = found else { return Ok(None) };

@@ -24,7 +24,7 @@ PACKAGES := wavesync-core wavesync-transport wavesync-net wavesync-relay wavesyn
 
 # In the order written, also under -j: cargo uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup ext wasm relay demo fmt clippy deny unit sim groups sim-quick ext-test sql check test bench clean
+.PHONY: help setup ext wasm relay demo fmt clippy deny unit sim groups sim-quick ext-test sql check test bench bench-sync clean
 
 help: ## this list
 	@echo "wavesync: any SQLite database, synced peer to peer"
@@ -102,6 +102,9 @@ test: fmt clippy deny unit sim-quick ext-test sql demo wasm relay ## everything,
 bench: | setup ## what it costs beside plain SQLite (ONLY='fold merge' KEYS=int ROWS=1000000 ROUNDS=3)
 	ONLY="$(ONLY)" KEYS="$(KEYS)" ROWS="$(ROWS)" ROUNDS="$(ROUNDS)" \
 	  $(CARGO) bench --locked -q -p wavesync-core --bench bench
+
+bench-sync: ext ## what a sync costs end to end, between two sqlite3 shells (ONLY='rows blob' ROWS=100000)
+	ONLY="$(ONLY)" ROWS="$(ROWS)" /usr/bin/python3 scripts/bench-sync.py ./wavesync.so
 
 clean: ## remove what was built
 	$(CARGO) clean

@@ -15,12 +15,13 @@ complain() {
   status=1
 }
 
-tree() { # tree PACKAGE: "name version|licence" a line
-  if [ "$1" = wavesync-wasm ]; then
-    cargo tree --locked -q -p "$1" --target wasm32-unknown-unknown -e normal,build --prefix none --format '{p}|{l}'
-  else
-    cargo tree --locked -q -p "$1" -e normal,build --prefix none --format '{p}|{l}'
-  fi | sed -E 's/ \(\*\)$//; s/ \([^|]*\)\|/|/; s/ \(proc-macro\)//' | sort -u
+tree() { # tree PACKAGE [OPTIONS of cargo tree]: "name version|licence" a line
+  local package=$1
+  shift
+  if [ "$package" = wavesync-wasm ]; then
+    set -- --target wasm32-unknown-unknown "$@"
+  fi
+  cargo tree --locked -q -p "$package" -e normal,build --prefix none --format '{p}|{l}' "$@" | sed -E 's/ \(\*\)$//; s/ \([^|]*\)\|/|/; s/ \(proc-macro\)//' | sort -u
 }
 
 # Reads "expression" lines; prints those that the allowed licences do not satisfy.
@@ -58,7 +59,13 @@ for package in "${packages[@]}" wavesync-wasm; do
   [ -n "$lines" ] || complain "$package: cargo tree says nothing"
   names=$(cut -d' ' -f1 <<<"$lines")
   for crate in $banned; do
-    if grep -qx -- "$crate" <<<"$names"; then complain "$package depends on $crate, which deny.toml bans"; fi
+    grep -qx -- "$crate" <<<"$names" || continue
+    # One that only these may use.
+    wrappers=$(sed -nE 's/^ *\{ crate = "'"$crate"'", wrappers = \[([^]]*)\].*/\1/p' deny.toml | tr -d '" ' | tr ',' '\n')
+    users=$(tree "$package" -i "$crate" --depth 1 | cut -d' ' -f1 | grep -vx -- "$crate")
+    if grep -qvxF -- "${wrappers:-none}" <<<"$users"; then
+      complain "$package depends on $crate, which deny.toml bans"
+    fi
   done
   for crate in "${single[@]}"; do
     versions=$(grep -E "^$crate v" <<<"$lines" | cut -d'|' -f1 | sort -u | wc -l) || true

@@ -8,7 +8,9 @@ pub const FRAME_BODY_MAX_BYTES: usize = 256 * 1024;
 /// A chunk of a catch-up is closed once its encoded rows exceed this.
 pub const CHUNK_TARGET_BYTES: usize = 1024 * 1024;
 /// A chunk of a catch-up holds at most this many rows.
-pub const CHUNK_MAX_ROWS: usize = 4_000;
+pub const CHUNK_MAX_ROWS: usize = 10_000;
+/// Rows of a table that are counted at most to show how far a pass in key order is.
+pub const PROGRESS_MAX_ROWS: i64 = 4_000_000;
 /// Log entries looked at for one chunk, so that a scan over dead entries stays short.
 pub const CHUNK_SCAN_MAX_ENTRIES: usize = 50_000;
 /// Where a key-order pass goes on, as it travels; a longer key makes it go on at its table's start.

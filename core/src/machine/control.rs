@@ -375,7 +375,9 @@ impl Machine {
         let started_at = cursor.seq;
         let (site, name) = (hello.site, hello.name);
         let state = hello.state;
-        peer.known = Some(Known { site, name, state, vector, applied, cursor, started_at });
+        let in_order = (0, 0);
+        let known = Known { site, name, state, vector, applied, cursor, started_at, in_order };
+        peer.known = Some(known);
         let message = "a member is connected";
         self.event(Level::Info, "connected", message, "", Some(id));
         self.recall_contact(now, id, store)?;

@@ -22,7 +22,7 @@ use crate::ids::Millis;
 use crate::store::Store;
 use crate::store::identity::Identity;
 use crate::store::state::OwnState;
-use crate::wire::message::Message;
+use crate::wire::message::{Message, sealed};
 use crate::{Error, Result, limits};
 
 pub use peer::{PeerId, StreamId};
@@ -403,6 +403,7 @@ impl Machine {
 
     fn store_work(&mut self, now: Millis, store: &mut Store) -> Result<()> {
         while let Some((stream, opened)) = self.inbox.pop_front() {
+            let chunk = opened.kind == sealed::CHUNK;
             match self.message(now, stream, &opened, store) {
                 Ok(()) => {}
                 Err(error) if error.retryable() => {
@@ -414,6 +415,10 @@ impl Machine {
             self.after_store(now, store)?;
             if self.over {
                 return Ok(());
+            }
+            if chunk {
+                // Its credit is to go out before the next one is applied.
+                break;
             }
         }
         self.fold(now, store)?;

@@ -14,9 +14,9 @@ use crate::wire::message::{
 use crate::{Error, Result, limits, wire};
 
 /// Chunks that a responder may send before the requester has applied one.
-const CHUNKS_IN_FLIGHT: u32 = 2;
+const CHUNKS_IN_FLIGHT: u32 = 4;
 /// After a chunk larger than this, none follows before it was applied.
-const LARGE_CHUNK_BYTES: usize = 4 * 1024 * 1024;
+const LARGE_CHUNK_BYTES: usize = 2 * 1024 * 1024;
 
 impl Machine {
     pub(super) fn consider_all(&mut self, now: Millis, store: &mut Store) -> Result<()> {
@@ -76,6 +76,7 @@ impl Machine {
         (peer.requesting, peer.ahead_since) = (true, None);
         if let Some(known) = peer.known.as_mut() {
             known.started_at = cursor.seq;
+            known.in_order = (0, 0);
         }
         self.open_stream(id, true);
         Ok(())
@@ -190,7 +191,9 @@ impl Machine {
         let Some(entry) = self.streams.get_mut(&stream) else { return Ok(()) };
         let StreamKind::Outgoing { serving, .. } = &mut entry.kind else { return Ok(()) };
         let place = Place::requested(ours.then_some(request.cursor.seq), &request.place)?;
-        *serving = Some(Serving { place, vector, credit: CHUNKS_IN_FLIGHT, end_at_start: own.end });
+        let (credit, end_at_start) = (CHUNKS_IN_FLIGHT, own.end);
+        let expected = store.folded(now, |tx| tx.rows_from(&place))?;
+        *serving = Some(Serving { place, vector, credit, expected, end_at_start });
         self.serve(now, stream, store)
     }
 
@@ -231,6 +234,7 @@ impl Machine {
                 return Ok(());
             }
             let (place, vector) = (serving.place.clone(), serving.vector.clone());
+            let expected = serving.expected;
             let id = entry.peer.clone();
             let mut piece = store.folded(now, |tx| tx.read_piece(place, &vector))?;
             let fixed_end = mutants::on(Mutant::FixedEnd) && piece.to >= serving.end_at_start;
@@ -253,6 +257,7 @@ impl Machine {
                 last: piece.last,
                 closed: own.closed,
                 ordered: piece.ordered,
+                expected: if piece.ordered { expected } else { 0 },
                 place: if piece.last { Vec::new() } else { piece.next.encode() },
             };
             self.send_sealed(stream, sealed::CHUNK, &wire::encode(&chunk)?)?;
@@ -313,6 +318,10 @@ impl Machine {
             peer.counters.rows_in += applied.rows;
             if let Some(known) = peer.known.as_mut() {
                 known.cursor = cursor;
+                known.in_order.0 += applied.rows;
+                if chunk.ordered {
+                    known.in_order.1 = chunk.expected;
+                }
                 if let (true, Some(vector)) = (chunk.last, vector) {
                     known.vector.merge(&vector);
                     if known.state.end < chunk.high || known.state.boot != chunk.boot {

@@ -79,6 +79,9 @@ pub(super) struct Known {
     pub cursor: Cursor,
     /// Folded end of its log that a pass of ours is heading for.
     pub started_at: Seq,
+    /// Of the running catch-up, in key order: rows that came, and rows that it has about; 0 where the
+    /// log is read.
+    pub in_order: (u64, u64),
 }
 
 /// Counters of one peer since the engine started.
@@ -124,6 +127,8 @@ pub(super) struct Serving {
     pub vector: Vector,
     /// Chunks that may still be sent.
     pub credit: u32,
+    /// Rows that a pass in key order has about, counted when it began.
+    pub expected: u64,
     /// For the mutant that ends a scan where it was when it started.
     #[cfg_attr(not(feature = "mutants"), allow(dead_code))]
     pub end_at_start: Seq,

@@ -51,9 +51,10 @@ pub struct Progress {
     pub members: usize,
     /// Log entries of all peers that were not read yet.
     pub rows_behind: i64,
-    /// Log entries of running catch-ups that were read, and all of them.
+    /// Of running catch-ups: rows that came, while they come in key order, else log entries that
+    /// were read.
     pub done: i64,
-    /// See `done`.
+    /// How many there are about.
     pub expected: i64,
     /// Everything of every connected peer is here, and everything from here is there.
     pub caught_up: bool,
@@ -133,9 +134,9 @@ impl Machine {
         let running = members.iter().filter(|(peer, _)| peer.requesting);
         let (mut done, mut expected) = (0, 0);
         for (_, known) in running {
-            let start = known.started_at.0;
-            done += (read(known).0 - start).max(0);
-            expected += (known.state.end.0 - start).max(0);
+            let (came, of) = progress(known);
+            done += came;
+            expected += of;
         }
         Progress {
             db_version: self.own.as_ref().map_or(0, |own| own.end.0),
@@ -152,6 +153,17 @@ impl Machine {
             },
         }
     }
+}
+
+/// How much of a running catch-up has come, and how much there is.
+fn progress(known: &super::peer::Known) -> (i64, i64) {
+    let (came, of) = known.in_order;
+    if of > 0 {
+        let count = |rows: u64| i64::try_from(rows).unwrap_or(i64::MAX);
+        return (count(came.min(of)), count(of));
+    }
+    let start = known.started_at.0;
+    ((read(known).0 - start).max(0), (known.state.end.0 - start).max(0))
 }
 
 fn read(known: &super::peer::Known) -> Seq {

@@ -67,6 +67,11 @@ pub enum PushVerdict {
 impl Tx<'_> {
     /// Applies rows. Neither cursor nor vector move: see [`Tx::apply_piece`], [`Tx::apply_push`].
     pub fn apply(&mut self, batch: &Batch) -> Result<Applied> {
+        self.apply_unseen(batch, None)
+    }
+
+    /// Applies rows, but not those of which a vector covers everything.
+    fn apply_unseen(&mut self, batch: &Batch, seen: Option<&Vector>) -> Result<Applied> {
         let mut applied = Applied::default();
         let mut clock = Stamp(self.meta("hlc")?.unwrap_or(0));
         let before = clock;
@@ -79,7 +84,9 @@ impl Tx<'_> {
         parts.sort_by_key(|(stratum, ..)| *stratum);
         let mut work = Vec::with_capacity(parts.len());
         for (_, table, columns, part) in parts {
-            let (bulk, others) = self.split(&table, &columns, part)?;
+            let unseen = |row: &&Row| seen.is_none_or(|seen| !row.is_covered(seen));
+            let rows = part.rows.iter().filter(unseen).collect();
+            let (bulk, others) = self.split(&table, &columns, rows)?;
             work.push((table, columns, bulk, others));
         }
         // What is deleted makes room for what is new; then parents before children.
@@ -126,7 +133,9 @@ impl Tx<'_> {
         rows: &Batch,
         reach: &Reach<'_>,
     ) -> Result<Applied> {
-        let applied = self.apply(rows)?;
+        // What the vector covers is dominated by what is here (rule P6).
+        let seen = if self.waits_for_known()? { None } else { Some(self.vector()?) };
+        let applied = self.apply_unseen(rows, seen.as_ref())?;
         self.set_cursor(from, reach.cursor, reach.place)?;
         if let Some(vector) = reach.last {
             self.raise_all(vector)?;

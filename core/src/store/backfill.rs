@@ -10,9 +10,9 @@ use std::rc::Rc;
 use rusqlite::params;
 use sha2::{Digest, Sha256};
 
-use crate::ids::Millis;
-use crate::ids::{Boot, ColumnNum, Dot, Seq, SiteId, Stamp, TableNum};
+use crate::ids::{Boot, ColumnNum, Dot, Millis, Seq, SiteId, Stamp, TableNum};
 use crate::merge::{Clock, Ended, Incoming, KeyKind};
+use crate::store::bulk::Stored;
 use crate::store::clock::ClockRow;
 use crate::store::rows::{Kind, Values};
 use crate::store::sql::{ident, ident_list, parameters};
@@ -68,8 +68,8 @@ impl Tx<'_> {
         let Some(import) = table.import else { return Ok(()) };
         let birth = self.import_dot(table.num, import)?;
         let keys = self.keys_to_import(table)?;
-        for key in &keys {
-            self.take_in(table, key)?;
+        for key in self.import_new(table, birth, keys.clone())? {
+            self.take_in(table, &key)?;
         }
         if !keys.is_empty() && table.kind == KeyKind::Integer {
             self.note_populated()?;
@@ -105,6 +105,42 @@ impl Tx<'_> {
         // The cached table still says that its import runs.
         self.cache.schema_version = None;
         self.refresh_schema().map(|_| ())
+    }
+
+    /// Gives those rows their base state, with one log entry, of which nothing was known before.
+    /// Returns the keys of the others, which need a closer look.
+    fn import_new(
+        &mut self,
+        table: &Rc<Table>,
+        birth: Dot,
+        keys: Vec<Value>,
+    ) -> Result<Vec<Value>> {
+        let stood = "SELECT 1 FROM __wavesync_once WHERE tbl = ?1 LIMIT 1";
+        let stood = self.conn.prepare_cached(stood)?.exists([table.num.0])?;
+        if stood || keys.len() < self.bounds.bulk_rows || !self.rise(keys.iter())? {
+            return Ok(keys);
+        }
+        let Some(known) = self.known_between(table, &keys)? else { return Ok(keys) };
+        // 1 and 1.0 are one key.
+        let class = |key: &Value| std::mem::discriminant(key);
+        if known.iter().chain(&keys).any(|key| class(key) != class(&keys[0])) {
+            return Ok(keys);
+        }
+        let is_new = |key: &Value| known.binary_search(key).is_err();
+        let (new, others): (Vec<Value>, Vec<Value>) = keys.into_iter().partition(is_new);
+        let [first, .., last] = &new[..] else { return Ok([new, others].concat()) };
+        // The vector covers this birth only once the whole table is in (rule P12).
+        self.mark_open(Seq(self.log_end()?.0 + 1))?;
+        let cells = table.local_columns().map(|column| (column.num, birth)).collect();
+        let clock = Clock { length: 1, birth, cells, claim: None, ended: Ended::new() };
+        let cells = self.encode_cells(table, &clock)?;
+        let site = self.site_num(birth.site)?;
+        let seq = self.append_span(table, first, last)?;
+        self.cache.folded = Some(seq);
+        let stored = Stored { length: 1, stamp: birth.stamp.0, site: site.0, cells };
+        let rows: Vec<(&Value, &Stored)> = new.iter().map(|key| (key, &stored)).collect();
+        self.insert_span(table, seq, &rows)?;
+        Ok(others)
     }
 
     /// Whether anything is known of rows of a table.

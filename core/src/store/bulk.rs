@@ -17,7 +17,7 @@ use crate::store::rows::refusal;
 use crate::store::tables::Table;
 use crate::store::{Tx, key};
 use crate::value::Value;
-use crate::wire::rows::{Row, TableRows};
+use crate::wire::rows::Row;
 use crate::{Error, Result};
 
 /// Rows of one insert statement, where its parameters allow them.
@@ -47,11 +47,11 @@ impl<'a> Bulk<'a> {
 }
 
 /// What is stored of a clock, in the form of the columns.
-struct Stored {
-    length: i64,
-    stamp: i64,
-    site: i64,
-    cells: Option<Vec<u8>>,
+pub(super) struct Stored {
+    pub length: i64,
+    pub stamp: i64,
+    pub site: i64,
+    pub cells: Option<Vec<u8>>,
 }
 
 /// The newest write event of a row.
@@ -62,21 +62,25 @@ pub(super) fn newest(row: &Row) -> Stamp {
 }
 
 impl Tx<'_> {
-    /// Splits the rows of a part into those that are new and can be written together, and others.
+    /// Splits rows of a table into those that are new and can be written together, and others.
     pub(super) fn split<'a>(
         &mut self,
         table: &Rc<Table>,
         columns: &[ColumnNum],
-        part: &'a TableRows,
+        all: Vec<&'a Row>,
     ) -> Result<(Option<Bulk<'a>>, Vec<&'a Row>)> {
-        let all = || part.rows.iter().collect();
         let suits = table.shape.is_some() && table.import.is_none() && !table.app_triggers;
-        if !suits || part.rows.len() < self.bounds.bulk_rows {
-            return Ok((None, all()));
+        if !suits || all.len() < self.bounds.bulk_rows {
+            return Ok((None, all));
         }
-        let Some(places) = places(table, columns) else { return Ok((None, all())) };
-        let Some(mut rows) = self.rising(part)? else { return Ok((None, all())) };
-        let Some(known) = self.known_between(table, &rows)? else { return Ok((None, all())) };
+        let Some(places) = places(table, columns) else { return Ok((None, all)) };
+        let keys: Vec<Value> = all.iter().map(|row| key::pack(&row.key)).collect();
+        if !self.rise(keys.iter())? {
+            return Ok((None, all));
+        }
+        let Some(known) = self.known_between(table, &keys)? else { return Ok((None, all)) };
+        let mut rows: Vec<New<'_>> =
+            keys.into_iter().zip(&all).map(|(key, row)| New { key, row }).collect();
         let mut known = known.iter().peekable();
         let future = self.future()?;
         let mut over: BTreeSet<Value> = BTreeSet::new();
@@ -100,25 +104,23 @@ impl Tx<'_> {
             fits
         });
         if rows.len() < self.bounds.bulk_rows {
-            return Ok((None, all()));
+            return Ok((None, all));
         }
         Ok((Some(Bulk { rows, places }), others))
     }
 
-    /// The rows of a part if their keys are of one class and rise, as SQLite orders them.
-    fn rising<'a>(&self, part: &'a TableRows) -> Result<Option<Vec<New<'a>>>> {
-        let rows: Vec<New<'a>> =
-            part.rows.iter().map(|row| New { key: key::pack(&row.key), row }).collect();
-        let rises = rows.windows(2).all(|pair| match (&pair[0].key, &pair[1].key) {
+    /// Whether keys are of one class and rise, as SQLite orders them.
+    pub(super) fn rise<'v>(&self, keys: impl Iterator<Item = &'v Value> + Clone) -> Result<bool> {
+        let text = matches!(keys.clone().next(), Some(Value::Text(_)));
+        let mut pairs = keys.clone().zip(keys.skip(1));
+        let rises = pairs.all(|pair| match pair {
             (Value::Integer(one), Value::Integer(two)) => one < two,
             (Value::Text(one), Value::Text(two)) | (Value::Blob(one), Value::Blob(two)) => {
                 one < two
             }
             _ => false,
         });
-        let text = matches!(rows.first().map(|new| &new.key), Some(Value::Text(_)));
-        let ordered = rises && rows.len() > 1 && (!text || self.is_utf8()?);
-        Ok(ordered.then_some(rows))
+        Ok(rises && (!text || self.is_utf8()?))
     }
 
     /// In other encodings SQLite orders texts otherwise.
@@ -128,14 +130,18 @@ impl Tx<'_> {
         Ok(encoding == "UTF-8")
     }
 
-    /// Keys with a state here from the first to the last of some rows; `None` if they are many.
-    fn known_between(&self, table: &Table, rows: &[New<'_>]) -> Result<Option<Vec<Value>>> {
-        let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok(None) };
-        let most = rows.len() * DENSITY;
+    /// Keys with a state here from the first to the last of some keys; `None` if they are many.
+    pub(super) fn known_between(
+        &self,
+        table: &Table,
+        keys: &[Value],
+    ) -> Result<Option<Vec<Value>>> {
+        let (Some(first), Some(last)) = (keys.first(), keys.last()) else { return Ok(None) };
+        let most = keys.len() * DENSITY;
         let mut statement = self.conn.prepare_cached(&table.statements.keys_between)?;
-        let mut keys = statement.query(params![first.key, last.key])?;
+        let mut found = statement.query(params![first, last])?;
         let mut known = Vec::new();
-        while let Some(row) = keys.next()? {
+        while let Some(row) = found.next()? {
             if known.len() >= most {
                 return Ok(None);
             }
@@ -203,8 +209,19 @@ impl Tx<'_> {
         let seq = self.log_new(table, bulk)?;
         let rows: Vec<(&Value, &Stored)> =
             bulk.rows.iter().map(|new| &new.key).zip(clocks).collect();
-        let (many, one) = (&sql.clock_insert_many, &sql.clock_insert);
-        self.insert_all(&rows, INSERT_ROWS, many, one, |statement, at, (key, clock)| {
+        self.insert_span(table, seq, &rows)?;
+        Ok(seq)
+    }
+
+    /// Inserts the clocks of new rows that share a log entry.
+    pub(super) fn insert_span(
+        &self,
+        table: &Table,
+        seq: Seq,
+        rows: &[(&Value, &Stored)],
+    ) -> Result<()> {
+        let (many, one) = (&table.statements.clock_insert_many, &table.statements.clock_insert);
+        self.insert_all(rows, INSERT_ROWS, many, one, |statement, at, (key, clock)| {
             statement.raw_bind_parameter(at + 1, key)?;
             statement.raw_bind_parameter(at + 2, clock.length)?;
             statement.raw_bind_parameter(at + 3, seq.0)?;
@@ -212,8 +229,7 @@ impl Tx<'_> {
             statement.raw_bind_parameter(at + 5, clock.site)?;
             statement.raw_bind_parameter(at + 6, &clock.cells)?;
             Ok(at + 6)
-        })?;
-        Ok(seq)
+        })
     }
 
     /// Inserts rows, many by one statement and what is left one by one. `bind` binds a row behind a

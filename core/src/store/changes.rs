@@ -144,7 +144,7 @@ impl Changes {
                 let Ok(table) = tx.table(entry.table) else { continue };
                 let seq = entry.seq;
                 if wanted.table.as_ref().is_none_or(|name| *name == table.name) {
-                    for key in tx.keys_of_entry(&table, entry)? {
+                    for key in tx.keys_of_entry(&table, &entry)? {
                         read += 1;
                         tx.changes_of(&table, key, seq, wanted, &mut page)?;
                     }

@@ -34,19 +34,21 @@ impl Store {
 
 impl Tx<'_> {
     /// Whether every write event in an encoded batch is covered by the vector, so that what is
-    /// stored dominates it (rule P6). A row of which only a part has arrived may still wait for a
-    /// known row, to be whole, and so may what is held back: then nothing counts as known.
+    /// stored dominates it (rule P6).
     fn has_all(&mut self, rows: &[u8]) -> Result<bool> {
         let newest = Batch::newest(rows)?;
         let vector = self.vector()?;
-        if !newest.iter().all(|dot| vector.covers(*dot)) {
-            return Ok(false);
-        }
+        Ok(newest.iter().all(|dot| vector.covers(*dot)) && !self.waits_for_known()?)
+    }
+
+    /// A row of which only a part has arrived may still wait for a known row, to be whole, and so
+    /// may what is held back: then nothing that arrives may be passed over as known.
+    pub(super) fn waits_for_known(&mut self) -> Result<bool> {
         let incomplete = self.parked_rows()? > 0
             && self
                 .conn
                 .prepare_cached("SELECT 1 FROM __wavesync_parked WHERE kind = 'incomplete'")?
                 .exists([])?;
-        Ok(!incomplete && !self.holds_any()?)
+        Ok(incomplete || self.holds_any()?)
     }
 }

@@ -138,6 +138,23 @@ impl Tx<'_> {
         })
     }
 
+    /// How many rows a pass in key order from a place has about; 0 for a place in the log.
+    pub fn rows_from(&mut self, place: &Place) -> Result<u64> {
+        let Place::Keys(place) = self.resume(place.clone())? else { return Ok(0) };
+        let at = self.at(&place).unwrap_or(0);
+        let mut rows = 0;
+        let mut after = place.after;
+        for table in self.tables_in_order().iter().skip(at) {
+            let after = std::mem::replace(&mut after, Value::Null);
+            let texts = &table.statements;
+            let mut statement = self.conn.prepare_cached(&texts.count_after)?;
+            let most = limits::PROGRESS_MAX_ROWS;
+            let count: i64 = statement.query_row(params![after, most], |row| row.get(0))?;
+            rows += count.unsigned_abs();
+        }
+        Ok(rows)
+    }
+
     /// Whether the log after a position is no longer complete (rule K2).
     fn is_trimmed(&self, seq: Seq) -> Result<bool> {
         Ok(seq < self.horizon()? && !mutants::on(Mutant::HorizonIgnored))

@@ -160,7 +160,14 @@ impl Tx<'_> {
                 self.emit_held(&mut builder, held, fresh)?;
                 continue;
             }
-            for key in self.keys_of_entry(&table, entry)? {
+            if entry.is_span() {
+                let (covered, looked_at) = self.covers_entry(&table, &entry, vector)?;
+                scanned += looked_at;
+                if covered {
+                    continue;
+                }
+            }
+            for key in self.keys_of_entry(&table, &entry)? {
                 scanned += 1;
                 let Some(row) = self.clock(&table, &key)? else { continue };
                 if row.seq == seq {

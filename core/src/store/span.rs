@@ -4,13 +4,14 @@
 //! those between them whose clocks name this entry as their newest: a row that was written since has
 //! an entry of its own, and one that came between them later never had this one.
 
-use rusqlite::types::ValueRef;
+use rusqlite::types::{ToSql, ValueRef};
 use rusqlite::{Row, params};
 
 use crate::Result;
-use crate::ids::{Seq, TableNum};
+use crate::ids::{Dot, Seq, Stamp, TableNum};
 use crate::store::tables::Table;
-use crate::store::{Tx, key};
+use crate::store::vector::Vector;
+use crate::store::{SiteNum, Tx, key};
 use crate::value::Value;
 
 /// The mask of an entry that stands for many rows.
@@ -28,6 +29,11 @@ pub(super) struct LogEntry {
 }
 
 impl LogEntry {
+    /// Whether it stands for many rows.
+    pub fn is_span(&self) -> bool {
+        self.last.is_some()
+    }
+
     /// Takes an entry out of a result row.
     pub fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         let span = row.get_ref(3)? == ValueRef::Integer(SPAN);
@@ -51,18 +57,75 @@ impl Tx<'_> {
     }
 
     /// The keys in their stored form whose newest entry this one may be.
-    pub(super) fn keys_of_entry(&self, table: &Table, entry: LogEntry) -> Result<Vec<Value>> {
-        let Some(last) = entry.last else {
+    pub(super) fn keys_of_entry(&self, table: &Table, entry: &LogEntry) -> Result<Vec<Value>> {
+        let Some(last) = &entry.last else {
             if entry.first == Value::Null {
                 return Ok(Vec::new());
             }
-            return Ok(vec![key::canonical(table.form, table.key_columns, entry.first)?]);
+            let key = entry.first.clone();
+            return Ok(vec![key::canonical(table.form, table.key_columns, key)?]);
         };
         let mut statement = self.conn.prepare_cached(&table.statements.keys_of_span)?;
         let keys = statement.query_map(params![entry.first, last, entry.seq.0], |row| {
             Ok(Value::from_ref(row.get_ref(0)?))
         })?;
         Ok(keys.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Whether a vector covers every write event of the rows whose newest entry this one is, and how
+    /// many rows were looked at.
+    pub(super) fn covers_entry(
+        &mut self,
+        table: &Table,
+        entry: &LogEntry,
+        vector: &Vector,
+    ) -> Result<(bool, usize)> {
+        let seq = entry.seq;
+        let Some(last) = &entry.last else {
+            let mut covered = true;
+            for key in self.keys_of_entry(table, entry)? {
+                covered &= self.is_covered(table, &key, seq, vector)?;
+            }
+            return Ok((covered, 1));
+        };
+        let bounds: [&dyn ToSql; 3] = [&entry.first, last, &seq.0];
+        let births: Vec<(i64, i64, i64)> = self
+            .conn
+            .prepare_cached(&table.statements.births_of_span)?
+            .query_map(bounds, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect::<rusqlite::Result<_>>()?;
+        let mut looked_at = 1;
+        for (site, stamp, count) in births {
+            looked_at += usize::try_from(count).unwrap_or(usize::MAX / 2);
+            let newest = Dot { stamp: Stamp(stamp), site: self.site(SiteNum(site))? };
+            if !vector.covers(newest) {
+                return Ok((false, looked_at));
+            }
+        }
+        let others: Vec<Value> = self
+            .conn
+            .prepare_cached(&table.statements.cells_of_span)?
+            .query_map(bounds, |row| Ok(Value::from_ref(row.get_ref(0)?)))?
+            .collect::<rusqlite::Result<_>>()?;
+        looked_at += others.len();
+        for key in others {
+            if !self.is_covered(table, &key, seq, vector)? {
+                return Ok((false, looked_at));
+            }
+        }
+        Ok((true, looked_at))
+    }
+
+    /// Whether a vector covers every write event of a row, if this is its newest entry.
+    fn is_covered(
+        &mut self,
+        table: &Table,
+        key: &Value,
+        seq: Seq,
+        vector: &Vector,
+    ) -> Result<bool> {
+        let row = self.clock(table, key)?.filter(|row| row.seq == seq);
+        Ok(row.is_none_or(|row| row.clock.dots().all(|dot| vector.covers(dot))))
     }
 
     /// First key, last key and position of each entry of a table after a position that stands for

@@ -1,7 +1,5 @@
 //! What this replica announces about itself, read in one transaction (rules P5, P11, P12).
 
-use rusqlite::params;
-
 use crate::Result;
 use crate::ids::{Boot, Cursor, Millis, Seq, SiteId};
 use crate::mutants::{self, Mutant};
@@ -105,32 +103,31 @@ impl Tx<'_> {
         let vector = self.vector()?;
         let most = self.bounds.open_test_entries;
         let mut statement = self.conn.prepare_cached(
-            "SELECT seq, tbl, pk, cols, at FROM __wavesync_log WHERE seq >= ?1 ORDER BY seq LIMIT ?2",
+            "SELECT seq, tbl, pk, cols, at FROM __wavesync_log WHERE seq >= ?1 ORDER BY seq",
         )?;
-        let mut entries = statement.query(params![from, most as i64])?;
-        let mut tested = 0;
-        let mut reached = from;
+        let mut entries = statement.query([from])?;
+        let (mut tested, mut reached, mut finished) = (0, from, true);
         while let Some(entry) = entries.next()? {
-            tested += 1;
+            if tested >= most {
+                finished = false;
+                break;
+            }
             let entry = LogEntry::read(entry)?;
             let seq = entry.seq;
-            reached = seq.0;
+            reached = seq.0 + 1;
             let Ok(table) = self.table(entry.table) else { continue };
             let mut covered = match self.held_at(seq)? {
                 Some(held) => held.row.dots().all(|dot| vector.covers(dot)),
                 None => true,
             };
-            for key in self.keys_of_entry(&table, entry)? {
-                if let Some(row) = self.clock(&table, &key)?.filter(|row| row.seq == seq) {
-                    covered &= row.clock.dots().all(|dot| vector.covers(dot));
-                }
-            }
+            let (rows, looked_at) = self.covers_entry(&table, &entry, &vector)?;
+            (covered, tested) = (covered && rows, tested + looked_at);
             if !covered {
                 self.set_meta("open_from", seq.0)?;
                 return Ok(false);
             }
         }
-        if tested < most {
+        if finished {
             self.conn.execute("DELETE FROM __wavesync_meta WHERE key = 'open_from'", [])?;
             return Ok(false);
         }

@@ -17,10 +17,16 @@ pub struct Statements {
     pub keys_first: String,
     /// The same after a key.
     pub keys_after: String,
+    /// How many states there are after a key, or at all if it is NULL; counted up to a limit.
+    pub count_after: String,
     /// Keys with a state from one key to another.
     pub keys_between: String,
     /// The same, of rows whose newest entry is a certain one.
     pub keys_of_span: String,
+    /// Of those whose cells are as old as they are: site, newest birth and number of rows.
+    pub births_of_span: String,
+    /// Keys of the others.
+    pub cells_of_span: String,
     /// Clocks of new rows: one, and [`bulk::INSERT_ROWS`].
     pub clock_insert: String,
     /// See `clock_insert`.
@@ -59,9 +65,21 @@ pub(super) fn statements(
         clock_select: format!("SELECT cl, seq, stamp, site, cells FROM {clocks} WHERE k = ?1"),
         keys_first: format!("SELECT k, seq FROM {clocks} ORDER BY k"),
         keys_after: format!("SELECT k, seq FROM {clocks} WHERE k > ?1 ORDER BY k"),
+        count_after: format!(
+            "SELECT CASE WHEN ?1 IS NULL
+             THEN (SELECT count(*) FROM (SELECT 1 FROM {clocks} LIMIT ?2))
+             ELSE (SELECT count(*) FROM (SELECT 1 FROM {clocks} WHERE k > ?1 LIMIT ?2)) END"
+        ),
         keys_between: format!("SELECT k FROM {clocks} WHERE k >= ?1 AND k <= ?2 ORDER BY k"),
         keys_of_span: format!(
             "SELECT k FROM {clocks} WHERE k >= ?1 AND k <= ?2 AND seq = ?3 ORDER BY k"
+        ),
+        births_of_span: format!(
+            "SELECT site, max(stamp), count(*) FROM {clocks}
+             WHERE k >= ?1 AND k <= ?2 AND seq = ?3 AND cells IS NULL GROUP BY site"
+        ),
+        cells_of_span: format!(
+            "SELECT k FROM {clocks} WHERE k >= ?1 AND k <= ?2 AND seq = ?3 AND cells IS NOT NULL"
         ),
         clock_insert: clock::insert(&clocks, 1),
         clock_insert_many: clock::insert(&clocks, bulk::INSERT_ROWS),

@@ -1,12 +1,13 @@
 //! The values of one column of a batch, below each other: runs of equal form, then their bytes.
 //!
-//! Integers travel as differences, and texts that spell a uuid or reals that are whole hundredths
-//! in fewer bytes, where what is read back is the same bit for bit.
+//! Integers travel as differences, and certain texts ([`crate::wire::texts`]) and reals that are whole
+//! hundredths in fewer bytes, where what is read back is the same bit for bit.
 
 use crate::Result;
 use crate::store::clock::write_varint;
 use crate::value::Value;
 use crate::wire::bytes::{Reader, broken, write_signed};
+use crate::wire::texts::{self, Short};
 
 const NULL: u8 = 0;
 const INTEGER: u8 = 1;
@@ -18,23 +19,73 @@ const UUID: u8 = 5;
 /// A real that is an integer divided by 100, as that integer.
 const HUNDREDTHS: u8 = 6;
 
-const UUID_TEXT_BYTES: usize = 36;
-const UUID_HYPHENS: [usize; 4] = [8, 13, 18, 23];
+/// A text `YYYY-MM-DD`, as a number that counts days.
+const DATE: u8 = 7;
+/// A text `YYYY-MM-DD HH:MM:SS`, as a number that counts seconds.
+const TIME: u8 = 8;
+/// Texts with one beginning and a number behind it, as that beginning and the numbers.
+const NUMBERED: u8 = 9;
+
+/// A beginning is worth being written for this many texts in a row.
+const NUMBERED_MIN_RUN: usize = 8;
 /// Hundredths above this are not exact or not shorter.
 const HUNDREDTHS_MAX: f64 = (1i64 << 40) as f64;
 
-fn form(value: &Value) -> u8 {
-    match value {
-        Value::Null => NULL,
-        Value::Integer(_) => INTEGER,
+/// Values of one form that follow each other.
+struct Run<'a> {
+    tag: u8,
+    count: usize,
+    /// Of numbered texts.
+    prefix: &'a [u8],
+}
+
+/// The form of a value, the number that stands for it and, of a numbered text, its beginning.
+fn form(value: &Value) -> (u8, i64, &[u8]) {
+    let (tag, number) = match value {
+        Value::Null => (NULL, 0),
+        Value::Integer(integer) => (INTEGER, *integer),
         Value::Real(real) => match hundredths(*real) {
-            Some(_) => HUNDREDTHS,
-            None => REAL,
+            Some(hundredths) => (HUNDREDTHS, hundredths),
+            None => (REAL, 0),
         },
-        Value::Text(text) if is_uuid(text) => UUID,
-        Value::Text(_) => TEXT,
-        Value::Blob(_) => BLOB,
+        Value::Text(text) => match texts::short(text) {
+            None => (TEXT, 0),
+            Some(Short::Uuid) => (UUID, 0),
+            Some(Short::Date(date)) => (DATE, date),
+            Some(Short::Time(time)) => (TIME, time),
+            Some(Short::Numbered(start, number)) => return (NUMBERED, number, &text[..start]),
+        },
+        Value::Blob(_) => (BLOB, 0),
+    };
+    (tag, number, &[])
+}
+
+/// The runs of a column, with numbered texts where enough of them follow each other, and the
+/// numbers that stand for its values.
+fn runs<'a>(values: impl Iterator<Item = &'a Value>) -> (Vec<Run<'a>>, Vec<i64>) {
+    let mut found: Vec<Run<'a>> = Vec::new();
+    let mut numbers = Vec::with_capacity(values.size_hint().0);
+    for value in values {
+        let (tag, number, prefix) = form(value);
+        numbers.push(number);
+        match found.last_mut() {
+            Some(run) if run.tag == tag && (tag != NUMBERED || run.prefix == prefix) => {
+                run.count += 1;
+            }
+            _ => found.push(Run { tag, count: 1, prefix }),
+        }
     }
+    let mut runs: Vec<Run<'a>> = Vec::with_capacity(found.len());
+    for mut run in found {
+        if run.tag == NUMBERED && run.count < NUMBERED_MIN_RUN {
+            (run.tag, run.prefix) = (TEXT, &[]);
+        }
+        match runs.last_mut() {
+            Some(before) if before.tag == run.tag && run.tag == TEXT => before.count += run.count,
+            _ => runs.push(run),
+        }
+    }
+    (runs, numbers)
 }
 
 fn hundredths(real: f64) -> Option<i64> {
@@ -51,68 +102,37 @@ fn whole(hundredths: i64) -> f64 {
     hundredths as f64 / 100.0
 }
 
-fn is_uuid(text: &[u8]) -> bool {
-    text.len() == UUID_TEXT_BYTES
-        && text.iter().enumerate().all(|(at, byte)| {
-            if UUID_HYPHENS.contains(&at) {
-                *byte == b'-'
-            } else {
-                matches!(byte, b'0'..=b'9' | b'a'..=b'f')
-            }
-        })
-}
-
-fn pack_uuid(body: &mut Vec<u8>, text: &[u8]) {
-    let digit = |byte: u8| if byte <= b'9' { byte - b'0' } else { byte - b'a' + 10 };
-    let mut digits = text.iter().filter(|byte| **byte != b'-').map(|byte| digit(*byte));
-    while let (Some(high), Some(low)) = (digits.next(), digits.next()) {
-        body.push(high << 4 | low);
-    }
-}
-
-fn unpack_uuid(bytes: &[u8]) -> Vec<u8> {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = Vec::with_capacity(UUID_TEXT_BYTES);
-    for byte in bytes {
-        if UUID_HYPHENS.contains(&text.len()) {
-            text.push(b'-');
-        }
-        text.push(DIGITS[usize::from(byte >> 4)]);
-        text.push(DIGITS[usize::from(byte & 15)]);
-    }
-    text
-}
-
 /// Appends the values of a column.
 pub(super) fn write<'a>(body: &mut Vec<u8>, values: impl Iterator<Item = &'a Value> + Clone) {
-    let mut forms = values.clone().map(form).peekable();
-    let mut values = values;
+    let (runs, numbers) = runs(values.clone());
+    let (mut values, mut numbers) = (values, numbers.into_iter());
     let mut last = 0i64;
-    while let Some(form) = forms.next() {
-        let mut count = 1;
-        while forms.next_if_eq(&form).is_some() {
-            count += 1;
-        }
+    for Run { tag, count, prefix } in runs {
         write_varint(body, count as u64);
-        body.push(form);
-        if matches!(form, TEXT | BLOB) {
-            for value in values.clone().take(count) {
-                write_varint(body, length(value) as u64);
-            }
-        }
-        for value in values.by_ref().take(count) {
-            match value {
-                Value::Null => {}
-                Value::Integer(integer) => {
-                    write_signed(body, integer.wrapping_sub(last));
-                    last = *integer;
+        body.push(tag);
+        match tag {
+            TEXT | BLOB => {
+                for value in values.clone().take(count) {
+                    write_varint(body, length(value) as u64);
                 }
-                Value::Real(real) => match hundredths(*real) {
-                    Some(hundredths) => write_signed(body, hundredths),
-                    None => body.extend_from_slice(&real.to_bits().to_be_bytes()),
-                },
-                Value::Text(text) if form == UUID => pack_uuid(body, text),
-                Value::Text(bytes) | Value::Blob(bytes) => body.extend_from_slice(bytes),
+            }
+            NUMBERED => {
+                write_varint(body, prefix.len() as u64);
+                body.extend_from_slice(prefix);
+            }
+            _ => {}
+        }
+        for (value, number) in values.by_ref().zip(numbers.by_ref()).take(count) {
+            match (tag, value) {
+                (HUNDREDTHS, _) => write_signed(body, number),
+                (INTEGER | DATE | TIME | NUMBERED, _) => {
+                    write_signed(body, number.wrapping_sub(last));
+                    last = number;
+                }
+                (UUID, Value::Text(text)) => texts::pack_uuid(body, text),
+                (_, Value::Real(real)) => body.extend_from_slice(&real.to_bits().to_be_bytes()),
+                (_, Value::Text(bytes) | Value::Blob(bytes)) => body.extend_from_slice(bytes),
+                _ => {}
             }
         }
     }
@@ -137,22 +157,40 @@ pub(super) fn read(
         if matches!(form, TEXT | BLOB) {
             return read_bytes(reader, run, form, &mut take);
         }
+        let prefix = if form == NUMBERED { prefix(reader)? } else { &[] };
         for at in run {
-            let value = match form {
-                NULL => Value::Null,
-                INTEGER => {
-                    last = last.wrapping_add(reader.signed()?);
-                    Value::Integer(last)
-                }
-                REAL => reader.real()?,
-                UUID => Value::Text(unpack_uuid(reader.take(16)?)),
-                HUNDREDTHS => Value::Real(whole(reader.signed()?)),
+            if matches!(form, INTEGER | DATE | TIME | NUMBERED) {
+                last = last.wrapping_add(reader.signed()?);
+            }
+            let text = match form {
+                UUID => Some(texts::unpack_uuid(reader.take(16)?)),
+                DATE => texts::write_date(last),
+                TIME => texts::write_time(last),
+                NUMBERED => texts::write_numbered(prefix, last),
+                _ => None,
+            };
+            let value = match (form, text) {
+                (_, Some(text)) => Value::Text(text),
+                (NULL, None) => Value::Null,
+                (INTEGER, None) => Value::Integer(last),
+                (REAL, None) => reader.real()?,
+                (HUNDREDTHS, None) => Value::Real(whole(reader.signed()?)),
+                (DATE | TIME | NUMBERED, None) => return Err(broken("a text is impossible")),
                 _ => return Err(broken("a storage class is unknown")),
             };
             take(at, value);
         }
         Ok(())
     })
+}
+
+/// The beginning that a run of numbered texts shares.
+fn prefix<'a>(reader: &mut Reader<'a, '_>) -> Result<&'a [u8]> {
+    let length = reader.count()?;
+    if length > texts::PREFIX_MAX_BYTES {
+        return Err(broken("the beginning of a text is too long"));
+    }
+    reader.take(length)
 }
 
 fn read_bytes(
@@ -212,10 +250,96 @@ mod tests {
         assert_eq!(bytes.len(), 2 + 2);
     }
 
+    #[test]
+    fn short_texts_are_exact() {
+        let texts = [
+            "2024-02-29",
+            "2024-02-30",
+            "2024-02-32",
+            "2024-00-01",
+            "2024-13-01",
+            "0000-01-01",
+            "9999-12-31",
+            "2024-1-01",
+            "2024-02-29 ",
+            "2024-02-29 23:59:59",
+            "2024-02-29 24:00:00",
+            "2024-02-29T23:59:59",
+            "2024-02-29 23:59:60",
+            "0000-01-01 00:00:00",
+            "2024/02/29",
+            "item 1",
+            "item 0",
+            "item 00",
+            "item 01",
+            "item 10",
+            "0",
+            "00",
+            "7",
+            "-7",
+            "1.50",
+            "x",
+            "999999999999999",
+            "1000000000000000",
+            "99999999999999999999999999999999999999999999999999",
+            "a beginning that is just too long for it 5",
+            "item ",
+            "2024-02-0x",
+            "é1",
+        ];
+        let values: Vec<Value> = texts.into_iter().map(Value::text).collect();
+        assert_eq!(there_and_back(&values), values);
+        for text in texts {
+            // In a row, so that a number behind a beginning is worth it.
+            let values = vec![Value::text(text); 20];
+            assert_eq!(there_and_back(&values), values, "{text}");
+        }
+        let ends = [&b"\xff\xfe7"[..], b"a\0b7", b"7\0"].map(|text| Value::Text(text.to_vec()));
+        for value in ends {
+            assert_eq!(there_and_back(&vec![value.clone(); 9]), vec![value; 9]);
+        }
+        let mut bytes = Vec::new();
+        let items: Vec<Value> =
+            (0..100).map(|n| Value::text(&format!("item {}", 900_000 + n))).collect();
+        write(&mut bytes, items.iter());
+        assert!(bytes.len() < 120, "{} bytes", bytes.len());
+    }
+
+    #[test]
+    fn impossible_texts_are_refused() {
+        let bad = [
+            (DATE, i64::MAX),
+            (DATE, -1),
+            (DATE, 10_000 * 372),
+            (TIME, -1),
+            (TIME, i64::MIN),
+            (NUMBERED, -1),
+            (NUMBERED, 10i64.pow(15)),
+        ];
+        for (tag, number) in bad {
+            let mut bytes = vec![1, tag];
+            if tag == NUMBERED {
+                bytes.push(0);
+            }
+            write_signed(&mut bytes, number);
+            assert!(read(&mut Reader { bytes: &mut &bytes[..] }, 1, |_, _| {}).is_err(), "{tag}");
+        }
+        let long = [1, NUMBERED, 33].into_iter().chain([b'a'; 33]).chain([2]).collect::<Vec<u8>>();
+        assert!(read(&mut Reader { bytes: &mut &long[..] }, 1, |_, _| {}).is_err());
+    }
+
     proptest! {
         #[test]
         fn reals_keep_their_bits(bits in any::<u64>(), cents in any::<i32>()) {
             let values = [Value::Real(f64::from_bits(bits)), Value::Real(f64::from(cents) / 100.0)];
+            prop_assert_eq!(there_and_back(&values), values);
+        }
+
+        #[test]
+        fn texts_are_what_they_were(
+            texts in prop::collection::vec("([a-c]?[-_ ]?[0-9]{0,18}|[0-9]{4}-[01][0-9]-[0-3][0-9]( [0-2][0-9]:[0-6][0-9]:[0-6][0-9])?)", 0..40),
+        ) {
+            let values: Vec<Value> = texts.iter().map(|text| Value::text(text)).collect();
             prop_assert_eq!(there_and_back(&values), values);
         }
     }

@@ -276,6 +276,8 @@ pub struct Chunk {
     pub closed: bool,
     /// The rows are in key order: table by table, by rising keys (rule K1).
     pub ordered: bool,
+    /// With rows in key order: how many the pass had about when it began, for showing progress.
+    pub expected: u64,
     /// Where the key-order pass goes on after this chunk, in the responder's words; empty where
     /// its first phase is over.
     #[serde(with = "serde_bytes")]

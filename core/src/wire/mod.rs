@@ -8,6 +8,7 @@ mod columns;
 pub mod message;
 pub mod rows;
 mod sites;
+mod texts;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -10,6 +10,7 @@ use crate::ids::{Dot, Stamp};
 use crate::limits;
 use crate::merge::{ENDED_MAX, Ended};
 use crate::store::clock::{read_varint, write_varint};
+use crate::store::vector::Vector;
 use crate::value::Value;
 use crate::wire::bytes::{Reader, broken, write_runs, write_signed, write_text};
 use crate::wire::columns;
@@ -72,6 +73,11 @@ impl Row {
         let cells = self.cells.iter().map(|(_, dot, _)| *dot);
         let ended = self.ended.iter().flat_map(|(birth, death)| [*birth, *death]);
         std::iter::once(self.birth).chain(cells).chain(ended)
+    }
+
+    /// Whether a vector covers every write event that this row names.
+    pub(crate) fn is_covered(&self, vector: &Vector) -> bool {
+        self.dots().all(|dot| vector.covers(dot))
     }
 
     fn flags(&self, columns: usize) -> u8 {

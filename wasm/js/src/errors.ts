@@ -1,0 +1,53 @@
+//! Errors: a code for programs, a message and a hint for people. They cross the border of the Worker
+//! as plain objects.
+
+/** What went wrong, as a word that stays the same between versions. */
+export type ErrorCode =
+  | "sql" | "constraint" | "bad_parameter" | "use_transaction" | "read_only" | "busy"
+  | "transaction_lost" | "transaction_timeout" | "transaction_over" | "result_lost"
+  | "quota_exceeded" | "no_opfs" | "corrupt_pool" | "corrupt_database" | "not_a_database" | "io"
+  | "in_use" | "version_mismatch" | "worker_blocked" | "worker_failed" | "wasm_blocked"
+  | "wasm_failed" | "closed" | "bad_name" | "out_of_memory" | "interrupted" | "engine"
+  | "no_relay" | "insecure_websocket" | "not_websocket" | "bad_address" | "bad_options"
+  | "bad_topic" | "bad_argument" | "already_joined" | "not_joined" | "database";
+
+/** The plain form in which errors travel. */
+export interface Fault {
+  code: ErrorCode;
+  message: string;
+  hint: string;
+  sqlite?: number;
+}
+
+/** An error of this package. */
+export class WavesyncError extends Error {
+  /** A stable word. */
+  readonly code: ErrorCode;
+  /** What to do about it; may be empty. */
+  readonly hint: string;
+  /** SQLite's extended result code, or 0. */
+  readonly sqlite: number;
+
+  constructor(fault: Fault) {
+    super(fault.message);
+    this.name = "WavesyncError";
+    this.code = fault.code;
+    this.hint = fault.hint;
+    this.sqlite = fault.sqlite ?? 0;
+  }
+}
+
+export function fault(code: ErrorCode, message: string, hint = ""): WavesyncError {
+  return new WavesyncError({ code, message, hint });
+}
+
+/** Whatever was thrown, in the plain form. */
+export function toFault(thrown: unknown): Fault {
+  const error = thrown as Partial<Fault> | undefined;
+  return {
+    code: error?.code ?? "engine",
+    message: error?.message ?? String(thrown),
+    hint: error?.hint ?? "",
+    sqlite: error?.sqlite ?? 0,
+  };
+}

@@ -1,0 +1,139 @@
+//! A page's connection to its Worker: requests, answers, news.
+
+import { WavesyncError, fault } from "./errors.js";
+import type { FromWorker, News, Request, ToWorker } from "./wire.js";
+
+interface Pending {
+  resolve: (result: unknown) => void;
+  reject: (error: WavesyncError) => void;
+}
+
+export class Link {
+  readonly #worker: Worker;
+  readonly #pending = new Map<number, Pending>();
+  readonly #news: (news: News | { kind: "role"; leader: boolean }) => void;
+  #next = 0;
+  #closed = false;
+  #whenClosed: (() => void) | undefined;
+
+  constructor(worker: Worker, news: (news: News | { kind: "role"; leader: boolean }) => void) {
+    this.#worker = worker;
+    this.#news = news;
+  }
+
+  /** Tells the Worker which database it is about; gives whether this tab has it. */
+  open(message: ToWorker & { kind: "open" }): Promise<boolean> {
+    return new Promise((resolve, reject) => {
+      const forbidden = watchPolicy();
+      const failed = (error: WavesyncError) => {
+        this.#end(error);
+        reject(error);
+      };
+      this.#worker.onerror = (event) => {
+        event.preventDefault();
+        // The report of a violation may come after the error.
+        setTimeout(() => failed(forbidden() ?? workerFailed(event.message)), 50);
+      };
+      this.#worker.onmessage = ({ data }: MessageEvent<FromWorker>) => {
+        if (data.kind === "failed") failed(new WavesyncError(data.error));
+        else if (data.kind === "opened") resolve(data.leader);
+        else this.#heard(data);
+      };
+      this.#worker.postMessage(message);
+    });
+  }
+
+  call<T>(call: string, args: unknown[] = [], tx?: string): Promise<T> {
+    if (this.#closed) return Promise.reject(closed());
+    const number = ++this.#next;
+    const oldest = this.#pending.keys().next().value ?? number;
+    const request: Request = { number, oldest, call, args };
+    if (tx) request.tx = tx;
+    return new Promise((resolve, reject) => {
+      this.#pending.set(number, { resolve: resolve as (result: unknown) => void, reject });
+      try {
+        this.#worker.postMessage({ kind: "request", request } satisfies ToWorker);
+      } catch (error) {
+        this.#pending.delete(number);
+        reject(fault("bad_parameter", (error as Error).message,
+          "a parameter must be null, a number, a bigint, a boolean, a string or a Uint8Array"));
+      }
+    });
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    const ended = new Promise<void>((resolve) => (this.#whenClosed = resolve));
+    this.#worker.postMessage({ kind: "close" } satisfies ToWorker);
+    await ended;
+    this.#end(closed());
+  }
+
+  #heard(message: FromWorker): void {
+    switch (message.kind) {
+      case "answer": {
+        const { answer } = message;
+        const pending = this.#pending.get(answer.number);
+        this.#pending.delete(answer.number);
+        if ("error" in answer) pending?.reject(new WavesyncError(answer.error));
+        else pending?.resolve(answer.result);
+        break;
+      }
+      case "news":
+        this.#news(message.news);
+        break;
+      case "role":
+        this.#news(message);
+        break;
+      case "closed":
+        this.#whenClosed?.();
+        break;
+    }
+  }
+
+  #end(error: WavesyncError): void {
+    this.#closed = true;
+    this.#worker.terminate();
+    for (const { reject } of this.#pending.values()) reject(error);
+    this.#pending.clear();
+  }
+}
+
+/** Starts a Worker, or says that the page may not. */
+export function start(make: () => Worker): Worker {
+  try {
+    return make();
+  } catch (error) {
+    throw blocked((error as Error).message);
+  }
+}
+
+/** Listens for a violation of the page's policy; gives the error if there was one. */
+function watchPolicy(): () => WavesyncError | undefined {
+  let found: WavesyncError | undefined;
+  const heard = (event: SecurityPolicyViolationEvent) => {
+    if (/^(worker|child|script|default)-src/.test(event.effectiveDirective)) {
+      found = blocked(`${event.effectiveDirective} does not allow ${event.blockedURI}`);
+    }
+  };
+  document.addEventListener("securitypolicyviolation", heard);
+  return () => {
+    document.removeEventListener("securitypolicyviolation", heard);
+    return found;
+  };
+}
+
+function blocked(why: string): WavesyncError {
+  return fault("worker_blocked", `the page's Content-Security-Policy blocks the worker script: ${why}`,
+    "allow the script's origin in worker-src (or script-src), for example worker-src 'self'");
+}
+
+function workerFailed(message: string | undefined): WavesyncError {
+  return fault("worker_failed", `the worker script cannot be loaded${message ? `: ${message}` : ""}`,
+    "serve worker.js and wavesync_bg.wasm of this package beside the script, or name the place: " +
+      "open(name, {worker: url})");
+}
+
+function closed(): WavesyncError {
+  return fault("closed", "this database is closed", "open() it again");
+}

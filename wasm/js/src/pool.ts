@@ -1,0 +1,142 @@
+//! The folder of a database in the origin private file system: is it there, is it sound.
+//!
+//! The pool of access handles (in the module) empties files whose header it does not understand,
+//! and takes a file without header for the one that it looked at before. So this looks first.
+
+import { fault } from "./errors.js";
+
+const HEADER_BYTES = 4096;
+const NAME_BYTES = 512;
+/** SQLITE_OPEN_ flags: main database, its journal, super-journal, WAL; and delete on close. */
+const PERSISTENT = 0x100 | 0x800 | 0x4000 | 0x80000;
+const DELETE_ON_CLOSE = 0x8;
+export const DATABASE = "/main.db";
+const KNOWN = new Set([DATABASE, `${DATABASE}-wal`, `${DATABASE}-journal`, "/import", "/import-journal"]);
+
+/** The folder's path. */
+export function directory(name: string): string {
+  return `.wavesync/${encodeURIComponent(name)}`;
+}
+
+/** The folder that holds all databases of this origin. */
+export async function root(): Promise<FileSystemDirectoryHandle> {
+  if (!globalThis.isSecureContext) {
+    throw fault(
+      "no_opfs",
+      "a page that came over plain http may not store files",
+      "serve the page over https (or from localhost); open(name, {storage: 'memory'}) works " +
+        "without, and keeps nothing",
+    );
+  }
+  try {
+    return await navigator.storage.getDirectory();
+  } catch (error) {
+    throw fault(
+      "no_opfs",
+      `this window may not store files: ${(error as Error).message}`,
+      "private windows of some browsers, and old browsers, have no origin private file system; " +
+        "open(name, {storage: 'memory'}) works without, and keeps nothing",
+    );
+  }
+}
+
+/** Refuses a pool in which something would be lost; removes files that were never used. */
+export async function inspect(name: string): Promise<void> {
+  let folder = await root();
+  try {
+    for (const part of [...directory(name).split("/"), ".opaque"]) {
+      folder = await folder.getDirectoryHandle(part);
+    }
+  } catch {
+    return; // A new database.
+  }
+  const found = new Map<string, number>();
+  for await (const [file, handle] of folder.entries()) {
+    if (handle.kind !== "file") continue;
+    const data = await (handle as FileSystemFileHandle).getFile();
+    if (data.size < HEADER_BYTES && isZero(await bytes(data, 0, HEADER_BYTES))) {
+      await folder.removeEntry(file);
+      continue;
+    }
+    const path = await pathOf(name, data);
+    if (path === null) continue;
+    if (found.has(path)) throw corrupt(name, `two files say that they are ${path}`);
+    found.set(path, data.size - HEADER_BYTES);
+  }
+  if (!found.has(DATABASE) && (found.get(`${DATABASE}-wal`) ?? 0) > 0) {
+    throw corrupt(name, "there is a write-ahead log, but no database");
+  }
+}
+
+async function bytes(data: Blob, from: number, to: number): Promise<Uint8Array> {
+  return new Uint8Array(await data.slice(from, to).arrayBuffer());
+}
+
+function isZero(part: Uint8Array): boolean {
+  return part.every((byte) => byte === 0);
+}
+
+/** The path of a file of the pool, null for one that is free. */
+async function pathOf(name: string, data: File): Promise<string | null> {
+  const header = await bytes(data, 0, NAME_BYTES + 4);
+  const length = header.indexOf(0);
+  if (length === 0) {
+    if (data.size > HEADER_BYTES) throw corrupt(name, "a file with content has no name");
+    return null;
+  }
+  const flags = new DataView(header.buffer).getUint32(NAME_BYTES);
+  const path = new TextDecoder().decode(header.subarray(0, length));
+  if (length < 0 || !KNOWN.has(path) || !(flags & PERSISTENT) || flags & DELETE_ON_CLOSE) {
+    throw corrupt(name, "the header of a file is damaged");
+  }
+  return path;
+}
+
+function corrupt(name: string, what: string) {
+  return fault(
+    "corrupt_pool",
+    `the files of the database "${name}" are damaged: ${what}; nothing was changed`,
+    `deleteDatabase(${JSON.stringify(name)}) removes them; join again and members send their rows anew`,
+  );
+}
+
+/** Removes everything of a database that nobody has open. */
+export async function remove(name: string): Promise<void> {
+  let folder = await root();
+  const [first, last] = directory(name).split("/");
+  try {
+    folder = await folder.getDirectoryHandle(first);
+    await folder.removeEntry(last, { recursive: true });
+  } catch (error) {
+    if ((error as DOMException).name !== "NotFoundError") throw error;
+  }
+}
+
+let refused = false;
+
+/** Whether the browser has refused to give room since this was asked last. SQLite says only that
+ *  writing failed, so what the access handles throw is looked at. */
+export function wasFull(): boolean {
+  const full = refused;
+  refused = false;
+  return full;
+}
+
+/** Begins to look. Once in a Worker. */
+export function watchQuota(): void {
+  type Name = "write" | "truncate" | "flush";
+  const handle = (globalThis as unknown as { FileSystemSyncAccessHandle?: { prototype: object } })
+    .FileSystemSyncAccessHandle?.prototype as Record<Name, (...args: unknown[]) => unknown> | undefined;
+  if (!handle) return;
+  for (const name of ["write", "truncate", "flush"] as const) {
+    const original = handle[name];
+    handle[name] = function (...args) {
+      try {
+        return original.apply(this, args);
+      } catch (error) {
+        refused ||= (error as DOMException).name === "QuotaExceededError";
+        throw error;
+      }
+    };
+  }
+}

@@ -1,0 +1,282 @@
+//! The Worker of one tab. Web Locks elect one Worker of all tabs to hold the database; the others
+//! pass requests to it, and one of them takes over when it ends.
+
+import { fault, toFault } from "./errors.js";
+import { Host } from "./host.js";
+import { load } from "./module.js";
+import { DATABASE, directory, inspect, watchQuota } from "./pool.js";
+import { VERSION } from "./version.js";
+import type { Answer, FromWorker, JoinOptions, News, Request, TabMessage, ToWorker } from "./wire.js";
+
+/** The files of a tab that has just ended may be held this much longer, in milliseconds. */
+const RELEASE_MAX_MS = 5_000;
+/** A leader that does not answer for this long is given up, in milliseconds. */
+const WELCOME_MAX_MS = 15_000;
+/** The first queries after a take-over go before the group's key is derived, in milliseconds. */
+const REJOIN_AFTER_MS = 100;
+
+/** The page, as its Worker sees it. TypeScript knows either pages or Workers. */
+const page = self as unknown as {
+  postMessage(message: FromWorker): void;
+  onmessage: (event: MessageEvent<ToWorker>) => void;
+};
+const post = (message: FromWorker) => page.postMessage(message);
+const never = new Promise<void>(() => {});
+
+/** A Worker's part among the tabs of one database. */
+class Tab {
+  readonly #id = crypto.randomUUID();
+  readonly #prefix: string;
+  readonly #pending = new Map<number, Request>();
+  readonly #everybody: BroadcastChannel;
+  readonly #toLeader: BroadcastChannel;
+  readonly #mine: BroadcastChannel;
+  readonly #clients = new Map<string, BroadcastChannel>();
+  #host: Host | undefined;
+  #leader: string | undefined;
+  #joined: JoinOptions | null = null;
+  #isOpen = false;
+  #release: (() => void) | undefined;
+  #giveUp: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(readonly name: string, readonly wasm: string | undefined) {
+    this.#prefix = `wavesync:${name}`;
+    this.#everybody = new BroadcastChannel(this.#prefix);
+    this.#toLeader = new BroadcastChannel(`${this.#prefix}:leader`);
+    this.#mine = new BroadcastChannel(`${this.#prefix}:tab:${this.#id}`);
+    this.#everybody.onmessage = ({ data }) => this.#heard(data);
+    this.#mine.onmessage = ({ data }) => this.#heard(data);
+  }
+
+  async open(): Promise<void> {
+    // Others learn from this lock that this tab has ended.
+    const lock = this.#lockOf(this.#id);
+    await new Promise<void>((held, failed) => {
+      navigator.locks.request(lock, () => (held(), never)).catch(failed);
+    });
+    void navigator.locks.request(this.#prefix, () => this.#lead());
+    this.#hello();
+    this.#giveUp = setTimeout(() => {
+      this.#fail(fault("in_use", "another tab has this database and does not answer",
+        "close or reload the other tabs of this site"));
+    }, WELCOME_MAX_MS);
+    // Ready to take over at once.
+    await load(this.wasm);
+  }
+
+  request(request: Request): void {
+    this.#pending.set(request.number, request);
+    if (this.#host) void this.#serve(request);
+    else if (this.#leader) this.#send(request);
+  }
+
+  async close(): Promise<void> {
+    if (this.#host) await this.#host.close();
+    else this.#toLeader.postMessage({ kind: "bye", from: this.#id } satisfies TabMessage);
+    this.#release?.();
+    post({ kind: "closed" });
+  }
+
+  #lockOf(id: string): string {
+    return `${this.#prefix}:tab:${id}`;
+  }
+
+  #hello(): void {
+    this.#toLeader.postMessage({ kind: "hello", from: this.#id, version: VERSION } satisfies TabMessage);
+  }
+
+  #fail(thrown: unknown): void {
+    clearTimeout(this.#giveUp);
+    post({ kind: "failed", error: toFault(thrown) });
+  }
+
+  #opened(): void {
+    clearTimeout(this.#giveUp);
+    const leader = this.#host !== undefined;
+    post(this.#isOpen ? { kind: "role", leader } : { kind: "opened", leader });
+    this.#isOpen = true;
+  }
+
+  #send(request: Request): void {
+    this.#toLeader.postMessage({ kind: "request", from: this.#id, request } satisfies TabMessage);
+  }
+
+  /** What was sent to a leader that is gone goes to the next one. */
+  #sendAgain(): void {
+    for (const request of this.#pending.values()) {
+      if (this.#isOpen) request.again = true;
+      if (this.#host) void this.#serve(request);
+      else this.#send(request);
+    }
+  }
+
+  #answered(answer: Answer): void {
+    if (this.#pending.delete(answer.number)) post({ kind: "answer", answer });
+  }
+
+  async #serve(request: Request): Promise<void> {
+    const answer = await this.#host?.submit(this.#id, request);
+    if (answer) this.#answered(answer);
+  }
+
+  #heard(message: TabMessage): void {
+    if (this.#host) return;
+    switch (message.kind) {
+      case "welcome":
+        if (this.#leader === message.leader) return;
+        this.#joined = message.joined;
+        this.#leader = message.leader;
+        this.#sendAgain();
+        this.#opened();
+        break;
+      case "leader":
+        this.#hello();
+        break;
+      case "refused":
+        this.#fail(message.error);
+        break;
+      case "answer":
+        this.#answered(message.answer);
+        break;
+      case "news":
+        if (message.news.kind === "joined") this.#joined = message.news.options;
+        else if (this.#isOpen) post({ kind: "news", news: message.news });
+        break;
+    }
+  }
+
+  /** Runs with the lock, for as long as this Worker has the database. */
+  async #lead(): Promise<void> {
+    try {
+      await inspect(this.name);
+      const module = await load(this.wasm);
+      await untilReleased(() => module.poolInstall(directory(this.name)));
+      this.#host = new Host(module, DATABASE, false, this.#id, (news) => this.#tell(news));
+    } catch (error) {
+      this.#fail(error);
+      return;
+    }
+    this.#leader = this.#id;
+    await this.#forgetTheDead();
+    this.#toLeader.onmessage = ({ data }) => void this.#asked(data);
+    this.#sendAgain();
+    this.#everybody.postMessage({ kind: "leader", leader: this.#id } satisfies TabMessage);
+    this.#opened();
+    const joined = this.#joined;
+    if (joined) setTimeout(() => this.#rejoin(joined), REJOIN_AFTER_MS);
+    await new Promise<void>((release) => (this.#release = release));
+  }
+
+  #rejoin(options: JoinOptions): void {
+    const request = { number: -1, oldest: -1, call: "join", args: [options] };
+    void this.#host?.submit(this.#id, request);
+  }
+
+  async #forgetTheDead(): Promise<void> {
+    const { held = [] } = await navigator.locks.query();
+    const prefix = this.#lockOf("");
+    const alive = held.flatMap(({ name }) => (name?.startsWith(prefix) ? [name.slice(prefix.length)] : []));
+    this.#host?.keepOnly(alive);
+  }
+
+  #tell(news: News): void {
+    this.#everybody.postMessage({ kind: "news", news } satisfies TabMessage);
+    if (news.kind !== "joined") post({ kind: "news", news });
+  }
+
+  /** As the leader. */
+  async #asked(message: TabMessage): Promise<void> {
+    const host = this.#host;
+    if (!host) return;
+    switch (message.kind) {
+      case "hello": {
+        const client = this.#client(message.from);
+        if (message.version !== VERSION) {
+          const error = toFault(fault("version_mismatch",
+            `another tab has this database open with version ${VERSION} of wavesync, this one has ` +
+              message.version,
+            "reload all tabs of this site, so that they load the same version"));
+          client.postMessage({ kind: "refused", error } satisfies TabMessage);
+          return;
+        }
+        const welcome = { kind: "welcome", leader: this.#id, joined: host.joined } as const;
+        client.postMessage(welcome satisfies TabMessage);
+        break;
+      }
+      case "request": {
+        const client = this.#client(message.from);
+        const answer = await host.submit(message.from, message.request);
+        client.postMessage({ kind: "answer", answer } satisfies TabMessage);
+        break;
+      }
+      case "bye":
+        this.#gone(message.from);
+        break;
+    }
+  }
+
+  #client(id: string): BroadcastChannel {
+    let channel = this.#clients.get(id);
+    if (!channel) {
+      channel = new BroadcastChannel(this.#lockOf(id));
+      this.#clients.set(id, channel);
+      // Granted when that tab has ended.
+      void navigator.locks.request(this.#lockOf(id), { mode: "shared" }, () => this.#gone(id));
+    }
+    return channel;
+  }
+
+  #gone(id: string): void {
+    this.#clients.get(id)?.close();
+    this.#clients.delete(id);
+    this.#host?.gone(id);
+  }
+}
+
+/** The browser releases the files of a tab that has ended a moment after its locks. */
+async function untilReleased(install: () => Promise<void>): Promise<void> {
+  const deadline = performance.now() + RELEASE_MAX_MS;
+  for (;;) {
+    try {
+      return await install();
+    } catch (error) {
+      if (toFault(error).code !== "in_use" || performance.now() > deadline) throw error;
+      await new Promise((again) => setTimeout(again, 10));
+    }
+  }
+}
+
+/** A database in memory is this tab's own. */
+async function openInMemory(name: string, wasm: string | undefined) {
+  const module = await load(wasm);
+  const tell = (news: News) => {
+    if (news.kind !== "joined") post({ kind: "news", news });
+  };
+  const host = new Host(module, `/${encodeURIComponent(name)}`, true, "", tell);
+  post({ kind: "opened", leader: true });
+  return {
+    request: (request: Request) =>
+      void host.submit("", request).then((answer) => post({ kind: "answer", answer })),
+    close: () => host.close().then(() => post({ kind: "closed" })),
+  };
+}
+
+watchQuota();
+
+let tab: { request(request: Request): void; close(): Promise<void> } | undefined;
+
+page.onmessage = async ({ data }: MessageEvent<ToWorker>) => {
+  try {
+    if (data.kind === "request") tab?.request(data.request);
+    else if (data.kind === "close") await tab?.close();
+    else if (data.memory) tab = await openInMemory(data.name, data.wasm);
+    else {
+      if (!globalThis.isSecureContext) await inspect(data.name);
+      const opening = new Tab(data.name, data.wasm);
+      tab = opening;
+      await opening.open();
+    }
+  } catch (error) {
+    post({ kind: "failed", error: toFault(error) });
+  }
+};

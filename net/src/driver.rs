@@ -304,7 +304,7 @@ impl Driver {
         };
         futures::select_biased! {
             event = std::pin::pin!(event.fuse()) => Turn::Event(event),
-            command = std::pin::pin!(inbox.receiver.recv().fuse()) => Turn::Command(command.ok()),
+            command = std::pin::pin!(inbox.next().fuse()) => Turn::Command(command),
             () = std::pin::pin!(timer.fuse()) => Turn::Time,
         }
     }

@@ -24,7 +24,7 @@ PACKAGES := wavesync-core wavesync-transport wavesync-net wavesync-relay wavesyn
 
 # In the order written, also under -j: cargo uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup ext wasm relay demo fmt clippy deny unit sim groups sim-quick ext-test sql check test bench bench-sync clean
+.PHONY: help setup ext wasm browser relay demo fmt clippy deny unit sim groups sim-quick ext-test sql check test bench bench-sync clean
 
 help: ## this list
 	@echo "wavesync: any SQLite database, synced peer to peer"
@@ -46,8 +46,16 @@ ext: | setup ## build the extension: ./wavesync.so
 	  strip --strip-debug -o .$$name.new $(BUILT)/libwavesync.so; mv -f .$$name.new $$name; done
 	@echo "built ./wavesync.so ($$(du -h wavesync.so | cut -f1)): in sqlite3, .load ./wavesync"
 
-wasm: | setup ## build the browser module
-	scripts/wasm.sh $(CARGO) build --locked -p wavesync-wasm --target $(WASM)
+wasm: | setup ## build the browser module into wasm/pkg, the npm package into wasm/js/dist; says how large it is, and what is too much
+	CARGO="$(CARGO)" scripts/web.sh
+	cd wasm/js && npm ci --no-audit --no-fund --silent && npm run --silent build
+
+browser: wasm relay ext ## the browser build in Chromium, with a relay and sqlite3 shells
+	cd wasm/tests && npm ci --no-audit --no-fund --silent
+	WAVESYNC_RELAY="$(abspath $(TARGET_DIR)/debug/wavesync-relay)" WAVESYNC_EXT="$(abspath wavesync)" \
+	  npm test --silent --prefix wasm/tests
+	WAVESYNC_RELAY="$(abspath $(TARGET_DIR)/debug/wavesync-relay)" WAVESYNC_EXT="$(abspath wavesync)" \
+	  npm test --silent --prefix wasm/js
 
 relay: | setup ## build the relay
 	$(CARGO) build --locked -p wavesync-relay
@@ -96,7 +104,7 @@ sql: ext ## scenarios in real sqlite3 shells, and what the documents show
 check: fmt clippy ## the quick part, before every commit
 	$(CARGO) test --locked -p wavesync-core --lib
 
-test: fmt clippy deny unit sim-quick ext-test sql demo wasm relay ## everything, in this order
+test: fmt clippy deny unit sim-quick ext-test sql demo browser ## everything, in this order
 	@echo "make test: all of it passed"
 
 bench: | setup ## what it costs beside plain SQLite (ONLY='fold merge' KEYS=int ROWS=1000000 ROUNDS=3)

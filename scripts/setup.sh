@@ -37,6 +37,11 @@ scripts/wasm.sh true 2>/dev/null || {
 /usr/bin/python3 -c 'import ensurepip, sqlite3' 2>/dev/null ||
   { need python3 "a host of the extension's load tests" && need python3-venv "apsw, another host, gets installed there"; }
 
+command -v chromium >/dev/null || need chromium "the browser that the tests of the browser build drive"
+command -v node >/dev/null || need nodejs "drives the browser, and serves it the pages"
+command -v npm >/dev/null || need npm "fetches playwright-core, with which node drives the browser"
+command -v openssl >/dev/null || need openssl "a certificate for the pages that are tested with https"
+
 if [ "${#packages[@]}" -gt 0 ]; then
   command -v apt-get >/dev/null || fail "this is not Debian: install the packages above with your own package manager"
   if [ "$(id -u)" = 0 ]; then

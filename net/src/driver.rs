@@ -29,9 +29,19 @@ use control::Command;
 use dialer::Dialer;
 
 /// The file is asked for commits this often while there are some, in milliseconds.
+#[cfg(not(target_family = "wasm"))]
 const POLL_BUSY_MS: u64 = 2;
 /// The file is asked for commits this often when it was quiet, in milliseconds.
+#[cfg(not(target_family = "wasm"))]
 const POLL_IDLE_MS: u64 = 20;
+/// In a browser everybody who commits tells the engine; this is for whoever forgets.
+#[cfg(target_family = "wasm")]
+const POLL_BUSY_MS: u64 = 250;
+#[cfg(target_family = "wasm")]
+const POLL_IDLE_MS: u64 = 1_000;
+/// After so much work in a browser its event loop has a turn, in milliseconds.
+#[cfg(target_family = "wasm")]
+const WORK_MAX_MS: u64 = 8;
 /// After this long without a commit the file counts as quiet, in milliseconds.
 const BUSY_FOR_MS: u64 = 2_000;
 /// A snapshot is shown at most this often unless somebody waits for one, in milliseconds.
@@ -42,6 +52,13 @@ const FLUSH_MAX_MS: u64 = 300;
 const CIRCUIT_BYTES_ENOUGH: u64 = 16 * 1024 * 1024;
 /// Closing the connections takes at most this long.
 const SHUTDOWN_MAX_MS: u64 = 400;
+
+#[cfg(not(target_family = "wasm"))]
+const RELAY_LOST_HINT: &str = "check its address and that it runs; it is tried again";
+/// A browser does not tell why a websocket could not be opened.
+#[cfg(target_family = "wasm")]
+const RELAY_LOST_HINT: &str = "check that it runs and listens with /ws or /tls/ws at this address, \
+     and its certificate; it is tried again";
 
 /// How an engine takes part in the network.
 #[derive(Clone, Debug)]
@@ -174,6 +191,8 @@ pub async fn drive(parts: Parts) -> Result<Option<Again>, NetError> {
         stopping: None,
         restarting: false,
         file,
+        #[cfg(target_family = "wasm")]
+        breathed: time::Instant::now(),
     };
     if let Some(reason) = lan_error {
         driver.warn("lan", &format!("members in the local network are not found: {reason}"));
@@ -216,6 +235,9 @@ struct Driver {
     restarting: bool,
     /// Where the file lies, and which one it was when the engine started.
     file: Option<(std::path::PathBuf, FileIdentity)>,
+    /// When the browser's event loop last had its turn.
+    #[cfg(target_family = "wasm")]
+    breathed: time::Instant,
 }
 
 enum Turn {
@@ -246,6 +268,8 @@ impl Driver {
             if self.restarting {
                 return Some(self.end_to_restart(inbox).await);
             }
+            #[cfg(target_family = "wasm")]
+            self.breathe().await;
         }
         if let Some(network) = self.network.take() {
             network.shutdown(Duration::from_millis(SHUTDOWN_MAX_MS)).await;
@@ -275,6 +299,19 @@ impl Driver {
             snapshot.token = self.token;
         });
         Again { inbox, listen, peers: self.dialer.addresses() }
+    }
+
+    /// Lets others on this thread have their turn: queries, timers, the sockets.
+    #[cfg(target_family = "wasm")]
+    async fn breathe(&mut self) {
+        if self.breathed.elapsed() < Duration::from_millis(WORK_MAX_MS) {
+            return;
+        }
+        match &mut self.network {
+            Some(network) => network.breathe().await,
+            None => time::sleep(Duration::ZERO).await,
+        }
+        self.breathed = time::Instant::now();
     }
 
     /// Nothing is left that could be sent to somebody who is connected.
@@ -420,8 +457,7 @@ impl Driver {
             }
             Net::RelayLost { address, reason } => {
                 let message = format!("the relay {address} is not available: {reason}");
-                let hint = "check its address and that it runs; it is tried again";
-                self.log(now, Level::Warning, "relay_lost", &message, hint);
+                self.log(now, Level::Warning, "relay_lost", &message, RELAY_LOST_HINT);
                 Input::Timer
             }
         };

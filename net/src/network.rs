@@ -204,6 +204,26 @@ impl Network {
         }
     }
 
+    /// Gives the browser's event loop a turn. What arrives meanwhile is taken from the sockets,
+    /// because they hold little; its events wait for `next_event`.
+    #[cfg(target_family = "wasm")]
+    pub async fn breathe(&mut self) {
+        let executor = self.executor.clone();
+        let mut turn = std::pin::pin!(time::sleep(Duration::ZERO).fuse());
+        loop {
+            let next = async {
+                futures::select! {
+                    event = self.swarm.select_next_some() => Some(event),
+                    () = turn => None,
+                }
+            };
+            match executor.run(next).await {
+                Some(event) => self.on_swarm_event(event),
+                None => return,
+            }
+        }
+    }
+
     /// Dials a multiaddress, with or without `/p2p/<id>` at its end. Dialing ourselves or a peer
     /// that is connected already does nothing. A failure arrives as `DialFailed`.
     pub fn dial(&mut self, address: &str) -> Result<(), NetError> {

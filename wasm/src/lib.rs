@@ -1,9 +1,10 @@
-//! wavesync in the browser: core over SQLite compiled to WebAssembly.
+//! wavesync in the browser: core over SQLite compiled to WebAssembly, and the network, in one dedicated
+//! Worker.
 //!
-//! So far the application's side of it: the engine is not part of this build yet. No protocol
-//! decision is made in this crate.
+//! No protocol decision is made in this crate.
 
 pub mod db;
+pub mod engine;
 pub mod error;
 pub mod vfs;
 

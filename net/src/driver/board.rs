@@ -1,11 +1,12 @@
 //! The board: where a running engine shows what is going on, to be read from other threads.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 #[cfg(not(target_family = "wasm"))]
 use std::time::Duration;
 
+use async_channel::{Receiver, Sender};
 use wavesync_core::ids::{Millis, SiteId};
 use wavesync_core::limits;
 use wavesync_core::machine::{Event, PeerReport, Progress};
@@ -15,6 +16,8 @@ use crate::RelayReport;
 /// An event and when it happened.
 #[derive(Clone, Debug)]
 pub struct LoggedEvent {
+    /// Counts up from 1 in the life of a board.
+    pub number: u64,
     /// When.
     pub at: Millis,
     /// What.
@@ -62,6 +65,8 @@ struct Shared {
     changed: Condvar,
     stale: AtomicBool,
     waiters: AtomicUsize,
+    logged: AtomicU64,
+    listener: OnceLock<Sender<()>>,
 }
 
 impl Board {
@@ -80,16 +85,30 @@ impl Board {
     pub fn update(&self, change: impl FnOnce(&mut Snapshot)) {
         change(&mut self.lock());
         self.shared.changed.notify_all();
+        if let Some(listener) = self.shared.listener.get() {
+            // A full channel holds a message already, and one is enough.
+            let _ = listener.try_send(());
+        }
+    }
+
+    /// For whoever cannot wait: a message after each change, or one for several. There is one
+    /// listener in the life of a board; a second one hears nothing.
+    #[must_use]
+    pub fn listen(&self) -> Receiver<()> {
+        let (sender, receiver) = async_channel::bounded(1);
+        let _ = self.shared.listener.set(sender);
+        receiver
     }
 
     /// Adds an event, also to the trace.
     pub fn log(&self, at: Millis, event: Event) {
         tracing::debug!(code = event.code, message = %event.message, "event");
+        let number = self.shared.logged.fetch_add(1, Ordering::SeqCst) + 1;
         self.update(|snapshot| {
             if snapshot.events.len() >= limits::EVENTS_MAX {
                 snapshot.events.pop_front();
             }
-            snapshot.events.push_back(LoggedEvent { at, event });
+            snapshot.events.push_back(LoggedEvent { number, at, event });
         });
     }
 

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use async_channel::{Receiver, Sender};
-#[cfg(not(target_family = "wasm"))]
 use futures::FutureExt;
 
 /// Asks a running engine for something. Cheap to clone; never blocks.
@@ -80,18 +79,21 @@ impl Inbox {
     #[cfg(not(target_family = "wasm"))]
     #[must_use]
     pub fn stopped_within(&self, time: std::time::Duration) -> bool {
-        smol::block_on(async {
-            let mut timer = std::pin::pin!(crate::time::sleep(time).fuse());
-            loop {
-                futures::select! {
-                    command = self.receiver.recv().fuse() => match command {
-                        Ok(Command::Stop) | Err(_) => return true,
-                        Ok(command) => self.early.borrow_mut().push_back(command),
-                    },
-                    () = timer => return false,
-                }
+        smol::block_on(self.stopped_after(time))
+    }
+
+    /// As `stopped_within`, without blocking the thread.
+    pub async fn stopped_after(&self, time: std::time::Duration) -> bool {
+        let mut timer = std::pin::pin!(crate::time::sleep(time).fuse());
+        loop {
+            futures::select! {
+                command = std::pin::pin!(self.receiver.recv().fuse()) => match command {
+                    Ok(Command::Stop) | Err(_) => return true,
+                    Ok(command) => self.early.borrow_mut().push_back(command),
+                },
+                () = timer => return false,
             }
-        })
+        }
     }
 
     /// The next command; `None` if nobody can ask any more.

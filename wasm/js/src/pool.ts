@@ -11,7 +11,9 @@ const NAME_BYTES = 512;
 const PERSISTENT = 0x100 | 0x800 | 0x4000 | 0x80000;
 const DELETE_ON_CLOSE = 0x8;
 export const DATABASE = "/main.db";
-const KNOWN = new Set([DATABASE, `${DATABASE}-wal`, `${DATABASE}-journal`, "/import", "/import-journal"]);
+/** Beside the database: what tells it from a copy, and a file that is being imported. */
+const FILES = [DATABASE, `${DATABASE}-wavesync-id`, "/import"];
+const KNOWN = new Set(FILES.flatMap((path) => [path, `${path}-wal`, `${path}-journal`]));
 
 /** The folder's path. */
 export function directory(name: string): string {

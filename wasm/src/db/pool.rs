@@ -14,8 +14,9 @@ use crate::error::{Fault, Result};
 
 /// Name of the pool's VFS.
 pub const VFS: &std::ffi::CStr = c"wavesync-pool";
-/// Database, its WAL, a file that is being imported and its journal, and room for a super-journal.
-const FILES: u32 = 6;
+/// Database, its WAL, the file that tells it from a copy, a file that is being imported, and a
+/// journal for each.
+const FILES: u32 = 8;
 
 thread_local! {
     static POOL: RefCell<Option<OpfsSAHPoolUtil>> = const { RefCell::new(None) };

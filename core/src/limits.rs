@@ -9,6 +9,8 @@ pub const FRAME_BODY_MAX_BYTES: usize = 256 * 1024;
 pub const CHUNK_TARGET_BYTES: usize = 1024 * 1024;
 /// A chunk of a catch-up holds at most this many rows.
 pub const CHUNK_MAX_ROWS: usize = 10_000;
+/// A requester that can take fewer rows in one transaction is not given fewer than this.
+pub const CHUNK_ASKED_MIN_ROWS: usize = 100;
 /// Rows of a table that are counted at most to show how far a pass in key order is.
 pub const PROGRESS_MAX_ROWS: i64 = 4_000_000;
 /// Log entries looked at for one chunk, so that a scan over dead entries stays short.

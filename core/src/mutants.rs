@@ -127,6 +127,30 @@ pub enum Mutant {
     HeldOutsideVector,
     /// P17: a release is not announced.
     SilentRelease,
+    /// P3: an engine that starts goes on from its own newest stamp, whatever it had applied.
+    ClockOfOwn,
+    /// I3: the cells of a row that is inserted again carry the stamp of the delete before.
+    ReinsertKeepsDelete,
+    /// I3: the cells of an inserted row with a natural key name neither a time nor a site.
+    UnsignedCells,
+    /// CHECK constraints are not looked at when a row is applied.
+    ChecksIgnored,
+    /// C6: rows are applied without looking for their parents.
+    ParentsIgnored,
+    /// P1: rows of tables that are nothing but a key are not brought into the table.
+    KeysUnplaced,
+    /// P11: while rows are parked, the state is told again and again.
+    RestlessWhileParked,
+    /// P12: a log in which nothing can be new is read nevertheless.
+    NoJump,
+    /// Who has received no rows since the engine started never counts as caught up.
+    CaughtUpByRows,
+    /// Fold: an update counts as one of every column.
+    EveryColumnWritten,
+    /// What the user can do nothing about now is told as an error.
+    WarningIsError,
+    /// P10b: a push across a gap is not expected.
+    GapUnexpected,
 }
 
 #[cfg(feature = "mutants")]

@@ -81,7 +81,7 @@ fn constants_in(source: &str) -> Vec<String> {
 #[test]
 fn every_limit_stands_in_the_protocol_with_its_value() {
     let code = named!(limits {
-        FRAME_BODY_MAX_BYTES CHUNK_TARGET_BYTES CHUNK_MAX_ROWS CHUNK_SCAN_MAX_ENTRIES ROW_MAX_BYTES
+        FRAME_BODY_MAX_BYTES CHUNK_TARGET_BYTES CHUNK_MAX_ROWS CHUNK_ASKED_MIN_ROWS CHUNK_SCAN_MAX_ENTRIES ROW_MAX_BYTES
         PASS_MESSAGE_MAX_BYTES CONTROL_MESSAGE_MAX_BYTES HANDSHAKE_MESSAGE_MAX_BYTES
         COMPRESSION_MAX_RATIO BATCH_MAX_CELLS OPEN_TEST_MAX_ENTRIES PUSH_MAX_ROWS PUSH_GRACE_MS
         PUSH_MAX_BYTES PUSH_MAX_SENT_TO SITE_TAG_BYTES FOLD_INTERVAL_MS
@@ -191,7 +191,7 @@ fn the_bytes_of_the_examples_are_those_of_the_code() {
         columns: vec!["a".into(), "b".into()],
         rows: vec![(1, vec![Some(65_536), None])],
     }];
-    let request = Request { vector, applied, cursor, place: vec![1], sample };
+    let request = Request { vector, applied, cursor, place: vec![1], sample, chunk_rows: 1_000 };
     let encoded: BTreeMap<&str, Vec<u8>> = BTreeMap::from([
         ("GREETING", wire::encode(&Greeting { version: 1, nonce: [0x22; 32] }).unwrap()),
         ("REFUSAL", wire::encode(&Refusal { code: 1 }).unwrap()),

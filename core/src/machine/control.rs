@@ -485,22 +485,8 @@ impl Machine {
             return Ok(());
         }
         let changed = self.announced.as_ref() != Some(&own);
-        if changed && !crate::mutants::on(crate::mutants::Mutant::NoAnnounce) {
-            // Everybody who got our hello: whoever has not sent his yet would never be told.
-            let told: Vec<PeerId> = self
-                .peers
-                .iter()
-                .filter(|(id, peer)| {
-                    let congested =
-                        peer.control.is_some_and(|stream| self.congested.contains(&stream));
-                    peer.control.is_some() && !greetings.contains(id) && !congested
-                })
-                .map(|(id, _)| id.clone())
-                .collect();
-            for id in told {
-                let state = self.state_for(now, &id, &own, store)?;
-                self.send_control(&id, sealed::STATE, &state)?;
-            }
+        if changed && !mutants::on(Mutant::NoAnnounce) {
+            self.tell_state(now, &own, &greetings, store)?;
         }
         self.announced = Some(own.clone());
         self.announced_at = now;
@@ -509,6 +495,26 @@ impl Machine {
         if changed {
             self.trim_due = true;
             self.consider_all(now, store)?;
+        }
+        Ok(())
+    }
+
+    /// Tells everybody who got our hello, and not only now: whoever has not sent his yet would
+    /// never be told.
+    pub(super) fn tell_state(
+        &mut self,
+        now: Millis,
+        own: &crate::store::state::OwnState,
+        greeted: &[PeerId],
+        store: &mut Store,
+    ) -> Result<()> {
+        let told = self.peers_where(|id, peer| {
+            let congested = peer.control.is_some_and(|stream| self.congested.contains(&stream));
+            peer.control.is_some() && !greeted.contains(id) && !congested
+        });
+        for id in told {
+            let state = self.state_for(now, &id, own, store)?;
+            self.send_control(&id, sealed::STATE, &state)?;
         }
         Ok(())
     }

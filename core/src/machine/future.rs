@@ -50,7 +50,9 @@ impl Machine {
                 "the member '{who}' holds back what is written here: this clock is ahead of its one"
             );
             let hint = "set the clocks right; what was written is shown there when its time comes";
-            self.event(Level::Warning, "clock_ahead", &message, hint, Some(id));
+            let error = mutants::on(Mutant::WarningIsError);
+            let level = if error { Level::Error } else { Level::Warning };
+            self.event(level, "clock_ahead", &message, hint, Some(id));
         }
     }
 }

@@ -30,6 +30,9 @@ impl Machine {
             return Ok(());
         }
         self.compare_at = now.plus(limits::COMPARE_INTERVAL_MS);
+        if mutants::on(Mutant::RestlessWhileParked) && store.parks(now)? {
+            self.tell_state(now, &store.own_state(now)?, &[], store)?;
+        }
         self.consider_all(now, store)
     }
 
@@ -47,7 +50,8 @@ impl Machine {
         let covered = own.vector.covers_all(&known.vector);
         let read = cursor.boot == boot && cursor.seq >= end;
         let same_branch = cursor.boot == Boot(0) || cursor.boot == boot;
-        let jump = covered && closed && same_branch && !read;
+        let may_jump = !mutants::on(Mutant::NoJump);
+        let jump = covered && closed && same_branch && !read && may_jump;
         if jump {
             // Rule P12: nothing in its log can be new.
             store.jump_cursor(now, site, Cursor { boot, seq: end, high: end })?;
@@ -146,6 +150,7 @@ impl Machine {
                 cursor,
                 place,
                 sample,
+                chunk_rows: u32::try_from(store.bounds().chunk_rows).unwrap_or(u32::MAX),
             };
             self.asking.pop();
             if let Some(StreamKind::Incoming { position, .. }) =
@@ -193,7 +198,9 @@ impl Machine {
         let place = Place::requested(ours.then_some(request.cursor.seq), &request.place)?;
         let (credit, end_at_start) = (CHUNKS_IN_FLIGHT, own.end);
         let expected = store.folded(now, |tx| tx.rows_from(&place))?;
-        *serving = Some(Serving { place, vector, credit, expected, end_at_start });
+        let rows = usize::try_from(request.chunk_rows).unwrap_or(usize::MAX);
+        let rows = rows.max(limits::CHUNK_ASKED_MIN_ROWS).min(store.bounds().chunk_rows);
+        *serving = Some(Serving { place, vector, credit, rows, expected, end_at_start });
         self.serve(now, stream, store)
     }
 
@@ -234,9 +241,11 @@ impl Machine {
                 return Ok(());
             }
             let (place, vector) = (serving.place.clone(), serving.vector.clone());
+            let rows = serving.rows;
             let expected = serving.expected;
             let id = entry.peer.clone();
-            let mut piece = store.folded(now, |tx| tx.read_piece(place, &vector))?;
+            let mut piece =
+                store.folded(now, |tx| tx.limited_to(rows).read_piece(place, &vector))?;
             let fixed_end = mutants::on(Mutant::FixedEnd) && piece.to >= serving.end_at_start;
             let phase_one = mutants::on(Mutant::KeysEndPass) && piece.ordered;
             piece.last |= fixed_end || (phase_one && matches!(piece.next, Place::Log(_)));

@@ -127,6 +127,8 @@ pub(super) struct Serving {
     pub vector: Vector,
     /// Chunks that may still be sent.
     pub credit: u32,
+    /// Rows that a chunk may have.
+    pub rows: usize,
     /// Rows that a pass in key order has about, counted when it began.
     pub expected: u64,
     /// For the mutant that ends a scan where it was when it started.

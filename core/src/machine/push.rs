@@ -4,6 +4,7 @@ use crate::Result;
 use crate::ids::{Millis, SiteId};
 use crate::machine::Machine;
 use crate::machine::peer::PeerId;
+use crate::mutants::{self, Mutant};
 use crate::store::apply::PushVerdict;
 use crate::store::{Push, Store};
 use crate::wire::message::{PushMessage, sealed};
@@ -45,7 +46,10 @@ impl Machine {
             .write_applying(now, |tx| tx.apply_push(message.site, message.boot, range, &rows))?;
         match verdict {
             PushVerdict::Known => Ok(()),
-            PushVerdict::Gap => self.consider_from(now, from, &message, store),
+            PushVerdict::Gap => {
+                assert!(!mutants::on(Mutant::GapUnexpected), "a push across a gap");
+                self.consider_from(now, from, &message, store)
+            }
             PushVerdict::Applied(applied) => {
                 self.own_dirty = true;
                 if let Some(peer) = self.peers.get_mut(from) {

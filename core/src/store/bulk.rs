@@ -197,6 +197,8 @@ impl Tx<'_> {
         let alive: Vec<&New<'_>> = bulk.rows.iter().filter(|new| new.row.length % 2 == 1).collect();
         let sql = &table.statements;
         let (many, one) = (&sql.row_insert_many, &sql.row_insert);
+        let unplaced = bulk.places.is_empty() && mutants::on(Mutant::KeysUnplaced);
+        let alive = if unplaced { Vec::new() } else { alive };
         self.insert_all(&alive, sql.row_many, many, one, |statement, at, new| {
             let cells = bulk.places.iter().map(|place| &new.row.cells[*place].2);
             let mut at = at;

@@ -203,13 +203,22 @@ impl Tx<'_> {
             }
             (Some(_), known) => {
                 let birth = hand.stamp(entry.at);
+                let death = known.as_ref().map(|clock| clock.birth);
                 let (length, ended) =
                     known.map_or((0, Ended::new()), |clock| (clock.length, clock.ended));
                 // Above what is held, too, so that this write still stands when that is released.
                 let length = length.max(self.held_length(&table, &key)?);
                 let length = length + length % 2;
                 let columns: Vec<_> = table.local_columns().map(|column| column.num).collect();
-                let cells = columns.iter().map(|column| (*column, birth)).collect();
+                let natural = table.kind == KeyKind::Natural;
+                let written = match death {
+                    _ if natural && mutants::on(Mutant::UnsignedCells) => {
+                        Dot { stamp: Stamp::at(1), site: SiteId([0; 16]) }
+                    }
+                    Some(death) if mutants::on(Mutant::ReinsertKeepsDelete) => death,
+                    _ => birth,
+                };
+                let cells = columns.iter().map(|column| (*column, written)).collect();
                 let length = if mutants::on(Mutant::RebirthShort) { 0 } else { length };
                 (Clock { length: length + 1, birth, cells, claim: None, ended }, columns)
             }
@@ -236,7 +245,10 @@ impl Tx<'_> {
         mask: &Mask,
         seq: Seq,
     ) -> Result<Vec<ColumnNum>> {
-        let columns = self.columns_of_entry(table, key, mask, seq)?;
+        let mut columns = self.columns_of_entry(table, key, mask, seq)?;
+        if mutants::on(Mutant::EveryColumnWritten) {
+            columns = table.local_columns().map(|column| column.num).collect();
+        }
         Ok(self.with_coupled(table, columns))
     }
 

@@ -9,6 +9,7 @@ use rusqlite::Connection;
 
 use crate::Result;
 use crate::ids::{ColumnNum, TableNum};
+use crate::mutants::{self, Mutant};
 use crate::store::Tx;
 use crate::store::rows::Values;
 use crate::store::shape::Shape;
@@ -165,7 +166,8 @@ pub fn declared(conn: &Connection, table: &str) -> Result<Vec<Declared>> {
 impl Tx<'_> {
     /// Whether the connection that joined last enforces foreign keys.
     pub(super) fn enforces_keys(&self) -> Result<bool> {
-        Ok(self.meta::<i64>("foreign_keys")?.unwrap_or(0) == 1)
+        let enforced = self.meta::<i64>("foreign_keys")?.unwrap_or(0) == 1;
+        Ok(enforced && !mutants::on(Mutant::ParentsIgnored))
     }
 
     /// Works out which foreign keys are enforced and the order of tables.

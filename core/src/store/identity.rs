@@ -51,6 +51,13 @@ impl Store {
         if mutants::on(Mutant::ForgetClock) {
             super::set_meta(&self.conn, "hlc", 0)?;
         }
+        if mutants::on(Mutant::ClockOfOwn) {
+            self.conn.execute_batch(
+                "UPDATE __wavesync_meta SET value = coalesce((SELECT stamp FROM __wavesync_vector
+                 WHERE site = (SELECT value FROM __wavesync_meta WHERE key = 'self')), 0)
+                 WHERE key = 'hlc'",
+            )?;
+        }
         self.record_boot(boot)?;
         self.boot = boot;
         self.write(now, |tx| {

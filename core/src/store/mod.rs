@@ -201,6 +201,9 @@ impl Store {
         // Capture triggers must not see what this connection applies. They are switched on only
         // around the statements of a table that has triggers of the application's own.
         conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+        if mutants::on(Mutant::ChecksIgnored) {
+            conn.pragma_update(None, "ignore_check_constraints", true)?;
+        }
         let store = Self {
             conn,
             cache: Cache::default(),
@@ -223,9 +226,16 @@ impl Store {
         Ok(store)
     }
 
-    /// Makes transactions and messages smaller than the constants say; for tests.
+    /// Makes transactions and messages smaller than the constants say; for tests, and where a long
+    /// transaction would keep others from their turn.
     pub fn set_bounds(&mut self, bounds: Bounds) {
         self.bounds = bounds;
+    }
+
+    /// See [`Store::set_bounds`].
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        self.bounds
     }
 
     /// Whether wavesync's tables exist in this database.

@@ -47,6 +47,13 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Whether any row is parked.
+    pub(crate) fn parks(&mut self, now: Millis) -> Result<bool> {
+        self.folded(now, |tx| Ok(tx.parked_rows()? > 0))
+    }
+}
+
 impl Tx<'_> {
     fn waiting(&self) -> Result<i64> {
         let sql = "SELECT count(*) FROM __wavesync_parked WHERE in_table = 0";

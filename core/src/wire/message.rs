@@ -234,6 +234,8 @@ pub struct Request {
     pub place: Vec<u8>,
     /// At first contact, some of the rows that the requester had before it joined.
     pub sample: Vec<SampleTable>,
+    /// Rows that the requester wants in a chunk at most: each is one transaction at its side.
+    pub chunk_rows: u32,
 }
 
 /// Some rows of a table with an INTEGER key that existed before their replica joined.

@@ -3,12 +3,14 @@
 //! seed; `SEEDS=n` sets how many are run, `SEED_FROM` the first, `SIM_TRACE=1` prints a run.
 #![allow(clippy::unwrap_used)]
 
+mod contended;
 mod dice;
 mod image;
 mod mutants;
 mod network;
 mod oracle;
 mod regressions;
+mod sole;
 mod workload;
 mod world;
 
@@ -28,7 +30,8 @@ pub fn run(plan: Plan) -> Result<u64, Failure> {
     catch_unwind(AssertUnwindSafe(|| run_unguarded(plan))).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_string()));
-        Err(Failure::new("panic", format!("seed {seed}: {}", text.unwrap_or_default())))
+        let text = format!("seed {seed}: {}", text.unwrap_or_default());
+        oracle::fail("panic", text).map(|()| 0)
     })
 }
 

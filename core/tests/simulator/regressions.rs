@@ -33,6 +33,8 @@ fn a_write_at_any_moment_of_the_handshake_arrives() {
             clocks: Clocks::Equal,
             schemas_meet: true,
             actions: 0,
+            calm: false,
+            contended: false,
             bounds: Bounds::default(),
         });
         world.network.links[0].delay = (40, 0);
@@ -66,6 +68,8 @@ fn everybody_who_adopts_tables_is_told_of_a_new_one() {
             clocks: Clocks::Equal,
             schemas_meet: true,
             actions: 0,
+            calm: false,
+            contended: false,
             bounds: Bounds::default(),
         });
         world.network.links[1].delay = (40, 0);

@@ -3,6 +3,7 @@
 use rusqlite::Connection;
 use wavesync_core::value::Value;
 
+use crate::contended;
 use crate::dice::Dice;
 use crate::network::Event;
 use crate::oracle::Failure;
@@ -81,6 +82,9 @@ pub fn existing_rows(world: &mut World, conn: &Connection, at: usize) {
         return;
     }
     conn.execute_batch(SAFE).unwrap();
+    if world.plan.contended {
+        contended::create(conn, &mut world.dice);
+    }
     for spec in &TABLES {
         if spec.name.starts_with("late") && !world.dice.percent(35) {
             continue;
@@ -313,7 +317,11 @@ pub fn act(world: &mut World) -> Result<(), Failure> {
     match world.dice.below(100) {
         0..=59 => {
             let mut script = String::new();
-            world.application(at, |conn, dice| script = transaction(conn, dice));
+            let contend = world.plan.contended
+                && has_table(world.replicas[at].conn(), "chk")
+                && world.dice.percent(60);
+            let run = if contend { contended::transaction } else { transaction };
+            world.application(at, |conn, dice| script = run(conn, dice));
             world.say(|| format!("r{at} {script}"));
             tell(world, at)
         }
@@ -328,6 +336,7 @@ pub fn act(world: &mut World) -> Result<(), Failure> {
             world.say(|| format!("r{at} {script}"));
             tell(world, at)
         }
+        81..=100 if world.plan.calm => Ok(()),
         81..=93 => {
             let link = world.dice.index(world.network.links.len());
             let late = world.dice.percent(40);

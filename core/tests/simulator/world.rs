@@ -8,6 +8,7 @@ use wavesync_core::auth::GroupKey;
 use wavesync_core::ids::Millis;
 use wavesync_core::limits::Bounds;
 use wavesync_core::machine::{Config, Event as Report, Input, Level, Machine, Output, PeerId};
+use wavesync_core::mutants::{self, Mutant};
 use wavesync_core::store::Store;
 use wavesync_core::store::contact::Existing;
 use wavesync_core::store::group::Join;
@@ -36,6 +37,10 @@ pub struct Plan {
     /// Everybody ends with every table and column.
     pub schemas_meet: bool,
     pub actions: u64,
+    /// No connection is cut and no engine starts again while the application writes.
+    pub calm: bool,
+    /// There are tables whose constraints contend.
+    pub contended: bool,
     pub bounds: Bounds,
 }
 
@@ -87,6 +92,8 @@ impl Plan {
             },
             schemas_meet: dice.percent(60),
             actions: dice.within(15, 60),
+            calm: false,
+            contended: seed % 4 < 2,
             bounds: Bounds {
                 chunk_rows: dice.within(1, 4) as usize,
                 chunk_scan_entries: dice.within(3, 9) as usize,
@@ -171,7 +178,8 @@ impl World {
         store.set_bounds(self.plan.bounds);
         let file = FileIdentity(format!("file {at}"));
         let now = Millis(self.now.saturating_add_signed(skew));
-        let join = Join { topic: "simulator".into(), ..Join::default() };
+        let foreign_keys = self.plan.contended;
+        let join = Join { topic: "simulator".into(), foreign_keys, ..Join::default() };
         store.join(now, &join, &file, &self.dice.bytes()).unwrap();
         self.memory.clocks[at] = now.0;
         let mut peer = self.dice.bytes::<8>().to_vec();
@@ -298,7 +306,7 @@ impl World {
         self.say(|| format!("r{at} {:?} {}: {}", report.level, report.code, report.message));
         if report.level == Level::Error {
             let text = format!("replica {at} reports {}: {}", report.code, report.message);
-            return Err(Failure::new("error report", text));
+            return oracle::fail("error report", text);
         }
         if report.code == "unrelated" {
             // The user says what the rows are; here or there, sooner or later.
@@ -337,7 +345,8 @@ impl World {
                 _ => self.end_learns(link, end)?,
             }
         }
-        let after = self.dice.within(1, 1_500);
+        let most = if self.plan.contended { 4_000 } else { 1_500 };
+        let after = self.dice.within(1, most);
         self.network.schedule(self.now + after, Event::Reconnect { link });
         Ok(())
     }
@@ -445,9 +454,15 @@ impl World {
         let before: i64 = conn.query_row(end, [], |row| row.get(0)).unwrap();
         let triggers = |on| conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, on);
         triggers(true).unwrap();
+        conn.pragma_update(None, "foreign_keys", self.plan.contended).unwrap();
+        // The mutant is about what is applied.
+        conn.pragma_update(None, "ignore_check_constraints", false).unwrap();
         conn.pragma_update(None, "recursive_triggers", recursive).unwrap();
         run(conn, &mut self.dice);
         conn.pragma_update(None, "recursive_triggers", true).unwrap();
+        conn.pragma_update(None, "foreign_keys", false).unwrap();
+        let unchecked = mutants::on(Mutant::ChecksIgnored);
+        conn.pragma_update(None, "ignore_check_constraints", unchecked).unwrap();
         triggers(false).unwrap();
         conn.execute("UPDATE __wavesync_log SET at = ?1 WHERE seq > ?2", [time, before]).unwrap();
         self.replicas[at].wake_at = self.replicas[at].wake_at.max(self.now + 1);
@@ -470,7 +485,7 @@ impl World {
             self.now = self.now.max(wake);
             self.replicas[sleeper].wakes += 1;
             if self.replicas[sleeper].wakes > WAKES_MAX {
-                return Err(Failure::new("quiet", format!("the machine of {sleeper} spins")));
+                oracle::fail("quiet", format!("the machine of {sleeper} spins"))?;
             }
             self.feed(sleeper, Input::Timer)?;
             return Ok(true);
@@ -535,7 +550,7 @@ impl World {
             }
         };
         if self.network.frames > FRAMES_MAX {
-            return Err(Failure::new("quiet", "a storm of frames".into()));
+            oracle::fail("quiet", "a storm of frames".into())?;
         }
         self.feed(at, input)
     }
@@ -557,7 +572,7 @@ impl World {
             let until = self.network.last_frame_at + quiet;
             if until > limit {
                 let text = format!("frames are still sent after {at_most} ms of virtual time");
-                return Err(Failure::new("quiet", text));
+                return oracle::fail("quiet", text);
             }
             if !self.step(until)? && self.network.last_frame_at + quiet <= self.now {
                 return Ok(());

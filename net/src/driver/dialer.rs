@@ -175,7 +175,8 @@ impl Dialer {
                     (member.next_try, member.dialing) = (now.plus(ANSWER_MAX_MS), true);
                     dials.push((peer, member.addresses.clone()));
                 }
-                Wish::Part(peer) if self.connected.contains(&peer) => parts.push(peer),
+                // It counts as gone from here on: the next plan is not to part from others for it.
+                Wish::Part(peer) if self.connected.remove(&peer) => parts.push(peer),
                 Wish::Part(_) => {}
             }
         }
@@ -334,6 +335,8 @@ mod tests {
         let (dials, parts) = dialer.due_members(Millis(6_001));
         assert!(dials.is_empty());
         assert_eq!(parts.len(), 9 + 5 - mesh::NEIGHBOURS_MAX);
+        // The connections end a little later; until then nobody else has to go.
+        assert_eq!(dialer.due_members(Millis(6_002)), (Vec::new(), Vec::new()));
     }
 
     #[test]

@@ -71,8 +71,12 @@ pub const RETRY_BLOCK_ROWS: usize = 1_000;
 pub const FUTURE_LIMIT_MS: u64 = 300_000;
 /// Held rows that are released in one transaction.
 pub const RELEASE_BLOCK_ROWS: usize = 1_000;
-/// Parked rows that one replica stores at most.
+/// Parked rows that one replica stores at most; rows of tables that are not here are left out then.
 pub const PARKED_MAX_ROWS: i64 = 1_000_000;
+/// Tables that only other members have, which one replica numbers at most. The rest is for its own.
+pub const FOREIGN_TABLES_MAX: usize = 1_024;
+/// Columns of one table that only other members have, which one replica numbers at most.
+pub const FOREIGN_COLUMNS_MAX: usize = 512;
 /// Cells inserted into `wavesync_changes` that wait to be taken in, at most.
 pub const INBOX_MAX_CELLS: i64 = 1_000_000;
 /// Tables (known and unknown) that one replica numbers at most.
@@ -88,8 +92,10 @@ pub const NAME_MAX_BYTES: usize = 1_024;
 pub const KEY_COLUMNS_MAX: usize = 64;
 /// Bytes of one `CREATE` statement on the wire.
 pub const SCHEMA_SQL_MAX_BYTES: usize = 256 * 1024;
-/// Sites in a version vector on the wire.
-pub const VECTOR_MAX_SITES: usize = 65_536;
+/// Sites in a version vector and in a batch, on the wire and as kept.
+pub const VECTOR_MAX_SITES: usize = 4_096;
+/// Caps on the wire, and kept (rule P14).
+pub const CAPS_MAX_SITES: usize = 4_096;
 /// Boot records that a replica keeps about itself.
 pub const BOOTS_MAX: usize = 10_000;
 /// Rows of one table in the sample of a first contact.
@@ -122,6 +128,18 @@ pub const STORE_RETRY_MS: u64 = 20;
 pub const LOCKED_TOLD_MS: u64 = 5_000;
 /// Messages of one peer that wait for SQLite; more close the connection.
 pub const INBOX_MAX_MESSAGES: usize = 256;
+/// Messages of all peers that wait for SQLite, together; one may be larger alone.
+pub const INBOX_MAX_BYTES: usize = 128 * 1024 * 1024;
+/// Connected peers that have not proven to be members; further ones push out the one that is here
+/// longest.
+pub const UNPROVEN_PEERS_MAX: usize = 64;
+/// A member that has nothing which the own vector lacks is asked at most this often for what its log
+/// holds beyond its vector.
+pub const UNCOVERED_PAUSE_MS: u64 = 250;
+/// Changes of identity that peers can bring about in [`IDENTITY_WINDOW_MS`].
+pub const IDENTITY_CHANGES_MAX: usize = 4;
+/// See [`IDENTITY_CHANGES_MAX`].
+pub const IDENTITY_WINDOW_MS: u64 = 60 * 60 * 1000;
 /// Events kept for `wavesync_events`.
 pub const EVENTS_MAX: usize = 500;
 /// Physical part of a stamp is refused above this: milliseconds until the year 6429.
@@ -161,6 +179,10 @@ pub struct Bounds {
     pub log_trim_rows: i64,
     /// See [`BULK_MIN_ROWS`].
     pub bulk_rows: usize,
+    /// See [`PARKED_MAX_ROWS`].
+    pub parked_rows: i64,
+    /// See [`IDENTITY_CHANGES_MAX`].
+    pub identity_changes: usize,
 }
 
 impl Default for Bounds {
@@ -175,6 +197,8 @@ impl Default for Bounds {
             log_keep_rows: LOG_KEEP_ROWS,
             log_trim_rows: LOG_TRIM_BLOCK_ROWS,
             bulk_rows: BULK_MIN_ROWS,
+            parked_rows: PARKED_MAX_ROWS,
+            identity_changes: IDENTITY_CHANGES_MAX,
         }
     }
 }

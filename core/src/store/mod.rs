@@ -9,6 +9,7 @@ pub mod admit;
 pub mod adopt;
 pub mod alter;
 pub mod apply;
+mod arrive;
 mod await_parents;
 pub mod backfill;
 pub mod bulk;
@@ -25,6 +26,7 @@ pub mod fold;
 mod fold_bulk;
 mod follow;
 pub mod foreign;
+mod functions;
 pub mod group;
 mod held;
 pub mod identity;
@@ -40,6 +42,7 @@ mod receive;
 mod renumber;
 pub mod report;
 pub mod restore;
+mod room;
 pub mod rows;
 pub mod scan;
 pub mod schema;
@@ -136,7 +139,9 @@ struct Cache {
     numbers: BTreeMap<SiteId, SiteNum>,
     parked: Option<i64>,
     vector: Option<vector::Vector>,
-    /// The state of the file in which `parked` was counted and `vector` was read.
+    caps: Option<vector::Caps>,
+    left_out: Option<BTreeSet<SiteId>>,
+    /// The state of the file in which these four were read.
     read_at: Option<i64>,
     plan: Rc<foreign::Plan>,
     /// Rows that were looked at to decide which ones stand; see [`Store::examined`].
@@ -421,6 +426,7 @@ impl Store {
             .ok();
         if version.is_none() || self.cache.read_at != version {
             (self.cache.parked, self.cache.vector) = (None, None);
+            (self.cache.caps, self.cache.left_out) = (None, None);
             self.cache.read_at = version;
         }
     }

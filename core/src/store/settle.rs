@@ -110,6 +110,7 @@ impl Tx<'_> {
         }
         hot.extend(std::mem::take(&mut self.hot));
         self.resolve(&hot)?;
+        self.use_room()?;
         self.store_folded_end()
     }
 

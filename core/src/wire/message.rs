@@ -401,7 +401,7 @@ fn check_sample(sample: &[SampleTable]) -> Result<()> {
 
 fn check_state(state: &State) -> Result<()> {
     let possible = |(_, stamp): &(SiteId, Stamp)| (0..=limits::STAMP_MAX).contains(&stamp.0);
-    if state.caps.len() > limits::VECTOR_MAX_SITES || !state.caps.iter().all(possible) {
+    if state.caps.len() > limits::CAPS_MAX_SITES || !state.caps.iter().all(possible) {
         return Err(Error::protocol("a cap is absurd"));
     }
     state.vector.check()?;

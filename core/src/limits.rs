@@ -116,6 +116,12 @@ pub const COMPARE_INTERVAL_MS: u64 = 20_000;
 pub const ASK_AGAIN_MS: u64 = 250;
 /// A table that is gone counts as dropped after this long: it may be about to be replaced.
 pub const SCHEMA_SETTLE_MS: u64 = 1_000;
+/// Addresses kept of one member.
+pub const ADDRESSES_PER_MEMBER: usize = 8;
+/// An address of a member that failed in so many engines since it last worked is forgotten.
+pub const ADDRESS_FAILURES_MAX: u32 = 50;
+/// Known members that are shown and dialed at a start, the newest first.
+pub const MEMBERS_KNOWN_MAX: usize = 1_024;
 /// A failed SQLite call that may succeed later is tried again after this long.
 pub const STORE_RETRY_MS: u64 = 20;
 /// A lock that keeps the engine from the file for longer than this is told.

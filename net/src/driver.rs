@@ -4,6 +4,7 @@
 //! It decides when to dial and when to poll; what is said to whom is the machine's business.
 
 mod board;
+mod book;
 mod control;
 mod dialer;
 mod watch;
@@ -24,6 +25,7 @@ pub use control::{Control, Inbox};
 use crate::network;
 use crate::time::{self, SystemTime, UNIX_EPOCH};
 use crate::{NetError, Network, PeerKey, RelayConfig};
+use book::Book;
 use control::Command;
 use dialer::Dialer;
 use watch::Watch;
@@ -171,7 +173,8 @@ pub async fn drive(parts: Parts) -> Result<Option<Again>, NetError> {
     let machine = Machine::new(config, identity.clone(), Box::new(random));
     let mut seed = [0; 8];
     random(&mut seed);
-    let dialer = Dialer::new(&settings.peers, u64::from_be_bytes(seed), now());
+    let mut dialer = Dialer::new(&settings.peers, u64::from_be_bytes(seed), now());
+    let book = Book::open(&store, &mut dialer, now());
     let file = store.connection().path().map(std::path::PathBuf::from);
     let file = file.and_then(|path| {
         let identity = file_identity(&path).ok()?;
@@ -193,6 +196,7 @@ pub async fn drive(parts: Parts) -> Result<Option<Again>, NetError> {
         identity,
         settings,
         dialer,
+        book,
         board,
         busy_until: Millis(0),
         poll_at: Millis(0),
@@ -236,6 +240,7 @@ struct Driver {
     identity: Identity,
     settings: Settings,
     dialer: Dialer,
+    book: Book,
     board: Board,
     busy_until: Millis,
     poll_at: Millis,
@@ -371,7 +376,7 @@ impl Driver {
         };
         futures::select_biased! {
             event = std::pin::pin!(event.fuse()) => Turn::Event(event),
-            command = std::pin::pin!(inbox.receiver.recv().fuse()) => Turn::Command(command.ok()),
+            command = std::pin::pin!(inbox.next().fuse()) => Turn::Command(command),
             () = std::pin::pin!(written.fuse()) => Turn::Written,
             () = std::pin::pin!(timer.fuse()) => Turn::Time,
         }
@@ -428,7 +433,10 @@ impl Driver {
     fn event(&mut self, now: Millis, event: network::Event) {
         use network::Event as Net;
         let input = match event {
-            Net::Connected { peer, address, relayed, .. } => {
+            Net::Connected { peer, address, relayed, dialer } => {
+                if dialer {
+                    self.book.reached(&peer, &address);
+                }
                 self.dialer.connected(&peer, &address, now);
                 Input::Connected { peer: core_id(&peer), address, relayed }
             }
@@ -462,6 +470,9 @@ impl Driver {
                 Input::Timer
             }
             Net::DialFailed { address, reason, peer } => {
+                if let Some(peer) = &peer {
+                    self.book.failed(peer, &address);
+                }
                 if let Some(peer) = peer.filter(|_| !self.dialer.has_target(&address)) {
                     self.dialer.member_failed(&peer, now);
                 } else if self.dialer.failed(&address, &reason, now) {
@@ -616,6 +627,7 @@ impl Driver {
         let relays = self.network.as_ref().map(Network::relays).unwrap_or_default();
         let listen = self.network.as_ref().map(Network::listen_addresses).unwrap_or_default();
         let peers = self.machine.peers();
+        self.book.write(now, &peers, &mut self.store);
         let token = self.token;
         self.board.publish(|snapshot| {
             snapshot.progress = progress;

@@ -4,6 +4,7 @@
 //! changes and folds the log first (rules P4 and P5); reads that are served, announced or compared
 //! go through [`Store::folded`]. Memory is changed only after the commit succeeded.
 
+pub mod addresses;
 pub mod admit;
 pub mod adopt;
 pub mod alter;
@@ -605,5 +606,7 @@ CREATE TABLE __wavesync_conflict(id INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, k
 CREATE TABLE __wavesync_member(site INTEGER PRIMARY KEY, peer BLOB, name TEXT NOT NULL,
   applied BLOB, seen INTEGER NOT NULL, contact TEXT, accepted INTEGER NOT NULL DEFAULT 0,
   read INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE __wavesync_address(peer BLOB NOT NULL, address TEXT NOT NULL, reached INTEGER NOT NULL,
+  failed INTEGER NOT NULL, at INTEGER NOT NULL, PRIMARY KEY(peer, address)) WITHOUT ROWID;
 INSERT INTO __wavesync_meta(key, value) VALUES('format', 1), ('folded', 0), ('hlc', 0);
 ";

@@ -134,6 +134,14 @@ impl Dialer {
         member.next_try = member.next_try.min(now.plus(RETRY_MIN_MS << member.failures.min(6)));
     }
 
+    /// A member that an earlier engine reached. Nobody waits for it: it may be switched off.
+    pub fn recall(&mut self, peer: PeerKey, addresses: &[String], now: Millis) {
+        self.found(peer.clone(), addresses, now);
+        if let Some(member) = self.members.get_mut(&peer) {
+            member.untried = false;
+        }
+    }
+
     /// There are as many neighbours as there should be.
     fn is_settled(&self) -> bool {
         mesh::is_settled(self.known(), self.connected.len())

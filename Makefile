@@ -24,7 +24,7 @@ PACKAGES := wavesync-core wavesync-transport wavesync-net wavesync-relay wavesyn
 
 # In the order written, also under -j: cargo uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup ext wasm browser relay demo fmt clippy deny unit sim groups sim-quick ext-test sql check test bench bench-sync clean
+.PHONY: help setup ext wasm browser relay demo demo-web fmt clippy deny unit sim groups sim-quick ext-test sql check test bench bench-sync clean
 
 help: ## this list
 	@echo "wavesync: any SQLite database, synced peer to peer"
@@ -62,6 +62,9 @@ relay: | setup ## build the relay
 
 demo: ext ## two sqlite3 shells converge (DB=path: on a copy of your database)
 	@demo/run.sh $(if $(DB),"$(DB)")
+
+demo-web: wasm relay ext ## a shared list: two tabs of a browser and a sqlite3 shell
+	@node demo/web/run.mjs $(TARGET_DIR)/debug/wavesync-relay ./wavesync
 
 fmt: | setup ## is the code formatted?
 	$(CARGO) fmt --all --check

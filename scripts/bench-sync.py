@@ -180,6 +180,157 @@ def catch_up(folder, name, fill, goal, count):
     b.close()
 
 
+def pair(folder, table="CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT)"):
+    """Two connected hosts with one empty table, and a plain connection to the file of each."""
+    hosts = []
+    for name in ("a", "b"):
+        with sqlite3.connect(folder / f"{name}.db") as conn:
+            conn.execute("PRAGMA journal_mode=WAL")
+            conn.execute(table)
+        conn.close()
+        hosts.append(Host(folder, name))
+    a, b = hosts
+    b.dial(a)
+    b.wait()
+    return a, b, plain(a), plain(b)
+
+
+def plain(host):
+    """A connection of a program that knows nothing of the extension."""
+    conn = sqlite3.connect(host.path, isolation_level=None, timeout=20)
+    conn.execute("PRAGMA synchronous=NORMAL")
+    return conn
+
+
+def until(query, wanted, seconds=60, pause=0.0002):
+    """Waits until a query gives a value; the time at which it did."""
+    deadline = time.perf_counter() + seconds
+    while query().fetchone()[0] != wanted:
+        assert time.perf_counter() < deadline, f"{wanted} was not seen in time"
+        time.sleep(pause)
+    return time.perf_counter()
+
+
+def push_latency(folder, count):
+    """From where the writer's COMMIT returns to where another program sees the row at the other side."""
+    a, b, writer, reader = pair(folder)
+    for name, pause, count in (("a commit each 50 ms", 0.05, count), ("a commit each 3 s", 3.0, max(count // 50, 3))):
+        took = []
+        for n in range(count):
+            time.sleep(pause * random.uniform(0.5, 1.5))
+            row = int(writer.execute("SELECT coalesce(max(id), 0) + 1 FROM t").fetchone()[0])
+            writer.execute("INSERT INTO t VALUES(?, 'x')", (row,))
+            began = time.perf_counter()
+            took.append(until(lambda: reader.execute("SELECT coalesce(max(id), 0) FROM t"), row) - began)
+        took.sort()
+        p99 = took[min(len(took) - 1, len(took) * 99 // 100)]
+        line(
+            f"commit on A visible on B, {name}",
+            "p50 <= 5 ms, p99 <= 30 ms",
+            f"p50 {statistics.median(took) * 1e3:.1f} ms, p99 {p99 * 1e3:.1f} ms",
+            f"{count} commits of a plain program, seen by a plain program",
+        )
+    a.close()
+    b.close()
+
+
+def burst(folder, count):
+    a, b, writer, reader = pair(folder)
+    began = time.perf_counter()
+    for n in range(count):
+        writer.execute("INSERT INTO t(a) VALUES('x')")
+    written = time.perf_counter()
+    seen = until(lambda: reader.execute("SELECT count(*) FROM t"), count, pause=0.002)
+    line(
+        f"burst of {count:,} one-row transactions",
+        "none is lost",
+        f"{count:,} arrived",
+        f"written in {written - began:.1f} s, the last one visible {seen - written:.2f} s later",
+    )
+    a.close()
+    b.close()
+
+
+def commits(folder, count):
+    """What a running engine adds to the CPU time of a program that commits row by row."""
+    added = []
+    plain_cpu = []
+    for n in range(3):
+        times = {}
+        for name in ("captured", "running"):
+            sub = folder / f"{name}{n}"
+            sub.mkdir()
+            a, b, writer, reader = pair(sub)
+            if name == "captured":
+                a.run("SELECT wavesync_pause()")
+                b.run("SELECT wavesync_pause()")
+                a.close()
+                b.close()
+            used, host = own_cpu(), a.cpu() if name == "running" else 0.0
+            for _ in range(count):
+                writer.execute("INSERT INTO t(a) VALUES('some text of a row')")
+            if name == "running":
+                a.wait()
+                times["engine"] = a.cpu() - host
+            times[name] = own_cpu() - used
+            if name == "running":
+                a.close()
+                b.close()
+        sub = folder / f"plain{n}"
+        sub.mkdir()
+        conn = sqlite3.connect(sub / "p.db", isolation_level=None)
+        conn.execute("PRAGMA journal_mode=WAL")
+        conn.execute("PRAGMA synchronous=NORMAL")
+        conn.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT)")
+        used = own_cpu()
+        for _ in range(count):
+            conn.execute("INSERT INTO t(a) VALUES('some text of a row')")
+        plain_cpu.append(own_cpu() - used)
+        added.append((times["running"] + times["engine"] - times["captured"]) / plain_cpu[-1])
+    line(
+        "a running engine, one-row commits in their own rhythm",
+        "<= 0.3x",
+        f"{statistics.median(added):.2f}x",
+        f"of the plain commits, {statistics.median(plain_cpu) / count * 1e6:.1f} us each; engine with one peer, all it does",
+    )
+
+
+def own_cpu():
+    times = os.times()
+    return times.user + times.system
+
+
+def idle(folder, peers, seconds):
+    hosts = []
+    for n in range(peers + 1):
+        sub = folder / f"{peers}-{n}"
+        sub.mkdir()
+        with sqlite3.connect(sub / "a.db") as conn:
+            conn.execute("PRAGMA journal_mode=WAL")
+            conn.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT)")
+        conn.close()
+        hosts.append(Host(sub, "a"))
+    hub = hosts[0]
+    for host in hosts[1:]:
+        host.dial(hub)
+    for host in hosts:
+        host.wait()
+    connected = hub.run("SELECT peers_connected FROM wavesync_status")
+    time.sleep(5)
+    used = hub.cpu()
+    time.sleep(seconds)
+    used = hub.cpu() - used
+    hub.forget_peak()
+    line(
+        f"idle engine, {connected} connected",
+        "< 0.1 % of a core" if peers == 1 else "< 0.5 % of a core",
+        f"{used / seconds * 100:.2f} %",
+        f"over {seconds} s; {hub.peak():.1f} MiB above the host (goal <= 20 MiB)",
+    )
+    for host in hosts:
+        host.close()
+
+
 def in_folder(work, *arguments):
     with tempfile.TemporaryDirectory() as folder:
         work(pathlib.Path(folder), *arguments)
@@ -194,6 +345,15 @@ def main():
     if wanted("large"):
         count = max(ROWS // 10, 1)
         in_folder(catch_up, f"catch-up of {count:,} rows of 10 KB", fill_large(count, 10_000), "", count)
+    if wanted("latency"):
+        in_folder(push_latency, 200)
+    if wanted("burst"):
+        in_folder(burst, 10_000)
+    if wanted("commits"):
+        in_folder(commits, 5_000)
+    if wanted("idle"):
+        in_folder(idle, 1, 30)
+        in_folder(idle, 20, 30)
     if wanted("blob"):
         in_folder(catch_up, "catch-up of one blob of 60 MB", fill_large(1, 60_000_000), "", 1)
 

@@ -9,6 +9,8 @@ pub const FRAME_BODY_MAX_BYTES: usize = 256 * 1024;
 pub const CHUNK_TARGET_BYTES: usize = 1024 * 1024;
 /// A chunk of a catch-up holds at most this many rows.
 pub const CHUNK_MAX_ROWS: usize = 10_000;
+/// A requester that can take fewer rows in one transaction is not given fewer than this.
+pub const CHUNK_ASKED_MIN_ROWS: usize = 100;
 /// Rows of a table that are counted at most to show how far a pass in key order is.
 pub const PROGRESS_MAX_ROWS: i64 = 4_000_000;
 /// Log entries looked at for one chunk, so that a scan over dead entries stays short.
@@ -69,8 +71,12 @@ pub const RETRY_BLOCK_ROWS: usize = 1_000;
 pub const FUTURE_LIMIT_MS: u64 = 300_000;
 /// Held rows that are released in one transaction.
 pub const RELEASE_BLOCK_ROWS: usize = 1_000;
-/// Parked rows that one replica stores at most.
+/// Parked rows that one replica stores at most; rows of tables that are not here are left out then.
 pub const PARKED_MAX_ROWS: i64 = 1_000_000;
+/// Tables that only other members have, which one replica numbers at most. The rest is for its own.
+pub const FOREIGN_TABLES_MAX: usize = 1_024;
+/// Columns of one table that only other members have, which one replica numbers at most.
+pub const FOREIGN_COLUMNS_MAX: usize = 512;
 /// Cells inserted into `wavesync_changes` that wait to be taken in, at most.
 pub const INBOX_MAX_CELLS: i64 = 1_000_000;
 /// Tables (known and unknown) that one replica numbers at most.
@@ -86,8 +92,10 @@ pub const NAME_MAX_BYTES: usize = 1_024;
 pub const KEY_COLUMNS_MAX: usize = 64;
 /// Bytes of one `CREATE` statement on the wire.
 pub const SCHEMA_SQL_MAX_BYTES: usize = 256 * 1024;
-/// Sites in a version vector on the wire.
-pub const VECTOR_MAX_SITES: usize = 65_536;
+/// Sites in a version vector and in a batch, on the wire and as kept.
+pub const VECTOR_MAX_SITES: usize = 4_096;
+/// Caps on the wire, and kept (rule P14).
+pub const CAPS_MAX_SITES: usize = 4_096;
 /// Boot records that a replica keeps about itself.
 pub const BOOTS_MAX: usize = 10_000;
 /// Rows of one table in the sample of a first contact.
@@ -108,12 +116,30 @@ pub const COMPARE_INTERVAL_MS: u64 = 20_000;
 pub const ASK_AGAIN_MS: u64 = 250;
 /// A table that is gone counts as dropped after this long: it may be about to be replaced.
 pub const SCHEMA_SETTLE_MS: u64 = 1_000;
+/// Addresses kept of one member.
+pub const ADDRESSES_PER_MEMBER: usize = 8;
+/// An address of a member that failed in so many engines since it last worked is forgotten.
+pub const ADDRESS_FAILURES_MAX: u32 = 50;
+/// Known members that are shown and dialed at a start, the newest first.
+pub const MEMBERS_KNOWN_MAX: usize = 1_024;
 /// A failed SQLite call that may succeed later is tried again after this long.
 pub const STORE_RETRY_MS: u64 = 20;
 /// A lock that keeps the engine from the file for longer than this is told.
 pub const LOCKED_TOLD_MS: u64 = 5_000;
 /// Messages of one peer that wait for SQLite; more close the connection.
 pub const INBOX_MAX_MESSAGES: usize = 256;
+/// Messages of all peers that wait for SQLite, together; one may be larger alone.
+pub const INBOX_MAX_BYTES: usize = 128 * 1024 * 1024;
+/// Connected peers that have not proven to be members; further ones push out the one that is here
+/// longest.
+pub const UNPROVEN_PEERS_MAX: usize = 64;
+/// A member that has nothing which the own vector lacks is asked at most this often for what its log
+/// holds beyond its vector.
+pub const UNCOVERED_PAUSE_MS: u64 = 250;
+/// Changes of identity that peers can bring about in [`IDENTITY_WINDOW_MS`].
+pub const IDENTITY_CHANGES_MAX: usize = 4;
+/// See [`IDENTITY_CHANGES_MAX`].
+pub const IDENTITY_WINDOW_MS: u64 = 60 * 60 * 1000;
 /// Events kept for `wavesync_events`.
 pub const EVENTS_MAX: usize = 500;
 /// Physical part of a stamp is refused above this: milliseconds until the year 6429.
@@ -153,6 +179,10 @@ pub struct Bounds {
     pub log_trim_rows: i64,
     /// See [`BULK_MIN_ROWS`].
     pub bulk_rows: usize,
+    /// See [`PARKED_MAX_ROWS`].
+    pub parked_rows: i64,
+    /// See [`IDENTITY_CHANGES_MAX`].
+    pub identity_changes: usize,
 }
 
 impl Default for Bounds {
@@ -167,6 +197,8 @@ impl Default for Bounds {
             log_keep_rows: LOG_KEEP_ROWS,
             log_trim_rows: LOG_TRIM_BLOCK_ROWS,
             bulk_rows: BULK_MIN_ROWS,
+            parked_rows: PARKED_MAX_ROWS,
+            identity_changes: IDENTITY_CHANGES_MAX,
         }
     }
 }

@@ -81,7 +81,7 @@ fn constants_in(source: &str) -> Vec<String> {
 #[test]
 fn every_limit_stands_in_the_protocol_with_its_value() {
     let code = named!(limits {
-        FRAME_BODY_MAX_BYTES CHUNK_TARGET_BYTES CHUNK_MAX_ROWS CHUNK_SCAN_MAX_ENTRIES ROW_MAX_BYTES
+        FRAME_BODY_MAX_BYTES CHUNK_TARGET_BYTES CHUNK_MAX_ROWS CHUNK_ASKED_MIN_ROWS CHUNK_SCAN_MAX_ENTRIES ROW_MAX_BYTES
         PASS_MESSAGE_MAX_BYTES CONTROL_MESSAGE_MAX_BYTES HANDSHAKE_MESSAGE_MAX_BYTES
         COMPRESSION_MAX_RATIO BATCH_MAX_CELLS OPEN_TEST_MAX_ENTRIES PUSH_MAX_ROWS PUSH_GRACE_MS
         PUSH_MAX_BYTES PUSH_MAX_SENT_TO SITE_TAG_BYTES FOLD_INTERVAL_MS
@@ -92,9 +92,11 @@ fn every_limit_stands_in_the_protocol_with_its_value() {
         INBOX_MAX_CELLS TABLES_MAX COLUMNS_MAX JOINED_MAX_COLUMNS NAME_MAX_BYTES KEY_COLUMNS_MAX SCHEMA_SQL_MAX_BYTES
         VECTOR_MAX_SITES BOOTS_MAX PASS_STALL_MS HANDSHAKE_MAX_MS PASSES_PER_PEER_MAX
         ANNOUNCE_INTERVAL_MS COMPARE_INTERVAL_MS SCHEMA_SETTLE_MS STORE_RETRY_MS LOCKED_TOLD_MS
+        ADDRESSES_PER_MEMBER ADDRESS_FAILURES_MAX MEMBERS_KNOWN_MAX
         INBOX_MAX_MESSAGES EVENTS_MAX SAMPLE_MAX_ROWS SAMPLE_MAX_CELLS ASK_AGAIN_MS
         STAMP_MS_MAX STAMP_MAX CAUSAL_LENGTH_MAX SEQ_MAX TOPIC_MAX_BYTES PASSPHRASE_MAX_BYTES
-        REPLICA_NAME_MAX_BYTES
+        REPLICA_NAME_MAX_BYTES CAPS_MAX_SITES FOREIGN_TABLES_MAX FOREIGN_COLUMNS_MAX INBOX_MAX_BYTES
+        UNPROVEN_PEERS_MAX UNCOVERED_PAUSE_MS IDENTITY_CHANGES_MAX IDENTITY_WINDOW_MS
     });
     let mut declared = constants_in(LIMITS);
     declared.sort();
@@ -190,7 +192,7 @@ fn the_bytes_of_the_examples_are_those_of_the_code() {
         columns: vec!["a".into(), "b".into()],
         rows: vec![(1, vec![Some(65_536), None])],
     }];
-    let request = Request { vector, applied, cursor, place: vec![1], sample };
+    let request = Request { vector, applied, cursor, place: vec![1], sample, chunk_rows: 1_000 };
     let encoded: BTreeMap<&str, Vec<u8>> = BTreeMap::from([
         ("GREETING", wire::encode(&Greeting { version: 1, nonce: [0x22; 32] }).unwrap()),
         ("REFUSAL", wire::encode(&Refusal { code: 1 }).unwrap()),

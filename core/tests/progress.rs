@@ -3,6 +3,9 @@
 
 mod stage;
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use stage::{Stage, key, peer};
 use wavesync_core::limits::Bounds;
 use wavesync_core::wire::message::sealed;
@@ -35,4 +38,36 @@ fn a_first_sync_tells_how_many_rows_have_come() {
     let came: i64 = stage.read(empty, "SELECT count(*) FROM t").parse().unwrap();
     assert!(came > 0 && came < ROWS, "{came} rows came");
     assert_eq!((progress.done, progress.expected), (came, ROWS));
+}
+
+/// Chunks that a member sends to one that takes at most so many rows in a transaction.
+fn chunks_for(rows_at_once: usize) -> usize {
+    let mut stage = Stage::new();
+    let table = "CREATE TABLE t(id INTEGER PRIMARY KEY, a);";
+    let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 400)
+                INSERT INTO t SELECT i, 'row ' || i FROM n;";
+    let full = stage.member(peer(1), key(1), &format!("{table}{rows}"), 1);
+    let empty = stage.member(peer(2), key(1), table, 2);
+    let bounds = Bounds { chunk_rows: rows_at_once, ..Bounds::default() };
+    stage.at_mut(empty).store.set_bounds(bounds);
+    let chunks = Rc::new(Cell::new(0));
+    let counted = chunks.clone();
+    stage.tap = Some(Box::new(move |passing| {
+        if passing.bytes[0] == sealed::CHUNK {
+            counted.set(counted.get() + 1);
+        }
+        vec![passing.bytes.clone()]
+    }));
+    stage.connect(full, empty);
+    stage.run();
+    assert_eq!(stage.read(empty, "SELECT count(*) FROM t"), ROWS.to_string());
+    chunks.get()
+}
+
+#[test]
+fn who_takes_few_rows_in_a_transaction_gets_small_chunks() {
+    let at_once = chunks_for(100_000);
+    assert!(chunks_for(100) >= at_once + 3);
+    // A wish for ever so small chunks is not granted: it would cost the one who reads them.
+    assert_eq!(chunks_for(1), chunks_for(100));
 }

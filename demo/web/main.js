@@ -28,21 +28,26 @@ $("add").onsubmit = (event) => {
 
 function show(rows) {
   $("empty").hidden = rows.length > 0;
-  $("list").replaceChildren(...rows.map(({ id, name, done }) => {
-    const item = document.createElement("li");
-    const [label, box, text, remove] = ["label", "input", "span", "button"].map((tag) => document.createElement(tag));
-    item.classList.toggle("done", done === 1);
-    box.type = "checkbox";
-    box.checked = done === 1;
-    box.onchange = () => db.exec("UPDATE item SET done = ? WHERE id = ?", [box.checked, id]).catch(fail);
-    text.textContent = name;
-    remove.textContent = "✕";
-    remove.ariaLabel = `remove ${name}`;
-    remove.onclick = () => db.exec("DELETE FROM item WHERE id = ?", [id]).catch(fail);
-    label.append(box, text);
-    item.append(label, remove);
-    return item;
-  }));
+  $("list").replaceChildren(
+    ...rows.map(({ id, name, done }) => {
+      const item = document.createElement("li");
+      const [label, box, text, remove] = ["label", "input", "span", "button"].map((tag) =>
+        document.createElement(tag),
+      );
+      item.classList.toggle("done", done === 1);
+      box.type = "checkbox";
+      box.checked = done === 1;
+      box.onchange = () =>
+        db.exec("UPDATE item SET done = ? WHERE id = ?", [box.checked, id]).catch(fail);
+      text.textContent = name;
+      remove.textContent = "✕";
+      remove.ariaLabel = `remove ${name}`;
+      remove.onclick = () => db.exec("DELETE FROM item WHERE id = ?", [id]).catch(fail);
+      label.append(box, text);
+      item.append(label, remove);
+      return item;
+    }),
+  );
 }
 
 function showStatus({ status, peers }) {
@@ -52,16 +57,19 @@ function showStatus({ status, peers }) {
   else if (status.rows_behind > 0) say("syncing…");
   else say("in sync");
   $("behind").textContent = status.rows_behind ?? "–";
-  const relays = typeof status.relays === "string" ? JSON.parse(status.relays) : status.relays ?? [];
+  const relays =
+    typeof status.relays === "string" ? JSON.parse(status.relays) : (status.relays ?? []);
   $("relay").textContent = relays.map(({ state }) => state).join(", ") || "none";
-  $("peers").replaceChildren(...peers.map((peer) => {
-    const row = document.createElement("tr");
-    const rtt = peer.rtt_ms === null ? "–" : `${peer.rtt_ms} ms`;
-    for (const text of [peer.name || peer.peer_id.slice(-8), peer.path, rtt, peer.rows_behind]) {
-      row.insertCell().textContent = text;
-    }
-    return row;
-  }));
+  $("peers").replaceChildren(
+    ...peers.map((peer) => {
+      const row = document.createElement("tr");
+      const rtt = peer.rtt_ms === null ? "–" : `${peer.rtt_ms} ms`;
+      for (const text of [peer.name || peer.peer_id.slice(-8), peer.path, rtt, peer.rows_behind]) {
+        row.insertCell().textContent = text;
+      }
+      return row;
+    }),
+  );
   if (peers.length === 0) $("peers").insertRow().insertCell().textContent = "nobody";
 }
 
@@ -75,7 +83,11 @@ db.on("status", showStatus);
 const wish = new URLSearchParams(location.hash.slice(1));
 if (wish.has("relay") && !(await db.status()).joined) {
   say("joining…");
-  const options = { topic: wish.get("topic"), passphrase: wish.get("passphrase"), relays: [wish.get("relay")] };
+  const options = {
+    topic: wish.get("topic"),
+    passphrase: wish.get("passphrase"),
+    relays: [wish.get("relay")],
+  };
   await db.join({ ...options, name: wish.get("name") ?? "browser" }).catch(fail);
 }
 showStatus({ status: await db.status(), peers: await db.peers() });

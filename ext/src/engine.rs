@@ -18,7 +18,7 @@ use wavesync_core::limits::LOCKED_TOLD_MS;
 use wavesync_core::machine::{Event, Level};
 use wavesync_core::store::Store;
 use wavesync_core::store::identity::Identity;
-use wavesync_net::driver::{self, Board, Control, Inbox, Parts, Settings};
+use wavesync_net::driver::{self, Board, Control, Inbox, Parts, Settings, Snapshot};
 
 use crate::ffi::{SqlError, on_handle_closed};
 
@@ -172,8 +172,12 @@ impl Engine {
     fn end(mut self) {
         self.control.stop();
         let over = |state: &str| state == "stopped" || state == "failed";
-        let ended =
-            self.board.wait(Duration::from_millis(STOP_MAX_MS), |snapshot| over(&snapshot.state));
+        // One that still derives the key, or waits for the file, holds nothing that must be written.
+        let idle = |shown: &Snapshot| shown.state == "starting" && !shown.leader;
+        let _ = self
+            .board
+            .wait(Duration::from_millis(STOP_MAX_MS), |shown| over(&shown.state) || idle(shown));
+        let ended = over(&self.board.snapshot().state);
         if let Some(thread) = self.thread.take().filter(|_| ended) {
             // The thread has nothing left to do; a panic in it was already reported.
             let _ = thread.join();
@@ -237,6 +241,9 @@ fn supervise(start: Start, inbox: Inbox, board: Board) {
 fn lead(start: Start, inbox: Inbox, board: &Board) -> Result<(), SqlError> {
     // Before the wait for the lock: whoever takes over is to do so at once.
     let key = GroupKey::from_passphrase(&start.topic, &start.passphrase)?;
+    if inbox.stopped_within(Duration::ZERO) {
+        return Ok(());
+    }
     let Some(lock) = become_leader(&start.path, &inbox, board)? else { return Ok(()) };
     let Start { path, topic, name, listen, peers, relays, direct, lan, .. } = start;
     let mut settings = Settings { key, topic, name, listen, peers, relays, direct, lan };

@@ -2,6 +2,7 @@
 
 use wavesync_core::ids::{Millis, SiteId};
 use wavesync_core::machine::{Level, PeerReport};
+use wavesync_core::store::addresses::{KnownMember, known_members};
 use wavesync_core::store::report;
 use wavesync_core::value::Value;
 use wavesync_net::driver::Snapshot;
@@ -255,8 +256,40 @@ fn not_running(context: &TableContext) -> Result<Rows, SqlError> {
 }
 
 fn peers(context: &TableContext) -> Result<Rows, SqlError> {
-    let Some(shown) = snapshot(context) else { return list(Vec::new()) };
-    list(shown.peers.into_iter().map(peer).collect())
+    let connected = snapshot(context).map(|shown| shown.peers).unwrap_or_default();
+    let known = {
+        let host = context.connection()?;
+        if report::is_joined(&host)? { known_members(&host)? } else { Vec::new() }
+    };
+    let away = known
+        .into_iter()
+        .filter(|member| connected.iter().all(|report| report.peer.0 != member.peer))
+        .map(away)
+        .collect::<Vec<_>>();
+    list(connected.into_iter().map(peer).chain(away).collect())
+}
+
+/// The row of a member that is not connected.
+fn away(member: KnownMember) -> Vec<Value> {
+    let address = member.addresses.into_iter().next().unwrap_or_default();
+    vec![
+        peer_id(&member.peer),
+        site(Some(member.site)),
+        text(member.name),
+        text("away"),
+        text("none"),
+        text(address),
+        Value::Null,
+        Value::Null,
+        count(0),
+        count(0),
+        count(0),
+        count(0),
+        count(0),
+        text(timestamp(member.seen)),
+        text(""),
+        text(""),
+    ]
 }
 
 fn peer(report: PeerReport) -> Vec<Value> {

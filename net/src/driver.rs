@@ -4,8 +4,10 @@
 //! It decides when to dial and when to poll; what is said to whom is the machine's business.
 
 mod board;
+mod book;
 mod control;
 mod dialer;
+mod watch;
 
 use std::path::Path;
 use std::time::Duration;
@@ -23,8 +25,10 @@ pub use control::{Control, Inbox};
 use crate::network;
 use crate::time::{self, SystemTime, UNIX_EPOCH};
 use crate::{NetError, Network, PeerKey, RelayConfig};
+use book::Book;
 use control::Command;
 use dialer::Dialer;
+use watch::Watch;
 
 /// The file is asked for commits this often while there are some, in milliseconds.
 #[cfg(not(target_family = "wasm"))]
@@ -42,6 +46,17 @@ const POLL_IDLE_MS: u64 = 1_000;
 const WORK_MAX_MS: u64 = 8;
 /// After this long without a commit the file counts as quiet, in milliseconds.
 const BUSY_FOR_MS: u64 = 2_000;
+/// The same where the system tells of writes, in milliseconds.
+const POLL_WATCHED_MS: u64 = 500;
+/// After a write was told of, the file is asked at this interval, in milliseconds: the commit may follow.
+const POLL_TOLD_MS: u64 = 20;
+/// For this long, in milliseconds.
+const TOLD_FOR_MS: u64 = 500;
+/// After a commit was seen, writes are not listened to for this long, in milliseconds: what comes next
+/// is not folded before (see `FOLD_INTERVAL_MS` of core), and waking up for each commit would cost more.
+const DEAF_AFTER_COMMIT_MS: u64 = 25;
+/// The same after a write that was no commit yet, in milliseconds.
+const DEAF_AFTER_WRITE_MS: u64 = 10;
 /// A snapshot is shown at most this often unless somebody waits for one, in milliseconds.
 const PUBLISH_INTERVAL_MS: u64 = 25;
 /// What was just committed is given this long to reach others before the engine stops.
@@ -158,7 +173,8 @@ pub async fn drive(parts: Parts) -> Result<Option<Again>, NetError> {
     let machine = Machine::new(config, identity.clone(), Box::new(random));
     let mut seed = [0; 8];
     random(&mut seed);
-    let dialer = Dialer::new(&settings.peers, u64::from_be_bytes(seed), now());
+    let mut dialer = Dialer::new(&settings.peers, u64::from_be_bytes(seed), now());
+    let book = Book::open(&store, &mut dialer, now());
     let file = store.connection().path().map(std::path::PathBuf::from);
     let file = file.and_then(|path| {
         let identity = file_identity(&path).ok()?;
@@ -171,6 +187,7 @@ pub async fn drive(parts: Parts) -> Result<Option<Again>, NetError> {
         snapshot.peer = network.local_peer().to_string();
         "running".clone_into(&mut snapshot.state);
     });
+    let watch = file.as_ref().and_then(|(path, _)| Watch::new(path));
     let lan_error = network.lan_error();
     let mut driver = Driver {
         network: Some(network),
@@ -179,9 +196,13 @@ pub async fn drive(parts: Parts) -> Result<Option<Again>, NetError> {
         identity,
         settings,
         dialer,
+        book,
         board,
         busy_until: Millis(0),
         poll_at: Millis(0),
+        watch,
+        told_at: Millis(0),
+        deaf_until: Millis(0),
         published_at: Millis(0),
         token: board_token,
         stopping: None,
@@ -219,9 +240,16 @@ struct Driver {
     identity: Identity,
     settings: Settings,
     dialer: Dialer,
+    book: Book,
     board: Board,
     busy_until: Millis,
     poll_at: Millis,
+    /// Tells of writes to the file, where the system does.
+    watch: Option<Watch>,
+    /// When it last did.
+    told_at: Millis,
+    /// It is not listened to before.
+    deaf_until: Millis,
     published_at: Millis,
     /// Newest token of [`Control::committed`] that was taken in.
     token: u64,
@@ -238,6 +266,7 @@ struct Driver {
 enum Turn {
     Event(network::Event),
     Command(Option<Command>),
+    Written,
     Time,
 }
 
@@ -251,6 +280,7 @@ impl Driver {
                 Turn::Command(Some(command)) => self.command(now, command).await,
                 // Whoever held the control is gone.
                 Turn::Command(None) => self.stop(now),
+                Turn::Written => (self.told_at, self.poll_at) = (now, now),
                 Turn::Time if self.machine.next_wake() <= now => self.feed(now, Input::Timer),
                 Turn::Time => {}
             }
@@ -327,6 +357,16 @@ impl Driver {
         if let Some(deadline) = self.stopping {
             wake = wake.min(deadline);
         }
+        let deaf = (1..=DEAF_AFTER_COMMIT_MS).contains(&self.deaf_until.since(now));
+        if deaf && self.watch.is_some() {
+            wake = wake.min(self.deaf_until);
+        }
+        let written = async {
+            match &self.watch {
+                Some(watch) if !deaf => watch.changed().await,
+                _ => futures::future::pending().await,
+            }
+        };
         let timer = time::sleep(Duration::from_millis(wake.since(now)));
         let event = async {
             match &mut self.network {
@@ -336,7 +376,8 @@ impl Driver {
         };
         futures::select_biased! {
             event = std::pin::pin!(event.fuse()) => Turn::Event(event),
-            command = std::pin::pin!(inbox.receiver.recv().fuse()) => Turn::Command(command.ok()),
+            command = std::pin::pin!(inbox.next().fuse()) => Turn::Command(command),
+            () = std::pin::pin!(written.fuse()) => Turn::Written,
             () = std::pin::pin!(timer.fuse()) => Turn::Time,
         }
     }
@@ -392,7 +433,10 @@ impl Driver {
     fn event(&mut self, now: Millis, event: network::Event) {
         use network::Event as Net;
         let input = match event {
-            Net::Connected { peer, address, relayed, .. } => {
+            Net::Connected { peer, address, relayed, dialer } => {
+                if dialer {
+                    self.book.reached(&peer, &address);
+                }
                 self.dialer.connected(&peer, &address, now);
                 Input::Connected { peer: core_id(&peer), address, relayed }
             }
@@ -426,6 +470,9 @@ impl Driver {
                 Input::Timer
             }
             Net::DialFailed { address, reason, peer } => {
+                if let Some(peer) = &peer {
+                    self.book.failed(peer, &address);
+                }
                 if let Some(peer) = peer.filter(|_| !self.dialer.has_target(&address)) {
                     self.dialer.member_failed(&peer, now);
                 } else if self.dialer.failed(&address, &reason, now) {
@@ -493,7 +540,8 @@ impl Driver {
 
     /// Asks the file whether anybody committed.
     fn poll(&mut self, now: Millis) {
-        if self.poll_at > now {
+        // Further ahead than it can be: the clock was set back.
+        if self.poll_at > now && self.poll_at.since(now) <= POLL_WATCHED_MS {
             return;
         }
         // Another file was moved to this one's place.
@@ -504,11 +552,24 @@ impl Driver {
             return;
         }
         // What keeps us from looking is the machine's to tell.
-        if self.store.committed_elsewhere().unwrap_or(true) {
+        let committed = self.store.committed_elsewhere().unwrap_or(true);
+        if committed {
             self.busy_until = now.plus(BUSY_FOR_MS);
             self.feed(now, Input::Committed);
         }
-        let interval = if self.busy_until > now { POLL_BUSY_MS } else { POLL_IDLE_MS };
+        let told_for = now.since(self.told_at);
+        let interval = match &self.watch {
+            None if self.busy_until > now => POLL_BUSY_MS,
+            None => POLL_IDLE_MS,
+            Some(_) if committed => DEAF_AFTER_COMMIT_MS,
+            Some(_) if told_for < TOLD_FOR_MS => told_for.clamp(1, POLL_TOLD_MS),
+            Some(_) => POLL_WATCHED_MS,
+        };
+        if committed {
+            self.deaf_until = now.plus(DEAF_AFTER_COMMIT_MS);
+        } else if told_for == 0 {
+            self.deaf_until = now.plus(DEAF_AFTER_WRITE_MS);
+        }
         self.poll_at = now.plus(interval);
     }
 
@@ -566,6 +627,7 @@ impl Driver {
         let relays = self.network.as_ref().map(Network::relays).unwrap_or_default();
         let listen = self.network.as_ref().map(Network::listen_addresses).unwrap_or_default();
         let peers = self.machine.peers();
+        self.book.write(now, &peers, &mut self.store);
         let token = self.token;
         self.board.publish(|snapshot| {
             snapshot.progress = progress;

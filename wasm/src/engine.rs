@@ -20,6 +20,7 @@ use wasm_bindgen::JsValue;
 use wasm_bindgen::prelude::wasm_bindgen;
 use wasm_bindgen_futures::spawn_local;
 use wavesync_core::auth::{GroupKey, check_passphrase, weakness};
+use wavesync_core::limits::Bounds;
 use wavesync_core::machine::{Event, Level};
 use wavesync_core::store::Store;
 use wavesync_core::store::group::{Join, check_topic};
@@ -31,6 +32,8 @@ use crate::error::{Fault, Result};
 use file::Changed;
 use options::Options;
 
+/// Rows of one transaction: while it runs, no query of the application is answered.
+const TRANSACTION_MAX_ROWS: usize = 500;
 /// A start that SQLite could not serve is tried again after this long, in milliseconds.
 const START_RETRY_MS: u64 = 100;
 
@@ -246,6 +249,11 @@ async fn open_patiently(
 
 fn open_store(database: &str, file: &FileIdentity, changed: &Changed) -> Result<(Store, Identity)> {
     let mut store = Store::open(file::connect_noting(database, changed)?)?;
+    store.set_bounds(Bounds {
+        chunk_rows: TRANSACTION_MAX_ROWS,
+        backfill_rows: TRANSACTION_MAX_ROWS,
+        ..Bounds::default()
+    });
     let identity = store.start(driver::now(), file, &random())?;
     Ok((store, identity))
 }

@@ -108,8 +108,8 @@ export class Stage {
       if (message.type() === "error") console.error(`${name}: ${message.text()}`);
     });
     page.on("pageerror", (error) => console.error(`${name}: ${error.stack}`));
-    const place = secure ? `https://${name}.localhost:${this.tlsPort}` : `http://${name}.localhost:${this.port}`;
-    await page.goto(`${place}/`);
+    const [scheme, port] = secure ? ["https", this.tlsPort] : ["http", this.port];
+    await page.goto(`${scheme}://${name}.localhost:${port}/`);
     await page.waitForFunction(() => window.call);
     const tab = new Tab(page);
     await tab.call("open", options);

@@ -47,7 +47,7 @@ impl Machine {
         }
         let site = known.site;
         let mut approach = Approach::Plain;
-        if !own.vector.covers_imports(&known.vector) {
+        if !own.has_met(&known.vector) {
             if self.peers.values().any(|other| other.requesting && other.first_contact) {
                 return Ok(Approach::Wait);
             }
@@ -68,9 +68,9 @@ impl Machine {
     }
 
     /// Whether the rows that a peer had before joining are here, so that its pushes make sense.
-    pub(super) fn acquainted(&self, id: &PeerId, own: &Vector) -> bool {
+    pub(super) fn acquainted(&self, id: &PeerId, own: &OwnState) -> bool {
         let known = self.peers.get(id).and_then(|peer| peer.known.as_ref());
-        known.is_some_and(|known| own.covers_imports(&known.vector))
+        known.is_some_and(|known| own.has_met(&known.vector))
     }
 
     /// At a hello: what was found out before the engine or the connection ended still holds.

@@ -1,8 +1,8 @@
 //! Connections, the handshake, and the control stream: hello, state, schema.
 
 use crate::auth::{Accepting, Greeting, Offering, Proof, Session};
-use crate::ids::{Cursor, Millis, Stamp};
-use crate::machine::peer::{Known, PeerId, Stream, StreamId, StreamKind};
+use crate::ids::{Cursor, Millis, SiteId, Stamp};
+use crate::machine::peer::{Known, Peer, PeerId, Stream, StreamId, StreamKind};
 use crate::machine::{Level, Machine, Output};
 use crate::mutants::{self, Mutant};
 use crate::store::Store;
@@ -12,8 +12,6 @@ use crate::wire::message::{
 };
 use crate::{Error, Result, limits, wire};
 
-/// After a failed handshake the same peer is tried again after this long, in milliseconds.
-const REFUSED_RETRY_MS: u64 = 30_000;
 /// A control stream that ended is opened again after this long, in milliseconds; the time doubles
 /// with each one that did not last.
 const CONTROL_RETRY_MS: u64 = 250;
@@ -24,9 +22,11 @@ const CONTROL_STREAM: u64 = 0;
 
 impl Machine {
     pub(super) fn connected(&mut self, now: Millis, id: PeerId, address: String, relayed: bool) {
-        let peer = self.peers.entry(id.clone()).or_default();
+        let peer =
+            self.peers.entry(id.clone()).or_insert_with(|| Peer { since: now, ..Peer::default() });
         (peer.address, peer.relayed) = (address, relayed);
         self.greet(now, &id);
+        self.make_way(&id);
     }
 
     pub(super) fn disconnected(&mut self, id: &PeerId) {
@@ -119,52 +119,6 @@ impl Machine {
         self.stream_closed(stream);
     }
 
-    /// A stream on which something was wrong is given up; the user learns what.
-    pub(super) fn give_up_stream(&mut self, id: StreamId, error: &Error) {
-        let Some(stream) = self.streams.get(&id) else { return };
-        let peer = stream.peer.clone();
-        let handshake = !matches!(
-            stream.kind,
-            StreamKind::Control { .. } | StreamKind::Incoming { .. } | StreamKind::Outgoing { .. }
-        );
-        let (code, hint, refusal) = match error {
-            Error::Auth(_) if handshake => (
-                "auth_failed",
-                "check that both sides use the same topic and passphrase",
-                RefusalCode::Auth,
-            ),
-            Error::Auth(_) => {
-                ("seal_broken", "the connection is started afresh", RefusalCode::Other)
-            }
-            Error::Protocol(_) if handshake => {
-                ("version", "update the older of the two sides", RefusalCode::Version)
-            }
-            Error::Protocol(_) => {
-                ("protocol", "update wavesync on both sides; it is tried again", RefusalCode::Other)
-            }
-            _ => ("store", "see the message; it is tried again", RefusalCode::Other),
-        };
-        if handshake {
-            self.send_plain(id, plain::REFUSAL, &Refusal { code: refusal.number() });
-        }
-        let level = if handshake { Level::Warning } else { Level::Error };
-        self.failed(&peer, (level, code, &error.to_string(), hint));
-        self.close_stream(id);
-    }
-
-    /// Something went wrong with a peer: it is left alone for a while, and the user is told once.
-    fn failed(&mut self, id: &PeerId, what: (Level, &'static str, &str, &str)) {
-        let (level, code, message, hint) = what;
-        let retry = self.seen_at.plus(REFUSED_RETRY_MS);
-        let Some(peer) = self.peers.get_mut(id) else { return };
-        let error = Some((message.to_owned(), hint.to_owned()));
-        let news = peer.last_error != error;
-        (peer.last_error, peer.retry_at) = (error, Some(retry));
-        if news {
-            self.event(level, code, message, hint, Some(id));
-        }
-    }
-
     /// A frame arrived: handshake frames are answered here, sealed ones are opened and queued.
     pub(super) fn frame(&mut self, now: Millis, id: StreamId, bytes: &[u8]) {
         self.seen_at = now;
@@ -175,7 +129,7 @@ impl Machine {
         let outcome = self.frame_on(now, id, &mut stream, bytes);
         self.streams.insert(id, stream);
         match outcome {
-            Ok(()) if self.inbox.len() > limits::INBOX_MAX_MESSAGES => {
+            Ok(()) if self.inbox_is_full() => {
                 let error = Error::protocol("messages arrive faster than SQLite can take them");
                 self.give_up_stream(id, &error);
             }
@@ -187,6 +141,12 @@ impl Machine {
             }
             Err(error) => self.give_up_stream(id, &error),
         }
+    }
+
+    fn inbox_is_full(&self) -> bool {
+        let bytes: usize = self.inbox.iter().map(|(_, opened)| opened.body.len()).sum();
+        self.inbox.len() > limits::INBOX_MAX_MESSAGES
+            || (bytes > limits::INBOX_MAX_BYTES && self.inbox.len() > 1)
     }
 
     fn frame_on(
@@ -319,7 +279,7 @@ impl Machine {
         let before = peer.control.replace(id);
         peer.session = Some(session);
         (peer.greeting, peer.attached, peer.last_error, peer.known) = (false, 0, None, None);
-        (peer.told, peer.schema_told) = (None, None);
+        (peer.told, peer.caps_told, peer.schema_told) = (None, None, None);
         peer.hello_due = true;
         if let Some(before) = before.filter(|before| *before != id) {
             self.close_stream(before);
@@ -353,7 +313,7 @@ impl Machine {
     ) -> Result<()> {
         if hello.site == self.identity.site {
             // Nobody can tell which of the two is the copy; the other one does the same.
-            return self.renew(Stamp(0), store);
+            return self.renew(now, Stamp(0), store);
         }
         let mut vector = hello.state.vector.check()?;
         if self.contradicted(now, &hello.state, &vector, store)? {
@@ -533,6 +493,9 @@ impl Machine {
         };
         // Streams keep the order, so what was told on this one has been heard.
         let told = peer.as_mut().and_then(|peer| peer.told.replace(own.vector.clone()));
+        let caps_told = peer.and_then(|peer| peer.caps_told.replace(own.caps.clone()));
+        let caps_told = caps_told.unwrap_or_default();
+        let fell = |(site, stamp): &(&SiteId, &Stamp)| caps_told.get(*site) != Some(*stamp);
         let moved = told.and_then(|told| VectorList::since(&own.vector, &told));
         Ok(State {
             boot: own.boot,
@@ -542,7 +505,7 @@ impl Machine {
             applied: VectorList::from(&own.lowered),
             closed: own.closed,
             cursor,
-            caps: own.caps.iter().map(|(site, stamp)| (*site, *stamp)).collect(),
+            caps: own.caps.iter().filter(fell).map(|(site, stamp)| (*site, *stamp)).collect(),
         })
     }
 

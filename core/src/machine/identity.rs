@@ -25,7 +25,7 @@ impl Machine {
             None => store.folded(now, |tx| tx.contradiction(vector, state.cursor))?,
         };
         if let Some(common) = common {
-            self.renew(common, store)?;
+            self.renew(now, common, store)?;
             return Ok(true);
         }
         if fell {
@@ -51,9 +51,8 @@ impl Machine {
     }
 
     /// Takes another identity; the driver starts everything again.
-    pub(super) fn renew(&mut self, common: Stamp, store: &mut Store) -> Result<()> {
+    pub(super) fn renew(&mut self, now: Millis, common: Stamp, store: &mut Store) -> Result<()> {
         let random = self.fresh();
-        store.renew_identity(common, &random)?;
-        Ok(())
+        store.renew_for_peer(now, common, &random)
     }
 }

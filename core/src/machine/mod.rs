@@ -8,6 +8,7 @@
 
 mod contact;
 mod control;
+mod faults;
 mod future;
 mod identity;
 mod pass;

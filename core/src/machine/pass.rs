@@ -49,6 +49,13 @@ impl Machine {
         let own = store.own_state(now)?;
         let covered = own.vector.covers_all(&known.vector);
         let read = cursor.boot == boot && cursor.seq >= end;
+        // What found no room here would find none again.
+        let fetched = covered || {
+            let mut theirs = known.vector.0.iter();
+            theirs.all(|(site, (stamp, _))| {
+                own.vector.get(*site) >= *stamp || own.left_out.contains(site)
+            })
+        };
         let same_branch = cursor.boot == Boot(0) || cursor.boot == boot;
         let may_jump = !mutants::on(Mutant::NoJump);
         let jump = covered && closed && same_branch && !read && may_jump;
@@ -62,11 +69,14 @@ impl Machine {
         if let Some(known) = peer.known.as_mut() {
             known.cursor = cursor;
         }
-        if covered && (read || jump) {
+        if fetched && (read || jump) {
             peer.ahead_since = None;
             return self.resume(now, id, store);
         }
         if !covered && self.will_be_pushed(now, id) {
+            return Ok(());
+        }
+        if fetched && self.was_just_asked(now, id) {
             return Ok(());
         }
         let Some(own) = self.own.clone() else { return Ok(()) };
@@ -76,7 +86,7 @@ impl Machine {
         };
         peer.sampled = approach == Approach::Sampled;
         let known = peer.known.as_ref();
-        peer.first_contact = known.is_some_and(|k| !own.vector.covers_imports(&k.vector));
+        peer.first_contact = known.is_some_and(|k| !own.has_met(&k.vector));
         (peer.requesting, peer.ahead_since) = (true, None);
         if let Some(known) = peer.known.as_mut() {
             known.started_at = cursor.seq;
@@ -84,6 +94,19 @@ impl Machine {
         }
         self.open_stream(id, true);
         Ok(())
+    }
+
+    /// Its log may hold rows beyond its vector, or such as found no room here: that is nothing to ask
+    /// for at each of its writes.
+    fn was_just_asked(&mut self, now: Millis, id: &PeerId) -> bool {
+        let Some(peer) = self.peers.get_mut(id) else { return false };
+        let again = peer.asked_at.map(|at| at.plus(limits::UNCOVERED_PAUSE_MS));
+        if let Some(again) = again.filter(|again| *again > now) {
+            self.compare_at = self.compare_at.min(again);
+            return true;
+        }
+        peer.asked_at = Some(now);
+        false
     }
 
     /// What a peer has and we lack was written by others who are connected with us: their own
@@ -150,6 +173,7 @@ impl Machine {
                 cursor,
                 place,
                 sample,
+                chunk_rows: u32::try_from(store.bounds().chunk_rows).unwrap_or(u32::MAX),
             };
             self.asking.pop();
             if let Some(StreamKind::Incoming { position, .. }) =
@@ -177,7 +201,7 @@ impl Machine {
         let vector = request.vector.check()?;
         let own = store.own_state(now)?;
         if let Some(common) = store.folded(now, |tx| tx.contradiction(&vector, request.cursor))? {
-            return self.renew(common, store);
+            return self.renew(now, common, store);
         }
         let ours = store.folded(now, |tx| tx.cursor_is_ours(request.cursor))?;
         let Some(entry) = self.streams.get_mut(&stream) else { return Ok(()) };
@@ -197,7 +221,9 @@ impl Machine {
         let place = Place::requested(ours.then_some(request.cursor.seq), &request.place)?;
         let (credit, end_at_start) = (CHUNKS_IN_FLIGHT, own.end);
         let expected = store.folded(now, |tx| tx.rows_from(&place))?;
-        *serving = Some(Serving { place, vector, credit, expected, end_at_start });
+        let rows = usize::try_from(request.chunk_rows).unwrap_or(usize::MAX);
+        let rows = rows.max(limits::CHUNK_ASKED_MIN_ROWS).min(store.bounds().chunk_rows);
+        *serving = Some(Serving { place, vector, credit, rows, expected, end_at_start });
         self.serve(now, stream, store)
     }
 
@@ -238,9 +264,11 @@ impl Machine {
                 return Ok(());
             }
             let (place, vector) = (serving.place.clone(), serving.vector.clone());
+            let rows = serving.rows;
             let expected = serving.expected;
             let id = entry.peer.clone();
-            let mut piece = store.folded(now, |tx| tx.read_piece(place, &vector))?;
+            let mut piece =
+                store.folded(now, |tx| tx.limited_to(rows).read_piece(place, &vector))?;
             let fixed_end = mutants::on(Mutant::FixedEnd) && piece.to >= serving.end_at_start;
             let phase_one = mutants::on(Mutant::KeysEndPass) && piece.ordered;
             piece.last |= fixed_end || (phase_one && matches!(piece.next, Place::Log(_)));

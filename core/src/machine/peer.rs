@@ -7,7 +7,7 @@ use crate::ids::{Cursor, Millis, Seq, SiteId};
 use crate::limits;
 use crate::store::adopt::TableSchema;
 use crate::store::scan::Place;
-use crate::store::vector::Vector;
+use crate::store::vector::{Caps, Vector};
 use crate::wire::message::State;
 
 /// A peer's id on the network, as the transport has authenticated it.
@@ -28,6 +28,10 @@ pub struct StreamId(pub u64);
 #[derive(Default)]
 pub(super) struct Peer {
     pub address: String,
+    /// Since when it is connected.
+    pub since: Millis,
+    /// When something that went wrong with it was last told.
+    pub told_at: Option<Millis>,
     pub relayed: bool,
     pub rtt_ms: Option<f64>,
     /// The control stream, once its handshake is complete.
@@ -53,8 +57,11 @@ pub(super) struct Peer {
     pub last_error: Option<(String, String)>,
     /// Since when it has what others, who are connected, wrote and will have sent.
     pub ahead_since: Option<Millis>,
-    /// The version vector that it was last told on this control stream.
+    /// When it was last asked although it has nothing that the own vector lacks.
+    pub asked_at: Option<Millis>,
+    /// The version vector and the caps that it was last told on this control stream.
     pub told: Option<Vector>,
+    pub caps_told: Option<Caps>,
     /// The schema that it was last told on this control stream.
     pub schema_told: Option<Vec<TableSchema>>,
     /// Highest number of a stream that the peer attached to the session.
@@ -127,6 +134,8 @@ pub(super) struct Serving {
     pub vector: Vector,
     /// Chunks that may still be sent.
     pub credit: u32,
+    /// Rows that a chunk may have.
+    pub rows: usize,
     /// Rows that a pass in key order has about, counted when it began.
     pub expected: u64,
     /// For the mutant that ends a scan where it was when it started.

@@ -37,7 +37,7 @@ impl Machine {
         if message.site == self.identity.site || own.vector.get(message.site) >= message.upto {
             return Ok(());
         }
-        if !self.acquainted(from, &own.vector) {
+        if !self.acquainted(from, &own) {
             return self.consider_from(now, from, &message, store);
         }
         let rows = Batch::decode(&message.rows)?;

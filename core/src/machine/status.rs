@@ -151,6 +151,10 @@ impl Machine {
             importing: self.importing,
             last_error: if self.retry_at.is_some() {
                 self.last_error.clone().unwrap_or_default()
+            } else if self.own.as_ref().is_some_and(|own| !own.left_out.is_empty()) {
+                "other members have more for tables that are not here than is kept; create the \
+                 missing tables and call wavesync_retry(), everything else goes on"
+                    .into()
             } else {
                 String::new()
             },

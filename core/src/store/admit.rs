@@ -16,6 +16,7 @@ use crate::store::claim::{Rank, rank};
 use crate::store::contend::{Contender, RowId};
 use crate::store::foreign::{Action, Plan, pick};
 use crate::store::rows::{Kind, Parked, Values, insertion, refusal};
+use crate::store::woken::reference;
 use crate::value::Value;
 use crate::{Error, Result};
 
@@ -163,7 +164,9 @@ impl Stratum<'_> {
                 "table {parent} has no row {} that it refers to",
                 wanted.unwrap_or_default()
             );
-            self.fates.insert(id, Fate::Out(Parked::new(Kind::ForeignKey, reason, values)));
+            let mut parked = Parked::new(Kind::ForeignKey, reason, values);
+            parked.waits = missing.and_then(|(at, wanted)| reference(self.plan, *at, wanted));
+            self.fates.insert(id, Fate::Out(parked));
         }
         Ok(())
     }

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
-use crate::store::{Store, Tx, shape};
+use crate::store::{Store, Tx, functions, shape};
 use crate::{Error, Result, ids::Millis};
 
 /// One table as another replica declared it.
@@ -147,6 +147,7 @@ impl Tx<'_> {
         };
         for index in &table.indexes {
             check_statement(index, &["INDEX", "UNIQUE INDEX"])?;
+            check_index_of(index, &table.name)?;
             self.conn.execute_batch(index)?;
         }
         Ok(())
@@ -180,7 +181,37 @@ fn check_statement(sql: &str, kinds: &[&str]) -> Result<()> {
     if tokens.iter().any(|token| token == ";") {
         return refuse("it holds more than one statement");
     }
-    Ok(())
+    // What stands before it is the table's name, or the name of what the index is on.
+    let opening = tokens.iter().skip(at + 2).position(|token| token == "(");
+    let opening = opening.map_or(tokens.len(), |position| position + at + 2);
+    match functions::first_refused(&tokens[opening.min(tokens.len())..], kind == "TABLE") {
+        Some(name) => refuse(&format!("it calls {name}, which is not one of SQLite's functions")),
+        None => Ok(()),
+    }
+}
+
+/// An index of one table must not restrict another one, which may be the user's own.
+fn check_index_of(sql: &str, table: &str) -> Result<()> {
+    let tokens = tokens(sql);
+    let on = tokens.iter().position(|token| token.eq_ignore_ascii_case("ON"));
+    let named = on.and_then(|on| tokens.get(on + 1)).map(|name| unquoted(name));
+    if named.is_some_and(|name| name.eq_ignore_ascii_case(table)) {
+        return Ok(());
+    }
+    Err(Error::protocol(format!("an index of table {table} is on something else")))
+}
+
+/// A name without its quotes.
+pub(super) fn unquoted(token: &str) -> String {
+    let mut inner = token.chars();
+    match inner.next().and_then(closing) {
+        Some(close) => {
+            inner.next_back();
+            let doubled: String = [close, close].iter().collect();
+            inner.as_str().replace(&doubled, &close.to_string())
+        }
+        None => token.into(),
+    }
 }
 
 /// Splits SQL into words, quoted parts and single characters, as far as its callers need:
@@ -266,5 +297,39 @@ mod tests {
         let index = |sql| check_statement(sql, &["INDEX", "UNIQUE INDEX"]).is_ok();
         assert!(index("CREATE UNIQUE INDEX i ON t(a)") && index("CREATE INDEX i ON t(lower(a))"));
         assert!(!index("CREATE TABLE t(a)"));
+    }
+
+    #[test]
+    fn only_functions_of_sqlite_are_called_by_a_text() {
+        let table = |sql| check_statement(sql, &["TABLE"]).is_ok();
+        for plain in [
+            "CREATE TABLE t(id INTEGER PRIMARY KEY, v VARCHAR(30) NOT NULL, p DECIMAL(10, 2))",
+            "CREATE TABLE t(a PRIMARY KEY CHECK(length(a) > 3 AND a IN ('x', 'y')), b DEFAULT (1))",
+            "CREATE TABLE t(a PRIMARY KEY, b DEFAULT (lower(hex(randomblob(16)))), c AS (upper(a)))",
+            "CREATE TABLE t(a REFERENCES p(a), b, PRIMARY KEY(a, b), UNIQUE(b), CHECK((a) < (b)))",
+            "CREATE TABLE t(a PRIMARY KEY CHECK(CAST(a AS DECIMAL(9, 2)) BETWEEN (1) AND (2)))",
+            "CREATE TABLE t(a PRIMARY KEY DEFAULT CURRENT_TIMESTAMP, b DEFAULT 'f(x)') STRICT",
+            "CREATE TABLE strange(\"a(b)\" PRIMARY KEY, [c d](5))",
+        ] {
+            assert!(table(plain), "{plain}");
+        }
+        for calling in [
+            "CREATE TABLE t(a PRIMARY KEY, b DEFAULT (load_extension('x')))",
+            "CREATE TABLE t(a PRIMARY KEY, b DEFAULT (\"load_extension\"('x')))",
+            "CREATE TABLE t(a PRIMARY KEY, b DEFAULT ([readfile] ('x')))",
+            "CREATE TABLE t(a PRIMARY KEY CHECK(writefile('/tmp/x', a) IS NULL))",
+            "CREATE TABLE t(a PRIMARY KEY, b AS (wavesync_leave('forget')))",
+            "CREATE TABLE t(a PRIMARY KEY CHECK(a REGEXP 'x'))",
+            "CREATE TABLE t(a PRIMARY KEY, CHECK(\"and\"(a)))",
+            "CREATE TABLE t(a PRIMARY KEY, CHECK(a = 1 OR evil /* */ (a)))",
+        ] {
+            assert!(!table(calling), "{calling}");
+        }
+        let index = |sql| check_statement(sql, &["INDEX"]).is_ok();
+        assert!(index("CREATE INDEX i ON t(lower(a)) WHERE length(a) > (2)"));
+        assert!(!index("CREATE INDEX i ON t(evil(a))"));
+        assert!(!index("CREATE INDEX i ON t(a) WHERE evil(a)"));
+        assert!(check_index_of("CREATE INDEX i ON \"my t\" (a)", "My T").is_ok());
+        assert!(check_index_of("CREATE UNIQUE INDEX i ON users(a)", "t").is_err());
     }
 }

@@ -5,9 +5,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use crate::ids::{ColumnNum, Cursor, Dot, Seq, SiteId, Stamp};
-use crate::merge::{
-    Clock, Ended, Incoming, KeyKind, Verdict, join_ended, judge, moved_key, one_incarnation,
-};
+use crate::merge::{Clock, Ended, Incoming, KeyKind, Verdict, join_ended, judge, one_incarnation};
 use crate::mutants::{self, Mutant};
 use crate::store::clock::ClockRow;
 use crate::store::held::Due;
@@ -64,6 +62,9 @@ pub enum PushVerdict {
     Applied(Applied),
 }
 
+/// A table of a batch as it is here, with the numbers of those columns for which there is room.
+type Numbered = (Rc<Table>, Vec<Option<ColumnNum>>);
+
 impl Tx<'_> {
     /// Applies rows. Neither cursor nor vector move: see [`Tx::apply_piece`], [`Tx::apply_push`].
     pub fn apply(&mut self, batch: &Batch) -> Result<Applied> {
@@ -78,7 +79,7 @@ impl Tx<'_> {
         let start = self.log_end()?;
         let mut parts = Vec::with_capacity(batch.tables.len());
         for part in &batch.tables {
-            let (table, columns) = self.names_of(part)?;
+            let Some((table, columns)) = self.names_of(part)? else { continue };
             parts.push((self.cache.plan.stratum(table.num), table, columns, part));
         }
         parts.sort_by_key(|(stratum, ..)| *stratum);
@@ -86,7 +87,11 @@ impl Tx<'_> {
         for (_, table, columns, part) in parts {
             let unseen = |row: &&Row| seen.is_none_or(|seen| !row.is_covered(seen));
             let rows = part.rows.iter().filter(unseen).collect();
-            let (bulk, others) = self.split(&table, &columns, rows)?;
+            let numbered: Option<Vec<ColumnNum>> = columns.iter().copied().collect();
+            let (bulk, others) = match numbered {
+                Some(numbered) => self.split(&table, &numbered, rows)?,
+                None => (None, rows),
+            };
             work.push((table, columns, bulk, others));
         }
         // What is deleted makes room for what is new; then parents before children.
@@ -138,92 +143,58 @@ impl Tx<'_> {
         let applied = self.apply_unseen(rows, seen.as_ref())?;
         self.set_cursor(from, reach.cursor, reach.place)?;
         if let Some(vector) = reach.last {
+            self.check_sites(vector)?;
             self.raise_all(vector)?;
             self.effects.openness_left |= self.test_openness()?;
         }
         Ok(applied)
     }
 
-    /// Applies a push if it joins what was seen of its site without a gap.
-    pub fn apply_push(
-        &mut self,
-        site: SiteId,
-        boot: crate::ids::Boot,
-        (prev, upto): (Stamp, Stamp),
-        rows: &Batch,
-    ) -> Result<PushVerdict> {
-        let seen = self.seen(site)?;
-        if site == self.own_site()? || seen >= upto {
-            return Ok(PushVerdict::Known);
-        }
-        let capped = self.caps()?.get(&site).is_some_and(|cap| *cap < upto);
-        let gap = capped || (seen < prev && !mutants::on(Mutant::PushAcrossGap));
-        if gap || !self.patches_are_known(site, prev, rows)? {
-            return Ok(PushVerdict::Gap);
-        }
-        let applied = self.apply(rows)?;
-        self.raise(site, upto, boot)?;
-        self.effects.openness_left |= self.test_openness()?;
-        Ok(PushVerdict::Applied(applied))
-    }
-
-    /// Rule P10c: a push row carries its birth, or patches an incarnation that is here.
-    fn patches_are_known(&mut self, site: SiteId, prev: Stamp, rows: &Batch) -> Result<bool> {
-        for part in &rows.tables {
-            for row in part.rows.iter().filter(|row| row.length % 2 == 1) {
-                let own = row.whole && row.birth.site == site && row.birth.stamp > prev;
-                if own {
-                    continue;
-                }
-                let table = self.table_on_wire(&part.name, part.integer_key, part.key_columns)?;
-                let Some(table) = table else { return Ok(false) };
-                let key = key::pack(&row.key);
-                let clock = self.clock(&table, &key)?.map(|row| row.clock);
-                let here = clock.is_some_and(|known| joins(table.kind, &known, row));
-                if !here && !self.has_moved(&table, row)? && !self.holds(&table, &key, row)? {
-                    return Ok(false);
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    /// Whether the incarnation that a row patches has moved, and is known where it is now.
-    fn has_moved(&mut self, table: &Table, row: &Row) -> Result<bool> {
-        match (table.kind, row.key.as_slice()) {
-            (KeyKind::Integer, [Value::Integer(key)]) => {
-                let to = Value::Integer(moved_key(*key, row.birth));
-                Ok(self.clock(table, &to)?.is_some())
-            }
-            _ => Ok(false),
-        }
-    }
-
-    /// The local table and columns for the names in a batch; what is unknown gets numbers.
-    fn names_of(&mut self, part: &TableRows) -> Result<(Rc<Table>, Vec<ColumnNum>)> {
+    /// The local table and columns for the names in a batch; what is unknown gets numbers, as long
+    /// as there is room for it.
+    fn names_of(&mut self, part: &TableRows) -> Result<Option<Numbered>> {
         let known = self.table_on_wire(&part.name, part.integer_key, part.key_columns)?;
         let table = match known {
             Some(table) => table,
+            None if !self.has_room_for_table() => {
+                self.leave_out(part.rows.iter())?;
+                return Ok(None);
+            }
             None => self.number_foreign_table(&part.name, part.integer_key, part.key_columns)?,
         };
-        self.columns_on_wire(table, &part.columns)
+        self.columns_on_wire(table, &part.columns).map(Some)
     }
 
     /// Applies a row, or what of it is due. Returns the newest stamp that was applied.
     fn apply_row(
         &mut self,
         table: &Rc<Table>,
-        columns: &[ColumnNum],
+        columns: &[Option<ColumnNum>],
         row: &Row,
     ) -> Result<(Outcome, Stamp)> {
         if table.shape.is_none() && mutants::on(Mutant::NoPark) {
             return Ok((Outcome::Same, Stamp::NONE));
         }
         let key = key::pack(&row.key);
-        let cells = row.cells.iter().filter_map(|(at, dot, value)| {
-            columns.get(*at).map(|num| (*num, (*dot, value.clone())))
-        });
-        let is_claim = |at: &usize| columns.get(*at) == Some(&ColumnNum::CLAIM);
+        let room = self.has_room_to_park()?;
+        if !room && table.shape.is_none() && self.clock(table, &key)?.is_none() {
+            self.leave_out(std::iter::once(row))?;
+            return Ok((Outcome::Same, Stamp::NONE));
+        }
+        let fits = |num: &ColumnNum| {
+            room || *num == ColumnNum::CLAIM
+                || table.shape.is_none()
+                || table.column(*num).is_some_and(|column| column.local.is_some())
+        };
+        let number = |at: &usize| columns.get(*at).copied().flatten().filter(fits);
+        let cells = row
+            .cells
+            .iter()
+            .filter_map(|(at, dot, value)| number(at).map(|num| (num, (*dot, value.clone()))));
+        if row.cells.iter().any(|(at, ..)| number(at).is_none()) {
+            self.leave_out(std::iter::once(row))?;
+        }
+        let is_claim = |at: &usize| columns.get(*at) == Some(&Some(ColumnNum::CLAIM));
         let mut claims = row.cells.iter().filter(|(at, ..)| is_claim(at));
         if claims.any(|(.., value)| claim::decode(value).is_none()) {
             return Err(Error::protocol("a claim is no rank"));
@@ -563,7 +534,7 @@ impl Tx<'_> {
 }
 
 /// Whether a patch of a row finds the incarnation that it patches, or one that wins over it.
-fn joins(kind: KeyKind, known: &Clock, patch: &Row) -> bool {
+pub(super) fn joins(kind: KeyKind, known: &Clock, patch: &Row) -> bool {
     if known.length != patch.length {
         return known.length > patch.length;
     }

@@ -71,12 +71,17 @@ impl Waiting {
 /// Values in a form in which all are equal that SQLite may find equal; it is asked afterwards.
 /// Affinities make texts of numbers, the built-in collations ignore case or trailing spaces; of what
 /// other collations do nothing is known.
-fn coarse(plan: &Plan, at: usize, values: &[Value]) -> Vec<Value> {
+pub(super) fn coarse(plan: &Plan, at: usize, values: &[Value]) -> Vec<Value> {
     if plan.keys.get(at).is_some_and(|key| key.collates) {
         return Vec::new();
     }
+    values.iter().map(coarse_value).collect()
+}
+
+/// A value in that form.
+pub(super) fn coarse_value(value: &Value) -> Value {
     let number = |real: f64| Value::Real(if real == 0.0 { 0.0 } else { real });
-    let one = |value: &Value| match value {
+    match value {
         #[allow(clippy::cast_precision_loss)]
         Value::Integer(integer) => number(*integer as f64),
         Value::Real(real) => number(*real),
@@ -91,8 +96,7 @@ fn coarse(plan: &Plan, at: usize, values: &[Value]) -> Vec<Value> {
             }
         }
         other => other.clone(),
-    };
-    values.iter().map(one).collect()
+    }
 }
 
 /// Of the rows that wait only for each other, the unit that holds the one of smallest rank: each of

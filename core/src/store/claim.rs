@@ -11,6 +11,7 @@ use crate::Result;
 use crate::ids::{ColumnNum, Dot, SiteId, Stamp, TableNum};
 use crate::merge::Clock;
 use crate::mutants::{self, Mutant};
+use crate::store::await_parents::coarse_value;
 use crate::store::clock::ClockRow;
 use crate::store::contend::RowId;
 use crate::store::tables::Table;
@@ -75,6 +76,26 @@ pub(super) fn origin(clock: &Clock) -> Dot {
     clock.claim.filter(|claim| since(*claim) < since(clock.birth)).unwrap_or(clock.birth)
 }
 
+/// By column, the values that rows which were written here have, in the form of [`coarse_value`].
+type Offers = Option<BTreeMap<ColumnNum, BTreeSet<Value>>>;
+
+/// The columns of the unique indexes of a table; `None` if one of these cannot be told by columns.
+fn unique_columns(table: &Table) -> Offers {
+    let shape = table.shape.as_ref()?;
+    let mut columns = BTreeMap::new();
+    for index in &shape.uniques {
+        if !index.comparable() {
+            return None;
+        }
+        for name in &index.columns {
+            let mut local = table.local_columns();
+            let column = local.find(|column| column.name.eq_ignore_ascii_case(name))?;
+            columns.insert(column.num, BTreeSet::new());
+        }
+    }
+    Some(columns)
+}
+
 impl Tx<'_> {
     /// Tables that have parked rows with which a local write may collide.
     pub(super) fn contested_tables(&mut self) -> Result<BTreeSet<TableNum>> {
@@ -87,6 +108,41 @@ impl Tx<'_> {
         )?;
         let tables = statement.query_map([], |row| Ok(TableNum(row.get(0)?)))?;
         Ok(tables.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// The values of unique columns of rows that were written here, by table; `None` for a table of
+    /// whose indexes that says too little.
+    fn unique_values(&mut self, written: &BTreeSet<RowId>) -> Result<BTreeMap<TableNum, Offers>> {
+        let mut offers: BTreeMap<TableNum, Offers> = BTreeMap::new();
+        for (num, key) in written {
+            if let Some(None) = offers.get(num) {
+                continue;
+            }
+            let table = self.table(*num)?;
+            let columns = offers.entry(*num).or_insert_with(|| unique_columns(&table));
+            let Some(columns) = columns else { continue };
+            let Some(values) = self.table_values(&table, key)? else { continue };
+            for (num, offered) in columns {
+                let value = values.get(num).filter(|value| **value != Value::Null);
+                offered.extend(value.map(coarse_value));
+            }
+        }
+        Ok(offers)
+    }
+
+    /// Whether a parked row has a unique value that a row which was written here has.
+    fn may_collide(
+        &mut self,
+        offers: &BTreeMap<TableNum, Offers>,
+        (num, key): &RowId,
+    ) -> Result<bool> {
+        let Some(Some(columns)) = offers.get(num) else { return Ok(true) };
+        let table = self.table(*num)?;
+        let Some(parked) = self.parked(&table, key)? else { return Ok(false) };
+        let mut columns = columns.iter();
+        Ok(columns.any(|(num, offered)| {
+            parked.values.get(num).is_none_or(|value| offered.contains(&coarse_value(value)))
+        }))
     }
 
     /// Gives rows that were written here the rank of the oldest parked row that they stand
@@ -103,7 +159,11 @@ impl Tx<'_> {
             .filter(|table| contested.contains(table))
             .collect();
         let mut oldest: BTreeMap<RowId, (Rank, Dot)> = BTreeMap::new();
+        let offers = self.unique_values(written)?;
         for id in self.contending(&tables)?.into_iter().filter(|id| !written.contains(id)) {
+            if !self.may_collide(&offers, &id)? {
+                continue;
+            }
             let Some(parked) = self.load(&id)?.filter(|row| row.contends && row.shown.is_none())
             else {
                 continue;

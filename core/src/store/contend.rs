@@ -64,6 +64,7 @@ impl Tx<'_> {
         if table.shape.is_none() {
             return Ok(None);
         }
+        self.cache.examined.set(self.cache.examined.get() + 1);
         let shown = self.table_values(&table, &id.1)?;
         let stored = self.clock(&table, &id.1)?.map(|row| row.clock);
         let imported = stored.is_none() && shown.is_some();
@@ -91,26 +92,6 @@ impl Tx<'_> {
             && parked.as_ref().is_none_or(|parked| parked.kind != Kind::Incomplete);
         let keys = table.key_values(&id.1)?;
         Ok(Some(Contender { table, keys, clock, values, shown, parked, contends, imported }))
-    }
-
-    /// Parked and overlaid rows of these tables that may come back by themselves.
-    pub(super) fn contending(&mut self, tables: &BTreeSet<TableNum>) -> Result<Vec<RowId>> {
-        let mut found = Vec::new();
-        if self.parked_rows()? == 0 || mutants::on(Mutant::ParkedForGood) {
-            return Ok(found);
-        }
-        for table in tables {
-            let mut statement = self.conn.prepare_cached(
-                "SELECT k FROM __wavesync_parked WHERE tbl = ?1 AND kind NOT IN
-                 ('unknown_table', 'unknown_column', 'incomplete', 'trigger')",
-            )?;
-            let keys =
-                statement.query_map([table.0], |row| Ok(Value::from_ref(row.get_ref(0)?)))?;
-            for key in keys {
-                found.push((*table, key?));
-            }
-        }
-        Ok(found)
     }
 
     /// Tables whose rows may be set free or lose their parents by changes in these.
@@ -156,12 +137,13 @@ impl Tx<'_> {
                     }
                     self.ancestors(&plan, &row, &mut queue)?;
                 }
+                self.woken(&id, forms(&plan, &row).iter(), &mut queue)?;
                 found.insert(id, row);
             }
             let reached: BTreeSet<TableNum> = found.keys().map(|(table, _)| *table).collect();
             let reached = self.affected(reached);
             let new = reached.difference(&tables).copied().collect();
-            queue = self.contending(&new)?;
+            queue = self.unwatched(&new)?;
             tables = reached;
             if queue.is_empty() {
                 return Ok(found);

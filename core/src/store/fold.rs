@@ -182,6 +182,10 @@ impl Tx<'_> {
         }
         let alive = current.as_ref().is_some_and(Clock::alive);
         let (clock, written) = match (&entry.mask, current) {
+            (None, Some(clock)) if alive && clock.length >= limits::CAUSAL_LENGTH_MAX => {
+                self.note_used_up(&table, &key);
+                return Ok(());
+            }
             (None, Some(clock)) if alive => {
                 let death = hand.stamp(entry.at);
                 let mut ended = clock.ended;
@@ -209,6 +213,11 @@ impl Tx<'_> {
                 // Above what is held, too, so that this write still stands when that is released.
                 let length = length.max(self.held_length(&table, &key)?);
                 let length = length + length % 2;
+                if length >= limits::CAUSAL_LENGTH_MAX {
+                    // Nobody would accept more. The row stays here, as one without a key does.
+                    self.note_used_up(&table, &key);
+                    return Ok(());
+                }
                 let columns: Vec<_> = table.local_columns().map(|column| column.num).collect();
                 let natural = table.kind == KeyKind::Natural;
                 let written = match death {
@@ -227,6 +236,12 @@ impl Tx<'_> {
             self.unpark_written(&table, &key, &clock, &written)?;
         }
         self.set_clock(&table, &key, &ClockRow { clock, seq: entry.seq })
+    }
+
+    fn note_used_up(&mut self, table: &Table, key: &Value) {
+        let name = super::report::key_text(table, key);
+        let message = format!("row {name} of table {} cannot be synced any more", table.name);
+        self.note("key_used_up", message, "give it another key: this one was deleted too often");
     }
 
     /// The clock that the back-fill will give to a row which it has not reached yet.

@@ -324,8 +324,9 @@ impl Tx<'_> {
         let (table, columns) = self.columns_on_wire(table, &part.columns)?;
         let Some(row) = part.rows.into_iter().next() else { return Ok(None) };
         let cells = row.cells.into_iter();
-        let cells =
-            cells.filter_map(|(at, dot, value)| Some((*columns.get(at)?, (dot, value)))).collect();
+        let cells = cells
+            .filter_map(|(at, dot, value)| Some(((*columns.get(at)?)?, (dot, value))))
+            .collect();
         let (length, birth, whole, ended) = (row.length, row.birth, row.whole, row.ended);
         let row = Incoming { length, birth, whole, cells, ended };
         Ok(Some(Held { table, key, row, until: Stamp(until) }))

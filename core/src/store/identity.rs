@@ -9,7 +9,7 @@ use crate::ids::{Boot, Millis, Seq, SiteId, Stamp};
 use crate::mutants::{self, Mutant};
 use crate::store::vector::Caps;
 use crate::store::{Store, Tx};
-use crate::{Error, Result};
+use crate::{Error, Result, limits};
 
 /// What the host knows about the database file; a copy of the file has another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,14 +131,43 @@ impl Store {
     /// # Errors
     /// If SQLite fails; nothing is changed then.
     pub fn renew_identity(&mut self, common: Stamp, random: &[u8; 64]) -> Result<()> {
+        self.renew(common, random, None)
+    }
+
+    /// As [`Store::renew_identity`], because of what a peer says: only so often, because each
+    /// change costs every member an entry for ever. A peer that proves more is not listened to
+    /// until then; that is no more than finding out later.
+    ///
+    /// # Errors
+    /// [`Error::Protocol`] if it was too often; if SQLite fails. Nothing is changed then.
+    pub fn renew_for_peer(&mut self, now: Millis, common: Stamp, random: &[u8; 64]) -> Result<()> {
+        let told: Vec<u8> = super::meta(&self.conn, "renewals")?.unwrap_or_default();
+        let times = told.chunks_exact(8).filter_map(|bytes| bytes.try_into().ok());
+        let recent = |at: &u64| *at <= now.0 && now.since(Millis(*at)) < limits::IDENTITY_WINDOW_MS;
+        let mut times: Vec<u64> = times.map(u64::from_be_bytes).filter(recent).collect();
+        if times.len() >= self.bounds.identity_changes {
+            return Err(Error::protocol(
+                "a member shows another branch of this replica's history once more; it had a new \
+                 identity several times within the hour and keeps this one for now",
+            ));
+        }
+        times.push(now.0);
+        let times = times.iter().flat_map(|at| at.to_be_bytes()).collect();
+        self.renew(common, random, Some(times))
+    }
+
+    fn renew(&mut self, common: Stamp, random: &[u8; 64], times: Option<Vec<u8>>) -> Result<()> {
         let site = SiteId::from_slice(&random[8..24]).ok_or_else(damaged)?;
         let secret: [u8; 32] = random[32..].try_into().map_err(|_| damaged())?;
         self.conn.execute_batch("BEGIN IMMEDIATE")?;
         let done = self.raw(|tx| {
             let caps = Caps::from([(tx.own_site()?, common)]);
-            let number = tx.site_num(site)?;
+            let number = tx.number_site(site)?;
             tx.lower_caps(&caps)?;
             tx.set_meta("self", number.0)?;
+            if let Some(times) = times {
+                tx.set_meta("renewals", times)?;
+            }
             tx.set_meta("secret", &secret[..])
         });
         let done = done.and_then(|()| Ok(self.conn.execute_batch("COMMIT")?));

@@ -4,10 +4,12 @@
 //! changes and folds the log first (rules P4 and P5); reads that are served, announced or compared
 //! go through [`Store::folded`]. Memory is changed only after the commit succeeded.
 
+pub mod addresses;
 pub mod admit;
 pub mod adopt;
 pub mod alter;
 pub mod apply;
+mod arrive;
 mod await_parents;
 pub mod backfill;
 pub mod bulk;
@@ -24,6 +26,7 @@ pub mod fold;
 mod fold_bulk;
 mod follow;
 pub mod foreign;
+mod functions;
 pub mod group;
 mod held;
 pub mod identity;
@@ -39,6 +42,7 @@ mod receive;
 mod renumber;
 pub mod report;
 pub mod restore;
+mod room;
 pub mod rows;
 pub mod scan;
 pub mod schema;
@@ -54,6 +58,7 @@ pub mod triggers;
 pub mod trim;
 pub mod unique;
 pub mod vector;
+mod woken;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -135,7 +140,9 @@ struct Cache {
     numbers: BTreeMap<SiteId, SiteNum>,
     parked: Option<i64>,
     vector: Option<vector::Vector>,
-    /// The state of the file in which `parked` was counted and `vector` was read.
+    caps: Option<vector::Caps>,
+    left_out: Option<BTreeSet<SiteId>>,
+    /// The state of the file in which these four were read.
     read_at: Option<i64>,
     plan: Rc<foreign::Plan>,
     /// Rows that were looked at to decide which ones stand; see [`Store::examined`].
@@ -225,9 +232,16 @@ impl Store {
         Ok(store)
     }
 
-    /// Makes transactions and messages smaller than the constants say; for tests.
+    /// Makes transactions and messages smaller than the constants say; for tests, and where a long
+    /// transaction would keep others from their turn.
     pub fn set_bounds(&mut self, bounds: Bounds) {
         self.bounds = bounds;
+    }
+
+    /// See [`Store::set_bounds`].
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        self.bounds
     }
 
     /// Whether wavesync's tables exist in this database.
@@ -413,6 +427,7 @@ impl Store {
             .ok();
         if version.is_none() || self.cache.read_at != version {
             (self.cache.parked, self.cache.vector) = (None, None);
+            (self.cache.caps, self.cache.left_out) = (None, None);
             self.cache.read_at = version;
         }
     }
@@ -439,7 +454,7 @@ impl Store {
         Ok(u64::try_from(end - folded).unwrap_or(0))
     }
 
-    /// How often a row was looked at since the last call, to decide which ones stand.
+    /// How often a row was looked at since the last call, to find out whether it may stand.
     pub fn examined(&mut self) -> u64 {
         self.cache.examined.take()
     }
@@ -580,7 +595,10 @@ CREATE TABLE __wavesync_once(tbl INTEGER NOT NULL, k NOT NULL, cl INTEGER NOT NU
   stamp INTEGER NOT NULL, site INTEGER NOT NULL, PRIMARY KEY(tbl, k)) WITHOUT ROWID;
 CREATE TABLE __wavesync_parked(tbl INTEGER NOT NULL, k NOT NULL, in_table INTEGER NOT NULL,
   kind TEXT NOT NULL, reason TEXT NOT NULL, vals BLOB NOT NULL, blocker, at INTEGER NOT NULL,
-  PRIMARY KEY(tbl, k)) WITHOUT ROWID;
+  waits BLOB, PRIMARY KEY(tbl, k)) WITHOUT ROWID;
+CREATE INDEX __wavesync_parked_blocker ON __wavesync_parked(tbl, blocker) WHERE blocker IS NOT NULL;
+CREATE INDEX __wavesync_parked_waits ON __wavesync_parked(waits) WHERE waits IS NOT NULL;
+CREATE INDEX __wavesync_parked_open ON __wavesync_parked(tbl) WHERE blocker IS NULL AND waits IS NULL;
 CREATE TABLE __wavesync_held(seq INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, k NOT NULL,
   stamp INTEGER NOT NULL, site INTEGER NOT NULL, at INTEGER NOT NULL, row BLOB NOT NULL);
 CREATE INDEX __wavesync_held_key ON __wavesync_held(tbl, k);
@@ -594,5 +612,7 @@ CREATE TABLE __wavesync_conflict(id INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, k
 CREATE TABLE __wavesync_member(site INTEGER PRIMARY KEY, peer BLOB, name TEXT NOT NULL,
   applied BLOB, seen INTEGER NOT NULL, contact TEXT, accepted INTEGER NOT NULL DEFAULT 0,
   read INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE __wavesync_address(peer BLOB NOT NULL, address TEXT NOT NULL, reached INTEGER NOT NULL,
+  failed INTEGER NOT NULL, at INTEGER NOT NULL, PRIMARY KEY(peer, address)) WITHOUT ROWID;
 INSERT INTO __wavesync_meta(key, value) VALUES('format', 1), ('folded', 0), ('hlc', 0);
 ";

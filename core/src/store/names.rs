@@ -213,7 +213,7 @@ impl Tx<'_> {
         &mut self,
         mut table: Rc<Table>,
         names: &[String],
-    ) -> Result<(Rc<Table>, Vec<ColumnNum>)> {
+    ) -> Result<(Rc<Table>, Vec<Option<ColumnNum>>)> {
         let exact = |table: &Table, name: &str, local: bool| {
             let mut columns = table.columns.iter();
             columns
@@ -225,24 +225,28 @@ impl Tx<'_> {
         let mut columns = Vec::with_capacity(names.len());
         for (name, here) in names.iter().zip(&taken) {
             if name == crate::wire::rows::CLAIM {
-                columns.push(ColumnNum::CLAIM);
+                columns.push(Some(ColumnNum::CLAIM));
                 continue;
             }
             let former = self.column_formerly(&table, name)?;
             let former =
-                former.filter(|num| !taken.contains(&Some(*num)) && !columns.contains(num));
+                former.filter(|num| !taken.contains(&Some(*num)) && !columns.contains(&Some(*num)));
             let num = match here.or(former).or_else(|| exact(&table, name, false)) {
                 Some(num) => num,
+                None if !Self::has_room_for_column(&table) => {
+                    columns.push(None);
+                    continue;
+                }
                 None => {
                     table = self.number_foreign_column(&table, name)?;
                     exact(&table, name, false)
                         .ok_or_else(|| Error::Database("a column lost its number".into()))?
                 }
             };
-            if columns.contains(&num) {
+            if columns.contains(&Some(num)) {
                 return Err(Error::protocol("a batch names a column twice"));
             }
-            columns.push(num);
+            columns.push(Some(num));
         }
         Ok((table, columns))
     }

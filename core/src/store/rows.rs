@@ -101,12 +101,14 @@ pub struct Parked {
     pub values: Values,
     /// The key of the row of the same table that stands in its way.
     pub blocker: Option<Value>,
+    /// The parent that it waits for; see [`crate::store::woken`].
+    pub waits: Option<Vec<u8>>,
 }
 
 impl Parked {
     /// A parked row that nothing known stands in the way of.
     pub(super) fn new(kind: Kind, reason: impl Into<String>, values: Values) -> Self {
-        Self { kind, reason: reason.into(), values, blocker: None }
+        Self { kind, reason: reason.into(), values, blocker: None, waits: None }
     }
 }
 
@@ -129,22 +131,23 @@ impl Tx<'_> {
         if self.parked_rows()? == 0 {
             return Ok(None);
         }
-        let found: Option<(String, String, Vec<u8>, Value)> = self
+        let found = self
             .conn
             .prepare_cached(
-                "SELECT kind, reason, vals, blocker FROM __wavesync_parked
+                "SELECT kind, reason, vals, blocker, waits FROM __wavesync_parked
                  WHERE tbl = ?1 AND k = ?2",
             )?
             .query_row(params![table.num.0, key], |row| {
                 let blocker = Value::from_ref(row.get_ref(3)?);
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?, blocker))
+                let values: Vec<u8> = row.get(2)?;
+                Ok((row.get::<_, String>(0)?, row.get(1)?, values, blocker, row.get(4)?))
             })
             .optional()?;
-        let Some((kind, reason, values, blocker)) = found else { return Ok(None) };
+        let Some((kind, reason, values, blocker, waits)) = found else { return Ok(None) };
         let kind = Kind::from_name(&kind)
             .ok_or_else(|| Error::Database(format!("a parked row has the unknown kind {kind}")))?;
         let blocker = Some(blocker).filter(|key| *key != Value::Null);
-        Ok(Some(Parked { kind, reason, values: decode_values(&values)?, blocker }))
+        Ok(Some(Parked { kind, reason, values: decode_values(&values)?, blocker, waits }))
     }
 
     /// Parks a row or, with no values left to keep, forgets that it was parked.
@@ -166,7 +169,8 @@ impl Tx<'_> {
             }
             return Ok(());
         };
-        if before >= crate::limits::PARKED_MAX_ROWS {
+        // Rows of tables that are here and cannot stand in them have as much room again.
+        if before >= self.bounds.parked_rows.saturating_mul(2) {
             return Err(Error::Database(
                 "too many rows are parked; create the missing tables or call wavesync_leave".into(),
             ));
@@ -176,24 +180,7 @@ impl Tx<'_> {
             .conn
             .prepare_cached(
                 "UPDATE __wavesync_parked SET in_table = ?3, kind = ?4, reason = ?5, vals = ?6,
-                 blocker = ?7 WHERE tbl = ?1 AND k = ?2",
-            )?
-            .execute(params![
-                table.num.0,
-                key,
-                kind.in_table(),
-                kind.name(),
-                parked.reason,
-                values,
-                parked.blocker
-            ])?;
-        if known > 0 {
-            return Ok(());
-        }
-        self.conn
-            .prepare_cached(
-                "INSERT INTO __wavesync_parked(tbl, k, in_table, kind, reason, vals, blocker, at)
-                 VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                 blocker = ?7, waits = ?8 WHERE tbl = ?1 AND k = ?2",
             )?
             .execute(params![
                 table.num.0,
@@ -203,7 +190,26 @@ impl Tx<'_> {
                 parked.reason,
                 values,
                 parked.blocker,
-                self.now.0 as i64
+                parked.waits
+            ])?;
+        if known > 0 {
+            return Ok(());
+        }
+        self.conn
+            .prepare_cached(
+                "INSERT INTO __wavesync_parked(tbl, k, in_table, kind, reason, vals, blocker, at,
+                 waits) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            )?
+            .execute(params![
+                table.num.0,
+                key,
+                kind.in_table(),
+                kind.name(),
+                parked.reason,
+                values,
+                parked.blocker,
+                self.now.0 as i64,
+                parked.waits
             ])?;
         // Counting again for each row would take quadratic time.
         self.cache.parked = Some(before + 1);
@@ -211,7 +217,7 @@ impl Tx<'_> {
     }
 
     /// The values that the application's table holds for a row.
-    pub fn table_values(&mut self, table: &Table, key: &Value) -> Result<Option<Values>> {
+    pub fn table_values(&self, table: &Table, key: &Value) -> Result<Option<Values>> {
         if table.shape.is_none() {
             return Ok(None);
         }

@@ -123,6 +123,12 @@ impl Tx<'_> {
         Ok(Seq(self.meta("folded")?.unwrap_or(0)))
     }
 
+    /// From here on chunks are read with at most so many rows.
+    pub fn limited_to(&mut self, chunk_rows: usize) -> &mut Self {
+        self.bounds.chunk_rows = self.bounds.chunk_rows.min(chunk_rows);
+        self
+    }
+
     /// Reads the next piece of a pass: rows of which `vector` does not cover everything.
     ///
     /// # Errors

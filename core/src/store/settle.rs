@@ -9,6 +9,7 @@ use crate::ids::{Seq, TableNum};
 use crate::store::Tx;
 use crate::store::admit::Fate;
 use crate::store::contend::{Contender, RowId};
+use crate::store::foreign::{ForeignKey, pick};
 use crate::store::probe;
 use crate::store::rows::{Kind, Parked, Values, refusal};
 use crate::value::Value;
@@ -35,8 +36,7 @@ impl Tx<'_> {
                 .query_map([since.0], |row| Ok(TableNum(row.get(0)?)))?
                 .collect::<rusqlite::Result<_>>()?;
             if parked {
-                let tables = self.affected(touched.clone());
-                hot.extend(self.contending(&tables)?);
+                self.woken_since(since, &touched, &mut hot)?;
             }
             self.new_orphans(since, &touched, &mut hot)?;
         }
@@ -53,24 +53,50 @@ impl Tx<'_> {
         for key in &self.cache.plan.keys {
             let bound = |table: TableNum| [Value::Integer(since.0), Value::Integer(table.0)];
             let (child, parent) = (touched.contains(&key.child), touched.contains(&key.parent));
-            match (&key.new_orphans_select, &key.left_orphans_select) {
-                (Some(new), Some(left)) => {
-                    if child {
-                        hot.extend(self.keys_of(new, key.child, &bound(key.child))?);
-                        if let Some(select) = &key.span_orphans_select {
-                            for span in self.spans_since(since, key.child)? {
-                                hot.extend(self.keys_of(select, key.child, &span)?);
-                            }
-                        }
-                    }
-                    if parent {
-                        hot.extend(self.keys_of(left, key.child, &bound(key.parent))?);
-                    }
+            match &key.left_orphans_select {
+                Some(left) if parent => {
+                    hot.extend(self.keys_of(left, key.child, &bound(key.parent))?);
                 }
-                _ if child || parent => {
+                None if parent => {
+                    // Which values went is not known: this finds new orphans, too.
                     hot.extend(self.keys_of(&key.orphans_select, key.child, &[])?);
+                    continue;
                 }
                 _ => {}
+            }
+            match &key.new_orphans_select {
+                Some(new) if child => {
+                    hot.extend(self.keys_of(new, key.child, &bound(key.child))?);
+                    if let Some(select) = &key.span_orphans_select {
+                        for span in self.spans_since(since, key.child)? {
+                            hot.extend(self.keys_of(select, key.child, &span)?);
+                        }
+                    }
+                }
+                None if child => self.new_orphans_of(since, key, hot)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for children whose keys cannot be compared with the log by SQLite.
+    fn new_orphans_of(
+        &self,
+        since: Seq,
+        key: &ForeignKey,
+        hot: &mut BTreeSet<RowId>,
+    ) -> Result<()> {
+        let child = self.table(key.child)?;
+        for entry in self.entries_since(since)?.into_iter().filter(|e| e.table == key.child) {
+            for stored in self.keys_of_entry(&child, &entry)? {
+                let Some(values) = self.table_values(&child, &stored)? else { continue };
+                let keys = child.key_values(&stored)?;
+                let Some(wanted) = pick(&key.columns, &keys, &values) else { continue };
+                self.cache.examined.set(self.cache.examined.get() + 1);
+                if self.keys_of(&key.parent_select, key.parent, &wanted)?.is_empty() {
+                    hot.insert((key.child, stored));
+                }
             }
         }
         Ok(())
@@ -110,6 +136,7 @@ impl Tx<'_> {
         }
         hot.extend(std::mem::take(&mut self.hot));
         self.resolve(&hot)?;
+        self.use_room()?;
         self.store_folded_end()
     }
 

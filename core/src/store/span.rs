@@ -56,6 +56,15 @@ impl Tx<'_> {
         Ok(Seq(self.conn.last_insert_rowid()))
     }
 
+    /// The entries after a position.
+    pub(super) fn entries_since(&self, since: Seq) -> Result<Vec<LogEntry>> {
+        let mut statement = self.conn.prepare_cached(
+            "SELECT seq, tbl, pk, cols, at FROM __wavesync_log WHERE seq > ?1 ORDER BY seq",
+        )?;
+        let entries = statement.query_map([since.0], LogEntry::read)?;
+        Ok(entries.collect::<rusqlite::Result<_>>()?)
+    }
+
     /// The keys in their stored form whose newest entry this one may be.
     pub(super) fn keys_of_entry(&self, table: &Table, entry: &LogEntry) -> Result<Vec<Value>> {
         let Some(last) = &entry.last else {

@@ -1,5 +1,7 @@
 //! What this replica announces about itself, read in one transaction (rules P5, P11, P12).
 
+use std::collections::BTreeSet;
+
 use crate::Result;
 use crate::ids::{Boot, Cursor, Millis, Seq, SiteId};
 use crate::mutants::{self, Mutant};
@@ -26,8 +28,19 @@ pub struct OwnState {
     pub caps: Caps,
     /// Existing rows are still being taken in.
     pub importing: bool,
+    /// Sites of which something found no room here; see [`super::room`].
+    pub left_out: BTreeSet<SiteId>,
     /// Rows with INTEGER keys from before joining are here.
     pub populated: bool,
+}
+
+impl OwnState {
+    /// Whether all back-fills that a member has seen are here, as far as there is room for them.
+    #[must_use]
+    pub fn has_met(&self, other: &Vector) -> bool {
+        let mut imports = other.imports();
+        imports.all(|site| self.vector.0.contains_key(&site) || self.left_out.contains(&site))
+    }
 }
 
 impl Store {
@@ -48,6 +61,7 @@ impl Store {
                 caps: tx.caps()?,
                 closed: tx.meta::<i64>("open_from")?.is_none(),
                 importing: tx.backfill_pending(),
+                left_out: tx.left_out_sites()?,
                 populated: tx.populated()?,
             })
         })

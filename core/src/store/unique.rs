@@ -41,6 +41,16 @@ impl Unique {
         self.condition.is_none() && self.terms.iter().all(column)
     }
 
+    /// It is on columns as they are, by collations of SQLite's own.
+    #[must_use]
+    pub fn comparable(&self) -> bool {
+        let own = ["binary", "nocase", "rtrim"];
+        let known = |(_, collation): &(Term, String)| {
+            own.iter().any(|own| collation.eq_ignore_ascii_case(own))
+        };
+        self.plain() && self.terms.iter().all(known)
+    }
+
     /// The condition that a row of the table, known as `t`, collides with `NEW` of a trigger. May
     /// hold for a row that does not collide, never the other way round.
     pub fn collides(&self) -> Result<String> {

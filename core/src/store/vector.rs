@@ -84,12 +84,6 @@ impl Vector {
         self.0.iter().filter(|(_, (stamp, _))| stamp.is_base()).map(|(site, _)| *site)
     }
 
-    /// Whether all back-fills that `other` has seen were seen.
-    #[must_use]
-    pub fn covers_imports(&self, other: &Self) -> bool {
-        other.imports().all(|site| self.0.contains_key(&site))
-    }
-
     /// Takes the higher stamp of each site.
     pub fn merge(&mut self, other: &Self) {
         for (site, (stamp, boot)) in &other.0 {
@@ -152,12 +146,21 @@ impl Tx<'_> {
         let number = match known {
             Some(number) => SiteNum(number),
             None => {
-                self.conn
-                    .prepare_cached("INSERT INTO __wavesync_site(id) VALUES(?1)")?
-                    .execute([&site.0[..]])?;
-                SiteNum(self.conn.last_insert_rowid())
+                self.check_room_for_site()?;
+                return self.number_site(site);
             }
         };
+        self.cache.sites.insert(number, site);
+        self.cache.numbers.insert(site, number);
+        Ok(number)
+    }
+
+    /// Gives a new site its number.
+    pub(super) fn number_site(&mut self, site: SiteId) -> Result<SiteNum> {
+        self.conn
+            .prepare_cached("INSERT INTO __wavesync_site(id) VALUES(?1)")?
+            .execute([&site.0[..]])?;
+        let number = SiteNum(self.conn.last_insert_rowid());
         self.cache.sites.insert(number, site);
         self.cache.numbers.insert(site, number);
         Ok(number)
@@ -221,7 +224,9 @@ impl Tx<'_> {
     /// Merges the vector that came with the last chunk of a pass.
     pub(super) fn raise_all(&mut self, vector: &Vector) -> Result<()> {
         let known = self.vector()?;
-        for (site, (stamp, boot)) in &vector.0 {
+        let left_out = self.left_out_sites()?;
+        let stored = |(site, _): &(&SiteId, _)| !left_out.contains(*site);
+        for (site, (stamp, boot)) in vector.0.iter().filter(stored) {
             if known.get(*site) < *stamp {
                 self.raise(*site, *stamp, *boot)?;
             }
@@ -286,20 +291,34 @@ impl Tx<'_> {
 
     /// The upper bounds of vector entries.
     pub fn caps(&mut self) -> Result<Caps> {
+        if let Some(caps) = &self.cache.caps {
+            return Ok(caps.clone());
+        }
         let rows = self
             .conn
             .prepare_cached("SELECT site, stamp FROM __wavesync_cap")?
             .query_map([], |row| Ok((SiteNum(row.get(0)?), Stamp(row.get(1)?))))?
             .collect::<rusqlite::Result<Vec<_>>>()?;
-        rows.into_iter().map(|(site, stamp)| Ok((self.site(site)?, stamp))).collect()
+        let caps = rows.into_iter().map(|(site, stamp)| Ok((self.site(site)?, stamp)));
+        let caps: Caps = caps.collect::<Result<_>>()?;
+        self.cache.caps = Some(caps.clone());
+        Ok(caps)
     }
 
     /// Takes in upper bounds: the lower one of each site holds for ever. What was passed over
     /// because the vector claimed more is read again. Returns whether any bound fell.
     pub(super) fn lower_caps(&mut self, caps: &Caps) -> Result<bool> {
         let mut fell = false;
-        self.cache.vector = None;
+        let known = if caps.is_empty() { Caps::new() } else { self.caps()? };
+        (self.cache.vector, self.cache.caps) = (None, None);
+        let new = caps.keys().filter(|site| !known.contains_key(site)).count();
+        if known.len() + new > crate::limits::CAPS_MAX_SITES {
+            return Err(Error::protocol("a member shows more caps than a group can have"));
+        }
         for (site, stamp) in caps {
+            if known.get(site).is_some_and(|known| known <= stamp) {
+                continue;
+            }
             let number = self.site_num(*site)?;
             fell |= 0 < self
                 .conn

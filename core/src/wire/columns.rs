@@ -39,23 +39,24 @@ struct Run<'a> {
     prefix: &'a [u8],
 }
 
-/// The form of a value, the number that stands for it and, of a numbered text, its beginning.
+/// The form of a value, the number that stands for it (of texts and blobs their length, of reals
+/// their bits) and, of a numbered text, its beginning.
 fn form(value: &Value) -> (u8, i64, &[u8]) {
     let (tag, number) = match value {
         Value::Null => (NULL, 0),
         Value::Integer(integer) => (INTEGER, *integer),
         Value::Real(real) => match hundredths(*real) {
             Some(hundredths) => (HUNDREDTHS, hundredths),
-            None => (REAL, 0),
+            None => (REAL, real.to_bits() as i64),
         },
         Value::Text(text) => match texts::short(text) {
-            None => (TEXT, 0),
+            None => (TEXT, text.len() as i64),
             Some(Short::Uuid) => (UUID, 0),
             Some(Short::Date(date)) => (DATE, date),
             Some(Short::Time(time)) => (TIME, time),
             Some(Short::Numbered(start, number)) => return (NUMBERED, number, &text[..start]),
         },
-        Value::Blob(_) => (BLOB, 0),
+        Value::Blob(blob) => (BLOB, blob.len() as i64),
     };
     (tag, number, &[])
 }
@@ -76,10 +77,15 @@ fn runs<'a>(values: impl Iterator<Item = &'a Value>) -> (Vec<Run<'a>>, Vec<i64>)
         }
     }
     let mut runs: Vec<Run<'a>> = Vec::with_capacity(found.len());
+    let mut at = 0;
     for mut run in found {
         if run.tag == NUMBERED && run.count < NUMBERED_MIN_RUN {
+            for number in &mut numbers[at..at + run.count] {
+                *number = (run.prefix.len() + texts::digits_of(*number)) as i64;
+            }
             (run.tag, run.prefix) = (TEXT, &[]);
         }
+        at += run.count;
         match runs.last_mut() {
             Some(before) if before.tag == run.tag && run.tag == TEXT => before.count += run.count,
             _ => runs.push(run),
@@ -105,43 +111,44 @@ fn whole(hundredths: i64) -> f64 {
 /// Appends the values of a column.
 pub(super) fn write<'a>(body: &mut Vec<u8>, values: impl Iterator<Item = &'a Value> + Clone) {
     let (runs, numbers) = runs(values.clone());
-    let (mut values, mut numbers) = (values, numbers.into_iter());
-    let mut last = 0i64;
+    let (mut values, mut passed) = (values, 0);
+    let (mut rest, mut last) = (&numbers[..], 0i64);
     for Run { tag, count, prefix } in runs {
+        let (numbers, later) = rest.split_at(count);
+        rest = later;
         write_varint(body, count as u64);
         body.push(tag);
-        match tag {
-            TEXT | BLOB => {
-                for value in values.clone().take(count) {
-                    write_varint(body, length(value) as u64);
-                }
-            }
-            NUMBERED => {
-                write_varint(body, prefix.len() as u64);
-                body.extend_from_slice(prefix);
-            }
-            _ => {}
+        if tag == NUMBERED {
+            write_varint(body, prefix.len() as u64);
+            body.extend_from_slice(prefix);
         }
-        for (value, number) in values.by_ref().zip(numbers.by_ref()).take(count) {
-            match (tag, value) {
-                (HUNDREDTHS, _) => write_signed(body, number),
-                (INTEGER | DATE | TIME | NUMBERED, _) => {
+        for number in numbers {
+            match tag {
+                TEXT | BLOB => write_varint(body, *number as u64),
+                REAL => body.extend_from_slice(&number.to_be_bytes()),
+                HUNDREDTHS => write_signed(body, *number),
+                INTEGER | DATE | TIME | NUMBERED => {
                     write_signed(body, number.wrapping_sub(last));
-                    last = number;
+                    last = *number;
                 }
-                (UUID, Value::Text(text)) => texts::pack_uuid(body, text),
-                (_, Value::Real(real)) => body.extend_from_slice(&real.to_bits().to_be_bytes()),
-                (_, Value::Text(bytes) | Value::Blob(bytes)) => body.extend_from_slice(bytes),
                 _ => {}
             }
         }
-    }
-}
-
-fn length(value: &Value) -> usize {
-    match value {
-        Value::Text(bytes) | Value::Blob(bytes) => bytes.len(),
-        _ => 0,
+        // The other forms are written by now, so their values are not looked at again.
+        if !matches!(tag, TEXT | BLOB | UUID) {
+            passed += count;
+            continue;
+        }
+        if passed > 0 {
+            values.nth(std::mem::take(&mut passed) - 1);
+        }
+        for value in values.by_ref().take(count) {
+            match value {
+                Value::Text(text) if tag == UUID => texts::pack_uuid(body, text),
+                Value::Text(bytes) | Value::Blob(bytes) => body.extend_from_slice(bytes),
+                _ => {}
+            }
+        }
     }
 }
 

@@ -234,6 +234,8 @@ pub struct Request {
     pub place: Vec<u8>,
     /// At first contact, some of the rows that the requester had before it joined.
     pub sample: Vec<SampleTable>,
+    /// Rows that the requester wants in a chunk at most: each is one transaction at its side.
+    pub chunk_rows: u32,
 }
 
 /// Some rows of a table with an INTEGER key that existed before their replica joined.
@@ -399,7 +401,7 @@ fn check_sample(sample: &[SampleTable]) -> Result<()> {
 
 fn check_state(state: &State) -> Result<()> {
     let possible = |(_, stamp): &(SiteId, Stamp)| (0..=limits::STAMP_MAX).contains(&stamp.0);
-    if state.caps.len() > limits::VECTOR_MAX_SITES || !state.caps.iter().all(possible) {
+    if state.caps.len() > limits::CAPS_MAX_SITES || !state.caps.iter().all(possible) {
         return Err(Error::protocol("a cap is absurd"));
     }
     state.vector.check()?;

@@ -284,7 +284,11 @@ struct Decoder<'a, 'b, 's> {
 impl Decoder<'_, '_, '_> {
     fn batch(&mut self) -> Result<Batch> {
         let mut tables: Vec<TableRows> = Vec::new();
-        for _ in 0..self.reader.count()? {
+        let count = self.reader.count()?;
+        if count > limits::TABLES_MAX {
+            return Err(broken("it has too many tables"));
+        }
+        for _ in 0..count {
             let table = self.table()?;
             let same = |other: &TableRows| {
                 other.name.eq_ignore_ascii_case(&table.name)
@@ -320,6 +324,10 @@ impl Decoder<'_, '_, '_> {
             return Err(broken("a table has too many columns"));
         }
         let columns: Vec<String> = (0..columns).map(|_| self.column()).collect::<Result<_>>()?;
+        let mut distinct = std::collections::BTreeSet::new();
+        if !columns.iter().all(|name| distinct.insert(name.to_ascii_lowercase())) {
+            return Err(broken("it names a column twice"));
+        }
         let mut table = TableRows { name, integer_key, key_columns, columns, rows: Vec::new() };
         self.rows(&mut table)?;
         Ok(table)

@@ -60,7 +60,11 @@ impl Sites {
 
     pub fn read(reader: &mut Reader<'_, '_>) -> Result<Self> {
         let mut sites = Self::default();
-        for at in 0..reader.count()? {
+        let count = reader.count()?;
+        if count > limits::VECTOR_MAX_SITES {
+            return Err(broken("it has too many sites"));
+        }
+        for at in 0..count {
             let site = SiteId::from_slice(reader.take(16)?).ok_or_else(|| broken("a site"))?;
             let first = reader.signed()?;
             let last =

@@ -146,6 +146,11 @@ fn numbered(text: &[u8]) -> Option<Short> {
     Some(Short::Numbered(start, digits(&text[start..])?))
 }
 
+/// How many digits a number has.
+pub(super) fn digits_of(number: i64) -> usize {
+    number.checked_ilog10().unwrap_or(0) as usize + 1
+}
+
 /// Writes a beginning and a number behind it; `None` if a numbered text has no such number.
 pub(super) fn write_numbered(prefix: &[u8], number: i64) -> Option<Vec<u8>> {
     if !(0..NUMBER_END).contains(&number) {
@@ -153,7 +158,6 @@ pub(super) fn write_numbered(prefix: &[u8], number: i64) -> Option<Vec<u8>> {
     }
     let mut text = Vec::with_capacity(prefix.len() + DIGITS_MAX);
     text.extend_from_slice(prefix);
-    let count = number.checked_ilog10().unwrap_or(0) + 1;
-    write_digits(&mut text, number, count);
+    write_digits(&mut text, number, digits_of(number) as u32);
     Some(text)
 }

@@ -26,6 +26,18 @@ pub struct Schema {
     pub strata: &'static [&'static [&'static str]],
 }
 
+impl Schema {
+    /// Whether the rows of a table can move to another key.
+    pub fn integer_key(&self, table: &str) -> bool {
+        self.sql.contains(&format!("CREATE TABLE {table}(id INTEGER PRIMARY KEY"))
+    }
+
+    /// Whether any can.
+    pub fn moves(&self) -> bool {
+        self.tables.iter().any(|table| self.integer_key(table.name))
+    }
+}
+
 pub const UNIQ: Schema = Schema {
     name: "uniq",
     sql:
@@ -170,4 +182,47 @@ pub const COMPFK: Schema = Schema {
         },
     ],
     strata: &[&["p"], &["c"]],
+};
+
+pub const MOVES: Schema = Schema {
+    name: "moves",
+    sql: "CREATE TABLE p(id INTEGER PRIMARY KEY, name TEXT UNIQUE);
+          CREATE TABLE c(id INTEGER PRIMARY KEY, pid INTEGER REFERENCES p(id) ON DELETE CASCADE,
+            slug TEXT UNIQUE);
+          CREATE TABLE g(id TEXT PRIMARY KEY NOT NULL,
+            cid INTEGER REFERENCES c(id) ON DELETE SET NULL, pid INTEGER NOT NULL REFERENCES p(id),
+            w TEXT, UNIQUE(cid, w));",
+    tables: &[
+        Table { name: "p", columns: &[("name", &["'n'", "'m'", "'k'"])], keys: &[] },
+        Table {
+            name: "c",
+            columns: &[("pid", &["@p", "@p", "NULL"]), ("slug", &["'s'", "'t'", "'v'"])],
+            keys: &[(&["pid"], "p", &["id"], Action::Park)],
+        },
+        Table {
+            name: "g",
+            columns: &[("cid", &["@c", "@c", "NULL"]), ("pid", &["@p"]), ("w", &["'a'", "'b'"])],
+            keys: &[
+                (&["cid"], "c", &["id"], Action::SetNull),
+                (&["pid"], "p", &["id"], Action::Park),
+            ],
+        },
+    ],
+    strata: &[&["p"], &["c"], &["g"]],
+};
+
+pub const MOVING_TREE: Schema = Schema {
+    name: "moving tree",
+    sql: "CREATE TABLE n(id INTEGER PRIMARY KEY, par INTEGER REFERENCES n(id) ON DELETE CASCADE,
+            name TEXT, code TEXT UNIQUE, UNIQUE(par, name));",
+    tables: &[Table {
+        name: "n",
+        columns: &[
+            ("par", &["@n", "@n", "NULL"]),
+            ("name", &["'s'", "'t'"]),
+            ("code", &["'1'", "'2'", "'3'"]),
+        ],
+        keys: &[(&["par"], "n", &["id"], Action::Park)],
+    }],
+    strata: &[&["n"]],
 };

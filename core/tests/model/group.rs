@@ -123,6 +123,8 @@ impl<'a> Group<'a> {
             log_keep_rows: 1_000,
             log_trim_rows: 1_000,
             bulk_rows: 2,
+            identity_changes: usize::MAX,
+            ..Bounds::default()
         });
         let now = Millis(self.now.saturating_add_signed(skew));
         let join = Join {

@@ -108,6 +108,8 @@ impl Plan {
                 log_keep_rows: dice.within(1, 40) as i64,
                 log_trim_rows: dice.within(1, 5) as i64,
                 bulk_rows: dice.within(1, 3) as usize,
+                identity_changes: usize::MAX,
+                ..Bounds::default()
             },
         }
     }

@@ -4,7 +4,7 @@
 //! A tap sees each frame on its way and says what arrives in its place.
 #![allow(dead_code)]
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
@@ -31,8 +31,10 @@ pub struct Member {
     pub machine: Machine,
     pub store: Store,
     pub events: Vec<Event>,
-    /// It asked for a fresh start.
-    pub over: bool,
+    key: GroupKey,
+    seed: u64,
+    /// How often it went on under another identity.
+    pub renewals: u64,
 }
 
 /// What a peer that the test plays has seen.
@@ -70,13 +72,20 @@ pub struct Stage {
     /// The other end of each end of a stream, and to whom it belongs.
     ends: BTreeMap<StreamId, (StreamId, usize)>,
     queue: VecDeque<(usize, Input)>,
+    connections: BTreeSet<(usize, usize)>,
     next_stream: u64,
     pub frames: u64,
-    /// Every frame that was sent, before the tap.
+    /// Every frame that was sent, before the tap, while they are recorded.
     pub sent: Vec<Passing>,
+    pub records: bool,
     pub tap: Option<Tap>,
     /// Inputs that each actor was given.
     pub steps: Vec<u64>,
+    /// Catch-up streams that were attached: who asks, whom, and the asker's end.
+    attached: Vec<(usize, usize, StreamId)>,
+    /// The most of them that were open between two actors at a time, in one direction.
+    pub passes_most: usize,
+    pub passes: u64,
 }
 
 pub fn key(number: u8) -> GroupKey {
@@ -94,11 +103,16 @@ impl Stage {
             actors: Vec::new(),
             ends: BTreeMap::new(),
             queue: VecDeque::new(),
+            connections: BTreeSet::new(),
             next_stream: 1,
             frames: 0,
             sent: Vec::new(),
+            records: true,
             tap: None,
             steps: Vec::new(),
+            attached: Vec::new(),
+            passes_most: 0,
+            passes: 0,
         }
     }
 
@@ -116,18 +130,53 @@ impl Stage {
 
     /// Adds a member for a database that has joined already.
     pub fn engine(&mut self, id: PeerId, key: GroupKey, mut store: Store, seed: u64) -> usize {
-        let mut random = numbers(seed.wrapping_mul(77).wrapping_add(5));
-        let file = FileIdentity(format!("file {seed}"));
-        let identity = store.start(Millis(self.now), &file, &fill(&mut random)).unwrap();
-        let config = Config { key, own_peer: id.clone(), name: format!("member {seed}") };
-        let machine = Machine::new(config, identity, random);
-        let member = Member { machine, store, events: Vec::new(), over: false };
+        let machine = self.machine(&id, &key, &mut store, seed, 0);
+        let member = Member { machine, store, events: Vec::new(), key, seed, renewals: 0 };
         self.actors.push((id, Actor::Member(Box::new(member))));
         self.steps.push(0);
         let at = self.actors.len() - 1;
         self.queue.push_back((at, Input::Timer));
         self.run();
         at
+    }
+
+    fn machine(
+        &self,
+        id: &PeerId,
+        key: &GroupKey,
+        store: &mut Store,
+        seed: u64,
+        again: u64,
+    ) -> Machine {
+        let mut random = numbers(seed.wrapping_mul(77).wrapping_add(5 + again));
+        let file = FileIdentity(format!("file {seed}"));
+        let identity = store.start(Millis(self.now), &file, &fill(&mut random)).unwrap();
+        let config =
+            Config { key: key.clone(), own_peer: id.clone(), name: format!("member {seed}") };
+        Machine::new(config, identity, random)
+    }
+
+    /// A member goes on under another identity: its connections are lost and made again.
+    fn restart(&mut self, at: usize) {
+        let others: Vec<usize> = self
+            .connections
+            .iter()
+            .filter(|(a, b)| *a == at || *b == at)
+            .map(|(a, b)| if *a == at { *b } else { *a })
+            .collect();
+        others.iter().for_each(|other| self.cut(at, *other));
+        let again = self.at(at).renewals + 1;
+        let (id, key, seed) =
+            (self.actors[at].0.clone(), self.at(at).key.clone(), self.at(at).seed);
+        let empty = Store::open(Connection::open_in_memory().unwrap()).unwrap();
+        let old = std::mem::replace(&mut self.at_mut(at).store, empty);
+        let mut store = Store::open(old.into_connection()).unwrap();
+        let machine = self.machine(&id, &key, &mut store, seed, again);
+        let member = self.at_mut(at);
+        (member.machine, member.store, member.renewals) = (machine, store, again);
+        self.queue.retain(|(to, _)| *to != at);
+        self.queue.push_back((at, Input::Timer));
+        others.iter().for_each(|other| self.join_up(at, *other));
     }
 
     pub fn puppet(&mut self, id: PeerId) -> usize {
@@ -167,12 +216,34 @@ impl Stage {
     }
 
     pub fn connect(&mut self, a: usize, b: usize) {
+        self.join_up(a, b);
+        self.run();
+    }
+
+    /// A connection comes or goes, and nothing else happens yet.
+    pub fn flip(&mut self, a: usize, b: usize) {
+        if self.connections.contains(&(a.min(b), a.max(b))) {
+            self.cut(a, b);
+        } else {
+            self.join_up(a, b);
+        }
+    }
+
+    /// Lets a few things happen.
+    pub fn run_some(&mut self, inputs: usize) {
+        for _ in 0..inputs {
+            let Some((at, input)) = self.queue.pop_front() else { return };
+            self.give(at, input);
+        }
+    }
+
+    fn join_up(&mut self, a: usize, b: usize) {
+        self.connections.insert((a.min(b), a.max(b)));
         for (at, other) in [(a, b), (b, a)] {
             let peer = self.actors[other].0.clone();
             let address = format!("/stage/{other}");
             self.queue.push_back((at, Input::Connected { peer, address, relayed: false }));
         }
-        self.run();
     }
 
     pub fn disconnect(&mut self, a: usize, b: usize) {
@@ -181,6 +252,7 @@ impl Stage {
     }
 
     fn cut(&mut self, a: usize, b: usize) {
+        self.connections.remove(&(a.min(b), a.max(b)));
         let between = |owner: usize| owner == a || owner == b;
         let gone: Vec<StreamId> = self
             .ends
@@ -192,6 +264,13 @@ impl Stage {
             .collect();
         gone.iter().for_each(|end| {
             self.ends.remove(end);
+        });
+        // Nothing of a stream arrives after its connection.
+        self.queue.retain(|(_, input)| match input {
+            Input::Opened { stream, .. }
+            | Input::Frame { stream, .. }
+            | Input::Closed { stream } => !gone.contains(stream),
+            _ => true,
         });
         for (at, other) in [(a, b), (b, a)] {
             let peer = self.actors[other].0.clone();
@@ -235,12 +314,21 @@ impl Stage {
         let Some((_, to)) = self.ends.get(&there).copied() else { return };
         self.frames += 1;
         assert!(self.frames < FRAMES_MAX, "a storm of frames");
+        if bytes.first() == Some(&plain::ATTACH) {
+            self.attached.retain(|(.., end)| self.ends.contains_key(end));
+            self.attached.push((from, to, end));
+            let same = self.attached.iter().filter(|(a, b, _)| (*a, *b) == (from, to)).count();
+            self.passes_most = self.passes_most.max(same);
+            self.passes += 1;
+        }
         let passing = Passing { from, to, stream: there, bytes };
         let arriving = match &mut self.tap {
             Some(tap) => tap(&passing),
             None => vec![passing.bytes.clone()],
         };
-        self.sent.push(passing);
+        if self.records {
+            self.sent.push(passing);
+        }
         for bytes in arriving {
             self.queue.push_back((to, Input::Frame { stream: there, bytes }));
         }
@@ -253,6 +341,38 @@ impl Stage {
         }
     }
 
+    /// The end of a stream that the other side has.
+    pub fn other_end(&self, end: StreamId) -> StreamId {
+        self.ends[&end].0
+    }
+
+    /// The queue of a stream is short again.
+    pub fn drained(&mut self, member: usize, stream: StreamId) {
+        self.queue.push_back((member, Input::Drained { stream }));
+        self.run();
+    }
+
+    /// Every puppet.
+    pub fn puppets(&self) -> Vec<usize> {
+        let puppet = |at: &usize| matches!(self.actors[*at].1, Actor::Puppet(_));
+        (0..self.actors.len()).filter(puppet).collect()
+    }
+
+    /// Frames that a puppet was sent since the last [`Stage::forget`].
+    pub fn heard(&self, puppet: usize) -> u64 {
+        self.seen(puppet).received.values().map(|frames| frames.len() as u64).sum()
+    }
+
+    /// Drops what was recorded, so that it does not count as memory of the members.
+    pub fn forget(&mut self) {
+        self.sent = Vec::new();
+        for (_, actor) in &mut self.actors {
+            if let Actor::Puppet(puppet) = actor {
+                *puppet = Puppet::default();
+            }
+        }
+    }
+
     /// Lets everything happen that happens without time passing.
     pub fn run(&mut self) {
         loop {
@@ -261,7 +381,7 @@ impl Stage {
             }
             let now = Millis(self.now);
             let due = |(_, actor): &(PeerId, Actor)| match actor {
-                Actor::Member(member) => !member.over && member.machine.next_wake() <= now,
+                Actor::Member(member) => member.machine.next_wake() <= now,
                 Actor::Puppet(_) => false,
             };
             let due: Vec<usize> =
@@ -279,7 +399,7 @@ impl Stage {
         loop {
             self.run();
             let wakes = self.actors.iter().filter_map(|(_, actor)| match actor {
-                Actor::Member(member) if !member.over => Some(member.machine.next_wake().0),
+                Actor::Member(member) => Some(member.machine.next_wake().0),
                 _ => None,
             });
             let next = wakes.min().unwrap_or(end).max(self.now + 1);
@@ -304,12 +424,13 @@ impl Stage {
                 _ => {}
             },
             Actor::Member(member) => {
-                if member.over {
-                    return;
-                }
                 member.machine.handle(now, input, &mut member.store);
+                let renewals = member.renewals;
                 for output in member.machine.take_outputs() {
-                    self.carry_out(at, output);
+                    // What the machine before it wanted ended with it.
+                    if self.at(at).renewals == renewals {
+                        self.carry_out(at, output);
+                    }
                 }
             }
         }
@@ -334,12 +455,18 @@ impl Stage {
                 self.cut(at, other);
             }
             Output::Event(event) => self.at_mut(at).events.push(event),
-            Output::Restart => self.at_mut(at).over = true,
+            Output::Restart => self.restart(at),
         }
     }
 
     /// An application of a member writes.
     pub fn write(&mut self, member: usize, sql: &str) {
+        self.commit(member, sql);
+        self.run();
+    }
+
+    /// As [`Stage::write`], and nothing else happens yet.
+    pub fn commit(&mut self, member: usize, sql: &str) {
         let now = self.now;
         let conn = self.at(member).store.connection();
         let triggers = |on| conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, on);
@@ -352,7 +479,6 @@ impl Stage {
         conn.execute("UPDATE __wavesync_log SET at = ?1 WHERE seq > ?2", [now as i64, before])
             .unwrap();
         self.queue.push_back((member, Input::Committed));
-        self.run();
     }
 
     /// What a query gives at a member, as text.

@@ -1,5 +1,8 @@
 //! How other threads ask a running engine for something.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
 use async_channel::{Receiver, Sender};
 use futures::FutureExt;
 
@@ -24,7 +27,7 @@ impl Control {
     #[must_use]
     pub fn new() -> (Self, Inbox) {
         let (sender, receiver) = async_channel::unbounded();
-        (Self { sender }, Inbox { receiver })
+        (Self { sender }, Inbox { receiver, early: RefCell::default() })
     }
 
     fn send(&self, command: Command) {
@@ -65,12 +68,14 @@ impl Control {
 
 /// The engine's end of a [`Control`].
 pub struct Inbox {
-    pub(super) receiver: Receiver<Command>,
+    receiver: Receiver<Command>,
+    /// What came before an engine ran.
+    early: RefCell<VecDeque<Command>>,
 }
 
 impl Inbox {
     /// Before an engine runs: waits for this long, and returns whether it was asked to stop (or
-    /// nobody can ask any more). Other commands are dropped; the engine will find what they meant.
+    /// nobody can ask any more). Other commands are kept for the engine.
     #[cfg(not(target_family = "wasm"))]
     #[must_use]
     pub fn stopped_within(&self, time: std::time::Duration) -> bool {
@@ -84,10 +89,43 @@ impl Inbox {
             futures::select! {
                 command = std::pin::pin!(self.receiver.recv().fuse()) => match command {
                     Ok(Command::Stop) | Err(_) => return true,
-                    Ok(_) => {}
+                    Ok(command) => self.early.borrow_mut().push_back(command),
                 },
                 () = timer => return false,
             }
         }
+    }
+
+    /// The next command; `None` if nobody can ask any more.
+    pub(super) async fn next(&self) -> Option<Command> {
+        let early = self.early.borrow_mut().pop_front();
+        match early {
+            Some(command) => Some(command),
+            None => self.receiver.recv().await.ok(),
+        }
+    }
+}
+
+#[cfg(all(test, not(target_family = "wasm")))]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Command, Control};
+
+    #[test]
+    fn what_came_before_the_engine_ran_is_not_lost() {
+        let (control, inbox) = Control::new();
+        control.dial("/ip4/192.0.2.7/tcp/1");
+        control.committed(7);
+        assert!(!inbox.stopped_within(Duration::from_millis(10)));
+        control.pause();
+        let next = || smol::block_on(inbox.next());
+        assert!(matches!(next(), Some(Command::Dial(_))));
+        assert!(matches!(next(), Some(Command::Committed(7))));
+        assert!(matches!(next(), Some(Command::Pause)));
+        control.stop();
+        assert!(inbox.stopped_within(Duration::from_secs(60)));
+        drop(control);
+        assert!(next().is_none());
     }
 }

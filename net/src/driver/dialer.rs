@@ -134,6 +134,14 @@ impl Dialer {
         member.next_try = member.next_try.min(now.plus(RETRY_MIN_MS << member.failures.min(6)));
     }
 
+    /// A member that an earlier engine reached. Nobody waits for it: it may be switched off.
+    pub fn recall(&mut self, peer: PeerKey, addresses: &[String], now: Millis) {
+        self.found(peer.clone(), addresses, now);
+        if let Some(member) = self.members.get_mut(&peer) {
+            member.untried = false;
+        }
+    }
+
     /// There are as many neighbours as there should be.
     fn is_settled(&self) -> bool {
         mesh::is_settled(self.known(), self.connected.len())
@@ -167,7 +175,8 @@ impl Dialer {
                     (member.next_try, member.dialing) = (now.plus(ANSWER_MAX_MS), true);
                     dials.push((peer, member.addresses.clone()));
                 }
-                Wish::Part(peer) if self.connected.contains(&peer) => parts.push(peer),
+                // It counts as gone from here on: the next plan is not to part from others for it.
+                Wish::Part(peer) if self.connected.remove(&peer) => parts.push(peer),
                 Wish::Part(_) => {}
             }
         }
@@ -326,6 +335,8 @@ mod tests {
         let (dials, parts) = dialer.due_members(Millis(6_001));
         assert!(dials.is_empty());
         assert_eq!(parts.len(), 9 + 5 - mesh::NEIGHBOURS_MAX);
+        // The connections end a little later; until then nobody else has to go.
+        assert_eq!(dialer.due_members(Millis(6_002)), (Vec::new(), Vec::new()));
     }
 
     #[test]

@@ -3,7 +3,16 @@
 import { WavesyncError } from "./errors.js";
 import { Link } from "./link.js";
 import { Live, type Row } from "./live.js";
-import type { Change, Described, JoinOptions, News, Parameters, Rows, Value, Written } from "./wire.js";
+import type {
+  Change,
+  Described,
+  JoinOptions,
+  News,
+  Parameters,
+  Rows,
+  Value,
+  Written,
+} from "./wire.js";
 
 /** What there is to listen to. */
 export interface Events {
@@ -25,10 +34,20 @@ export type Status = Record<string, unknown> & {
   hint: string;
 };
 /** As the table `wavesync_peers`. */
-export type Peer = Record<string, unknown> & { peer_id: string; name: string; path: string; state: string };
+export type Peer = Record<string, unknown> & {
+  peer_id: string;
+  name: string;
+  path: string;
+  state: string;
+};
 /** As the table `wavesync_events`. */
 export type EngineEvent = {
-  number: number; at: string; level: string; code: string; message: string; hint: string;
+  number: number;
+  at: string;
+  level: string;
+  code: string;
+  message: string;
+  hint: string;
   peer_id: string | null;
 };
 
@@ -67,7 +86,11 @@ export class Statement {
   readonly readonly: boolean;
   readonly #runner: Runner;
 
-  constructor(runner: Runner, readonly sql: string, described: Described) {
+  constructor(
+    runner: Runner,
+    readonly sql: string,
+    described: Described,
+  ) {
     this.#runner = runner;
     this.columns = described.columns;
     this.parameters = described.parameters;
@@ -92,7 +115,10 @@ export class Statement {
 
 /** What `transaction` gives to its callback. */
 export class Transaction extends Runner {
-  constructor(readonly link: Link, readonly id: string) {
+  constructor(
+    readonly link: Link,
+    readonly id: string,
+  ) {
     super();
   }
 
@@ -108,7 +134,10 @@ export class Database extends Runner {
   #leads = false;
 
   /** @internal */
-  constructor(worker: Worker, readonly name: string) {
+  constructor(
+    worker: Worker,
+    readonly name: string,
+  ) {
     super();
     this.#link = new Link(worker, (news) => this.#heard(news));
   }

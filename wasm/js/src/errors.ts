@@ -1,15 +1,45 @@
-//! Errors: a code for programs, a message and a hint for people. They cross the border of the Worker
-//! as plain objects.
+//! Errors: a code for programs, a message and a hint for people. Between Worker and page they are
+//! plain objects.
 
 /** What went wrong, as a word that stays the same between versions. */
 export type ErrorCode =
-  | "sql" | "constraint" | "bad_parameter" | "use_transaction" | "read_only" | "busy"
-  | "transaction_lost" | "transaction_timeout" | "transaction_over" | "result_lost"
-  | "quota_exceeded" | "no_opfs" | "corrupt_pool" | "corrupt_database" | "not_a_database" | "io"
-  | "in_use" | "version_mismatch" | "worker_blocked" | "worker_failed" | "wasm_blocked"
-  | "wasm_failed" | "closed" | "bad_name" | "out_of_memory" | "interrupted" | "engine"
-  | "no_relay" | "insecure_websocket" | "not_websocket" | "bad_address" | "bad_options"
-  | "bad_topic" | "bad_argument" | "already_joined" | "not_joined" | "database";
+  | "sql"
+  | "constraint"
+  | "bad_parameter"
+  | "use_transaction"
+  | "read_only"
+  | "busy"
+  | "transaction_lost"
+  | "transaction_timeout"
+  | "transaction_over"
+  | "result_lost"
+  | "quota_exceeded"
+  | "no_opfs"
+  | "corrupt_pool"
+  | "corrupt_database"
+  | "not_a_database"
+  | "io"
+  | "in_use"
+  | "version_mismatch"
+  | "worker_blocked"
+  | "worker_failed"
+  | "wasm_blocked"
+  | "wasm_failed"
+  | "closed"
+  | "bad_name"
+  | "out_of_memory"
+  | "interrupted"
+  | "engine"
+  | "no_relay"
+  | "insecure_websocket"
+  | "not_websocket"
+  | "bad_address"
+  | "bad_options"
+  | "bad_topic"
+  | "bad_argument"
+  | "already_joined"
+  | "not_joined"
+  | "database";
 
 /** The plain form in which errors travel. */
 export interface Fault {

@@ -40,7 +40,13 @@ export class Host {
   /** How this database takes part; the next leader goes on with it. */
   joined: JoinOptions | null = null;
 
-  constructor(module: Module, path: string, memory: boolean, own: string, tell: (news: News) => void) {
+  constructor(
+    module: Module,
+    path: string,
+    memory: boolean,
+    own: string,
+    tell: (news: News) => void,
+  ) {
     this.#module = module;
     this.#path = path;
     this.#own = own;
@@ -75,7 +81,9 @@ export class Host {
     if (!this.#remembers) return;
     const list = JSON.stringify(clients);
     this.#connection.exec(
-      "DELETE FROM __wavesync_tab WHERE client NOT IN (SELECT value FROM json_each(?))", [list]);
+      "DELETE FROM __wavesync_tab WHERE client NOT IN (SELECT value FROM json_each(?))",
+      [list],
+    );
   }
 
   async close(): Promise<void> {
@@ -147,8 +155,11 @@ export class Host {
       const before = this.#recall(client, request.number);
       if (before && call === "exec") return before;
       if (before) {
-        throw fault("result_lost", "the statement was done, but the tab that ran it is gone with " +
-          "the rows that it gave", "read them again; do not repeat the statement");
+        throw fault(
+          "result_lost",
+          "the statement was done, but the tab that ran it is gone with " + "the rows that it gave",
+          "read them again; do not repeat the statement",
+        );
       }
     }
     this.#remember();
@@ -186,17 +197,26 @@ export class Host {
   #check(tx: string): void {
     if (this.#transaction?.id !== tx) {
       if (this.#timedOut.has(tx)) {
-        throw fault("transaction_timeout",
+        throw fault(
+          "transaction_timeout",
           `the transaction was rolled back: it asked for nothing for ${TRANSACTION_IDLE_MAX_MS / 1000} s`,
-          "do what takes long before or after it; all tabs wait meanwhile");
+          "do what takes long before or after it; all tabs wait meanwhile",
+        );
       }
-      throw fault("transaction_lost", "the tab that had the database is gone, and with it what " +
-        "this transaction had not committed", "run the transaction again");
+      throw fault(
+        "transaction_lost",
+        "the tab that had the database is gone, and with it what " +
+          "this transaction had not committed",
+        "run the transaction again",
+      );
     }
     if (!this.#connection.inTransaction()) {
       this.#end(() => this.#connection.rollback());
-      throw fault("transaction_over", "SQLite has rolled the transaction back after an error",
-        "run it again");
+      throw fault(
+        "transaction_over",
+        "SQLite has rolled the transaction back after an error",
+        "run it again",
+      );
     }
     this.#watch();
   }
@@ -230,16 +250,24 @@ export class Host {
     if (this.#remembers) return;
     this.#connection.exec(
       "CREATE TABLE IF NOT EXISTS __wavesync_tab(client TEXT, number INTEGER, changes INTEGER, " +
-        "rowid_ INTEGER, PRIMARY KEY(client, number)) WITHOUT ROWID", undefined);
+        "rowid_ INTEGER, PRIMARY KEY(client, number)) WITHOUT ROWID",
+      undefined,
+    );
     // A rollback takes the table away again.
     this.#remembers = !this.#connection.inTransaction();
   }
 
   #record(client: string, request: Request, result: Written): void {
-    this.#connection.exec("DELETE FROM __wavesync_tab WHERE client = ? AND number < ?",
-      [client, request.oldest]);
-    this.#connection.exec("INSERT INTO __wavesync_tab VALUES(?, ?, ?, ?)",
-      [client, request.number, result.changes, result.lastInsertRowid]);
+    this.#connection.exec("DELETE FROM __wavesync_tab WHERE client = ? AND number < ?", [
+      client,
+      request.oldest,
+    ]);
+    this.#connection.exec("INSERT INTO __wavesync_tab VALUES(?, ?, ?, ?)", [
+      client,
+      request.number,
+      result.changes,
+      result.lastInsertRowid,
+    ]);
   }
 
   #recall(client: string, number: number): Written | undefined {
@@ -251,8 +279,11 @@ export class Host {
 
   #import(bytes: Uint8Array): null {
     if (this.joined) {
-      throw fault("already_joined", "a database that is joined is not replaced under the engine",
-        "call leave() first, and join() afterwards");
+      throw fault(
+        "already_joined",
+        "a database that is joined is not replaced under the engine",
+        "call leave() first, and join() afterwards",
+      );
     }
     this.#connection.importFile(bytes);
     this.#remembers = this.#exists("__wavesync_tab");
@@ -307,6 +338,10 @@ export class Host {
 
   async #leave(forget: boolean): Promise<null> {
     await this.#module.engineLeave(this.#path, forget);
+    if (forget && !this.#transaction) {
+      this.#connection.exec("DROP TABLE IF EXISTS __wavesync_tab", undefined);
+      this.#remembers = false;
+    }
     this.joined = null;
     this.#tell({ kind: "joined", options: null });
     return null;
@@ -345,7 +380,8 @@ export class Host {
       `SELECT t.name, l.pk, l.cols = -2 OR t.key_columns > 1 FROM __wavesync_log l
        JOIN __wavesync_table t ON t.num = l.tbl
        WHERE l.seq > ? AND l.seq <= ? AND (l.at IS NULL OR l.cols = -2) LIMIT ?`,
-      [this.#logged, newest, KEYS_MAX_ROWS + 1]);
+      [this.#logged, newest, KEYS_MAX_ROWS + 1],
+    );
     this.#logged = newest;
     for (const [table, key, many] of rows as [string, Value, number][]) {
       const keys = found.get(table);
@@ -356,5 +392,3 @@ export class Host {
     return found;
   }
 }
-
-

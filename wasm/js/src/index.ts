@@ -31,14 +31,18 @@ export async function open(name: string, options: OpenOptions = {}): Promise<Dat
   checkName(name);
   const { storage = "opfs", worker, wasm } = options;
   if (storage !== "opfs" && storage !== "memory") {
-    throw fault("bad_argument", `there is no storage ${JSON.stringify(storage)}`,
-      "it is 'opfs' or 'memory'");
+    throw fault(
+      "bad_argument",
+      `there is no storage ${JSON.stringify(storage)}`,
+      "it is 'opfs' or 'memory'",
+    );
   }
   const made = start(() =>
     worker
       ? new Worker(worker, { type: "module", name: `wavesync ${name}` })
-      // Bundlers find the file by this very expression.
-      : new Worker(new URL("./worker.js", import.meta.url), { type: "module" }));
+      : // Bundlers find the file by this very expression.
+        new Worker(new URL("./worker.js", import.meta.url), { type: "module" }),
+  );
   const database = new Database(made, name);
   await database.start(storage === "memory", wasm === undefined ? undefined : absolute(wasm));
   return database;
@@ -47,10 +51,14 @@ export async function open(name: string, options: OpenOptions = {}): Promise<Dat
 /** Removes a database and all that it holds. No tab may have it open. */
 export async function deleteDatabase(name: string): Promise<void> {
   checkName(name);
-  const done = await navigator.locks.request(`wavesync:${name}`, { ifAvailable: true }, async (lock) => {
-    if (lock) await remove(name);
-    return lock !== null;
-  });
+  const done = await navigator.locks.request(
+    `wavesync:${name}`,
+    { ifAvailable: true },
+    async (lock) => {
+      if (lock) await remove(name);
+      return lock !== null;
+    },
+  );
   if (!done) {
     throw fault("in_use", `a tab has the database "${name}" open`, "close() it there first");
   }
@@ -62,7 +70,10 @@ function absolute(url: string | URL): string {
 
 function checkName(name: string): void {
   if (typeof name !== "string" || name === "" || name.length > 100) {
-    throw fault("bad_name", "a database has a name of 1 to 100 characters",
-      "for example open('notes')");
+    throw fault(
+      "bad_name",
+      "a database has a name of 1 to 100 characters",
+      "for example open('notes')",
+    );
   }
 }

@@ -55,8 +55,13 @@ export class Link {
         this.#worker.postMessage({ kind: "request", request } satisfies ToWorker);
       } catch (error) {
         this.#pending.delete(number);
-        reject(fault("bad_parameter", (error as Error).message,
-          "a parameter must be null, a number, a bigint, a boolean, a string or a Uint8Array"));
+        reject(
+          fault(
+            "bad_parameter",
+            (error as Error).message,
+            "a parameter must be null, a number, a bigint, a boolean, a string or a Uint8Array",
+          ),
+        );
       }
     });
   }
@@ -124,14 +129,20 @@ function watchPolicy(): () => WavesyncError | undefined {
 }
 
 function blocked(why: string): WavesyncError {
-  return fault("worker_blocked", `the page's Content-Security-Policy blocks the worker script: ${why}`,
-    "allow the script's origin in worker-src (or script-src), for example worker-src 'self'");
+  return fault(
+    "worker_blocked",
+    `the page's Content-Security-Policy blocks the worker script: ${why}`,
+    "allow the script's origin in worker-src (or script-src), for example worker-src 'self'",
+  );
 }
 
 function workerFailed(message: string | undefined): WavesyncError {
-  return fault("worker_failed", `the worker script cannot be loaded${message ? `: ${message}` : ""}`,
+  return fault(
+    "worker_failed",
+    `the worker script cannot be loaded${message ? `: ${message}` : ""}`,
     "serve worker.js and wavesync_bg.wasm of this package beside the script, or name the place: " +
-      "open(name, {worker: url})");
+      "open(name, {worker: url})",
+  );
 }
 
 function closed(): WavesyncError {

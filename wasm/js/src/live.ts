@@ -65,7 +65,9 @@ function same(a: Row[], b: Row[]): boolean {
 
 function sameRow(a: Row, b: Row): boolean {
   const names = Object.keys(a);
-  return names.length === Object.keys(b).length && names.every((name) => sameValue(a[name], b[name]));
+  return (
+    names.length === Object.keys(b).length && names.every((name) => sameValue(a[name], b[name]))
+  );
 }
 
 function sameValue(a: Value | undefined, b: Value | undefined): boolean {

@@ -24,7 +24,13 @@ export interface Module {
   version(): string;
   poolInstall(directory: string): Promise<void>;
   Database: new (path: string, memory: boolean) => Connection;
-  engineJoin(path: string, topic: string, passphrase: string, options: string, keys: boolean): string;
+  engineJoin(
+    path: string,
+    topic: string,
+    passphrase: string,
+    options: string,
+    keys: boolean,
+  ): string;
   engineLeave(path: string, forget: boolean): Promise<void>;
   enginePause(path: string): Promise<void> | void;
   engineResume(path: string): Promise<void> | void;

@@ -128,7 +128,8 @@ export function wasFull(): boolean {
 export function watchQuota(): void {
   type Name = "write" | "truncate" | "flush";
   const handle = (globalThis as unknown as { FileSystemSyncAccessHandle?: { prototype: object } })
-    .FileSystemSyncAccessHandle?.prototype as Record<Name, (...args: unknown[]) => unknown> | undefined;
+    .FileSystemSyncAccessHandle?.prototype as
+    Record<Name, (...args: unknown[]) => unknown> | undefined;
   if (!handle) return;
   for (const name of ["write", "truncate", "flush"] as const) {
     const original = handle[name];

@@ -6,7 +6,15 @@ import { Host } from "./host.js";
 import { load } from "./module.js";
 import { DATABASE, directory, inspect, watchQuota } from "./pool.js";
 import { VERSION } from "./version.js";
-import type { Answer, FromWorker, JoinOptions, News, Request, TabMessage, ToWorker } from "./wire.js";
+import type {
+  Answer,
+  FromWorker,
+  JoinOptions,
+  News,
+  Request,
+  TabMessage,
+  ToWorker,
+} from "./wire.js";
 
 /** The files of a tab that has just ended may be held this much longer, in milliseconds. */
 const RELEASE_MAX_MS = 5_000;
@@ -39,7 +47,10 @@ class Tab {
   #release: (() => void) | undefined;
   #giveUp: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(readonly name: string, readonly wasm: string | undefined) {
+  constructor(
+    readonly name: string,
+    readonly wasm: string | undefined,
+  ) {
     this.#prefix = `wavesync:${name}`;
     this.#everybody = new BroadcastChannel(this.#prefix);
     this.#toLeader = new BroadcastChannel(`${this.#prefix}:leader`);
@@ -57,8 +68,13 @@ class Tab {
     void navigator.locks.request(this.#prefix, () => this.#lead());
     this.#hello();
     this.#giveUp = setTimeout(() => {
-      this.#fail(fault("in_use", "another tab has this database and does not answer",
-        "close or reload the other tabs of this site"));
+      this.#fail(
+        fault(
+          "in_use",
+          "another tab has this database and does not answer",
+          "close or reload the other tabs of this site",
+        ),
+      );
     }, WELCOME_MAX_MS);
     // Ready to take over at once.
     await load(this.wasm);
@@ -82,7 +98,11 @@ class Tab {
   }
 
   #hello(): void {
-    this.#toLeader.postMessage({ kind: "hello", from: this.#id, version: VERSION } satisfies TabMessage);
+    this.#toLeader.postMessage({
+      kind: "hello",
+      from: this.#id,
+      version: VERSION,
+    } satisfies TabMessage);
   }
 
   #fail(thrown: unknown): void {
@@ -175,7 +195,9 @@ class Tab {
   async #forgetTheDead(): Promise<void> {
     const { held = [] } = await navigator.locks.query();
     const prefix = this.#lockOf("");
-    const alive = held.flatMap(({ name }) => (name?.startsWith(prefix) ? [name.slice(prefix.length)] : []));
+    const alive = held.flatMap(({ name }) =>
+      name?.startsWith(prefix) ? [name.slice(prefix.length)] : [],
+    );
     this.#host?.keepOnly(alive);
   }
 
@@ -192,10 +214,14 @@ class Tab {
       case "hello": {
         const client = this.#client(message.from);
         if (message.version !== VERSION) {
-          const error = toFault(fault("version_mismatch",
-            `another tab has this database open with version ${VERSION} of wavesync, this one has ` +
-              message.version,
-            "reload all tabs of this site, so that they load the same version"));
+          const error = toFault(
+            fault(
+              "version_mismatch",
+              `another tab has this database open with version ${VERSION} of wavesync, this one has ` +
+                message.version,
+              "reload all tabs of this site, so that they load the same version",
+            ),
+          );
           client.postMessage({ kind: "refused", error } satisfies TabMessage);
           return;
         }

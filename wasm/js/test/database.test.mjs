@@ -55,11 +55,26 @@ test("every committed row survives a crash of the renderer", async () => {
 test("all five types come back as they went in", async () => {
   const page = await stage.tab("types");
   const shown = await page.evaluate(async () => {
-    const show = (value) => value instanceof Uint8Array ? `bytes ${[...value]}` : `${typeof value} ${value}`;
+    const show = (value) =>
+      value instanceof Uint8Array ? `bytes ${[...value]}` : `${typeof value} ${value}`;
     await db.exec("CREATE TABLE t(v)");
     const insert = await db.prepare("INSERT INTO t VALUES (?)");
-    const values = [null, 1, -0, 1.5, 2 ** 53, 9007199254740993n, -9223372036854775808n, 1e300,
-      "text", "\u0000ü😀", new Uint8Array([0, 255]), new Uint8Array(), true, new Uint8Array([7]).buffer];
+    const values = [
+      null,
+      1,
+      -0,
+      1.5,
+      2 ** 53,
+      9007199254740993n,
+      -9223372036854775808n,
+      1e300,
+      "text",
+      "\u0000ü😀",
+      new Uint8Array([0, 255]),
+      new Uint8Array(),
+      true,
+      new Uint8Array([7]).buffer,
+    ];
     for (const value of values) await insert.run([value]);
     const select = await db.prepare("SELECT v, typeof(v) AS t FROM t WHERE rowid = $row");
     const back = [];
@@ -70,10 +85,20 @@ test("all five types come back as they went in", async () => {
     return back;
   });
   assert.deepEqual(shown, [
-    "null object null", "integer number 1", "real number -0", "real number 1.5",
-    "real number 9007199254740992", "integer bigint 9007199254740993",
-    "integer bigint -9223372036854775808", "real number 1e+300", "text string text",
-    "text string \u0000ü😀", "blob bytes 0,255", "blob bytes ", "integer number 1", "blob bytes 7",
+    "null object null",
+    "integer number 1",
+    "real number -0",
+    "real number 1.5",
+    "real number 9007199254740992",
+    "integer bigint 9007199254740993",
+    "integer bigint -9223372036854775808",
+    "real number 1e+300",
+    "text string text",
+    "text string \u0000ü😀",
+    "blob bytes 0,255",
+    "blob bytes ",
+    "integer number 1",
+    "blob bytes 7",
   ]);
   await page.close();
 });
@@ -108,10 +133,14 @@ test("exec is all or nothing, and so is a transaction", async () => {
   const left = await page.evaluate(async () => {
     await db.exec("CREATE TABLE t(id INTEGER PRIMARY KEY)");
     await db.exec("INSERT INTO t VALUES (1); INSERT INTO t VALUES (1)").catch(() => {});
-    await db.transaction(async (tx) => {
-      await tx.exec("INSERT INTO t VALUES (2)");
-      throw new Error("mine");
-    }).catch((error) => { if (error.message !== "mine") throw error; });
+    await db
+      .transaction(async (tx) => {
+        await tx.exec("INSERT INTO t VALUES (2)");
+        throw new Error("mine");
+      })
+      .catch((error) => {
+        if (error.message !== "mine") throw error;
+      });
     const sum = await db.transaction(async (tx) => {
       await tx.exec("INSERT INTO t VALUES (3)");
       return (await tx.get("SELECT sum(id) AS n FROM t")).n;
@@ -152,10 +181,18 @@ test("a change tells tables and keys, also of DELETE without WHERE", async () =>
     await db.exec("UPDATE a SET id = 3 WHERE id = 2");
     await db.exec("DELETE FROM a");
     await db.exec("DELETE FROM c");
-    await db.transaction(async (tx) => { await tx.exec("DELETE FROM b"); throw 0; }).catch(() => {});
+    await db
+      .transaction(async (tx) => {
+        await tx.exec("DELETE FROM b");
+        throw 0;
+      })
+      .catch(() => {});
     await db.exec(`WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 1500)
       INSERT INTO a SELECT i, i FROM n`);
-    return changes.map(({ tables, remote }) => [remote, tables.map(({ table, keys }) => [table, keys])]);
+    return changes.map(({ tables, remote }) => [
+      remote,
+      tables.map(({ table, keys }) => [table, keys]),
+    ]);
   });
   assert.deepEqual(heard, [
     [false, [["a", [1, 2]]]],
@@ -173,12 +210,17 @@ test("a change tells tables and keys, also of DELETE without WHERE", async () =>
 test("a live query gives its rows whenever they are others, also through views", async () => {
   const page = await stage.tab("live");
   await page.evaluate(async () => {
-    await db.exec("CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE VIEW w AS SELECT v FROM t WHERE v > 1;" +
-      "CREATE TABLE other(id INTEGER PRIMARY KEY)");
+    await db.exec(
+      "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE VIEW w AS SELECT v FROM t WHERE v > 1;" +
+        "CREATE TABLE other(id INTEGER PRIMARY KEY)",
+    );
     window.given = [];
-    window.stop = db.liveQuery("SELECT v FROM w ORDER BY v", [], (rows) => given.push(rows.map(({ v }) => v)));
+    window.stop = db.liveQuery("SELECT v FROM w ORDER BY v", [], (rows) =>
+      given.push(rows.map(({ v }) => v)),
+    );
   });
-  const given = (n) => until(`${n} results`, () => page.evaluate((n) => given.length >= n && given, n));
+  const given = (n) =>
+    until(`${n} results`, () => page.evaluate((n) => given.length >= n && given, n));
   assert.deepEqual(await given(1), [[]]);
   await page.evaluate(() => db.exec("INSERT INTO t VALUES (1, 1), (2, 2)"));
   assert.deepEqual(await given(2), [[], [2]]);
@@ -186,7 +228,11 @@ test("a live query gives its rows whenever they are others, also through views",
   await page.evaluate(() => db.exec("INSERT INTO other VALUES (1); INSERT INTO t VALUES (3, 0)"));
   await page.evaluate(() => db.exec("DELETE FROM t"));
   assert.deepEqual(await given(3), [[], [2], []]);
-  await page.evaluate(async () => { stop(); await db.exec("INSERT INTO t VALUES (5, 5)"); await db.query("SELECT 1"); });
+  await page.evaluate(async () => {
+    stop();
+    await db.exec("INSERT INTO t VALUES (5, 5)");
+    await db.query("SELECT 1");
+  });
   assert.equal((await given(3)).length, 3);
   await page.close();
 });
@@ -202,14 +248,31 @@ test("export and import carry the whole database", async () => {
     const tables = await db.query("SELECT name FROM sqlite_schema ORDER BY name");
     const broken = file.slice();
     broken.fill(7, 100, 4000);
-    const error = await db.import(broken).then(() => null, ({ code }) => code);
+    const error = await db.import(broken).then(
+      () => null,
+      ({ code }) => code,
+    );
     const memory = await wavesync.open("copy", { storage: "memory" });
     await memory.import(file);
     const copy = await memory.query("SELECT v FROM t");
-    return [new TextDecoder().decode(file.slice(0, 15)), after, tables, error, await db.query("SELECT v FROM t"), copy];
+    return [
+      new TextDecoder().decode(file.slice(0, 15)),
+      after,
+      tables,
+      error,
+      await db.query("SELECT v FROM t"),
+      copy,
+    ];
   });
   const rows = [{ v: "a" }];
-  assert.deepEqual(result, ["SQLite format 3", rows, [{ name: "t" }], "corrupt_database", rows, rows]);
+  assert.deepEqual(result, [
+    "SQLite format 3",
+    rows,
+    [{ name: "t" }],
+    "corrupt_database",
+    rows,
+    rows,
+  ]);
   await page.close();
 });
 
@@ -220,12 +283,14 @@ test("the first query comes soon after open, with a warm cache", async () => {
   for (let run = 0; run < 5; run++) {
     await page.reload();
     await page.waitForFunction(() => window.wavesync);
-    times.push(await page.evaluate(async () => {
-      const begun = performance.now();
-      window.db = await wavesync.open("test");
-      await db.query("SELECT * FROM t");
-      return performance.now() - begun;
-    }));
+    times.push(
+      await page.evaluate(async () => {
+        const begun = performance.now();
+        window.db = await wavesync.open("test");
+        await db.query("SELECT * FROM t");
+        return performance.now() - begun;
+      }),
+    );
   }
   const median = times.sort((a, b) => a - b)[2];
   console.log(`start to first query, warm: ${median.toFixed(0)} ms (median of 5)`);

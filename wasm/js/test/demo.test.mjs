@@ -2,57 +2,41 @@
 //! pictures of it, as a phone and as a desktop show it, into test/pictures.
 
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
-import { once } from "node:events";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { Group } from "./group.mjs";
 import { Stage, until } from "./stage.mjs";
 
 const HERE = fileURLToPath(new URL(".", import.meta.url));
-const { WAVESYNC_RELAY, WAVESYNC_EXT } = process.env;
-let stage, relay, address, shell;
-let printed = [];
+let stage, group;
 
 before(async () => {
-  assert.ok(WAVESYNC_RELAY && WAVESYNC_EXT, "run it by make browser: it needs the relay and the extension");
   stage = await Stage.open();
   stage.folders = { "/dist/": join(HERE, "../dist/"), "/": join(HERE, "../../../demo/web/") };
-  relay = spawn(WAVESYNC_RELAY, ["--listen", "/ip4/127.0.0.1/tcp/0/ws", "--identity", join(stage.directory, "key")],
-    { stdio: ["ignore", "pipe", "ignore"] });
-  const lines = createInterface(relay.stdout);
-  [address] = await once(lines, "line");
-  lines.on("line", () => {});
-  shell = spawn("sqlite3", ["-batch", join(stage.directory, "shell.db")], { stdio: ["pipe", "pipe", "inherit"] });
-  createInterface(shell.stdout).on("line", (line) => printed.push(line));
+  group = await Group.open(stage.directory);
 });
 after(async () => {
-  shell?.stdin.end(".quit\n");
-  relay?.kill("SIGKILL");
+  await group?.close();
   await stage?.close();
 });
 
-/** Runs SQL in the shell; gives the lines that it prints. */
-async function run(sql) {
-  printed = [];
-  shell.stdin.write(`${sql}\n.print done\n`);
-  await until(`the shell: ${sql}`, () => printed.at(-1) === "done");
-  return printed.slice(0, -1);
-}
-
+const run = (sql) => group.run(sql);
 const names = (page) => page.locator("#list span").allTextContents();
-const shows = (page, list) => until(`the list ${list}`, async () => `${await names(page)}` === `${list}`);
+const shows = (page, list) =>
+  until(`the list ${list}`, async () => `${await names(page)}` === `${list}`);
 
 test("a tab, a second tab and a sqlite3 shell share a list", async () => {
   const place = `${stage.site("demo")}/#${new URLSearchParams({
-    topic: "demo", passphrase: "tidal lantern crisp orbit", relay: address, name: "browser" })}`;
-  const options = JSON.stringify({ listen: ["/ip4/127.0.0.1/tcp/0"], relays: [address], mdns: false, name: "kitchen shell" });
-  await run(`.load ${WAVESYNC_EXT}
-    CREATE TABLE item(id TEXT PRIMARY KEY, name TEXT NOT NULL, done INTEGER NOT NULL DEFAULT 0, at INTEGER NOT NULL);
-    INSERT INTO item VALUES ('1', 'Milk', 0, 1), ('2', 'Bread from the bakery at the corner, if they still have the one with walnuts', 1, 2);
-    SELECT wavesync_join('demo', 'tidal lantern crisp orbit', '${options}');`);
+    topic: "demo",
+    passphrase: "tidal lantern crisp orbit",
+    relay: group.address,
+    name: "browser",
+  })}`;
+  await run(`CREATE TABLE item(id TEXT PRIMARY KEY, name TEXT NOT NULL, done INTEGER NOT NULL DEFAULT 0, at INTEGER NOT NULL);
+    INSERT INTO item VALUES ('1', 'Milk', 0, 1), ('2', 'Bread from the bakery at the corner, if they still have the one with walnuts', 1, 2);`);
+  await group.join("demo", "tidal lantern crisp orbit");
   const first = await stage.context.newPage();
   await first.setViewportSize({ width: 390, height: 844 });
   await first.goto(place);
@@ -66,15 +50,24 @@ test("a tab, a second tab and a sqlite3 shell share a list", async () => {
   await second.fill("#name", "Apples");
   await second.press("#name", "Enter");
   await shows(first, ["Milk", "Apples", bread]);
-  await until("the row in the shell", async () => `${await run("SELECT name FROM item ORDER BY done, at;")}` === `Milk,Apples,${bread}`);
+  await until(
+    "the row in the shell",
+    async () =>
+      `${await run("SELECT name FROM item ORDER BY done, at;")}` === `Milk,Apples,${bread}`,
+  );
   // From the shell everywhere; from the first tab everywhere.
   await run("UPDATE item SET done = 1 WHERE id = '1';");
   await shows(second, ["Apples", "Milk", bread]);
   await first.getByLabel("remove Apples").click();
-  await until("the row gone in the shell", async () => (await run("SELECT count(*) FROM item;"))[0] === "2");
+  await until(
+    "the row gone in the shell",
+    async () => (await run("SELECT count(*) FROM item;"))[0] === "2",
+  );
   for (const page of [first, second]) {
     await shows(page, ["Milk", bread]);
-    await until("the shell among those connected", async () => /kitchen shell.*relayed/s.test(await page.locator("#peers").textContent()));
+    await until("the shell among those connected", async () =>
+      /kitchen shell.*relayed/s.test(await page.locator("#peers").textContent()),
+    );
     await until("in sync", async () => (await page.locator("#state").textContent()) === "in sync");
     const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
     assert.ok(!wide, "nothing sticks out at the side");

@@ -32,9 +32,14 @@ test("beyond the quota a write fails with nothing half done, and the rest goes o
   const session = await stage.context.newCDPSession(page);
   const { usage } = await page.evaluate(() => navigator.storage.estimate());
   const origin = stage.site("quota");
-  await session.send("Storage.overrideQuotaForOrigin", { origin, quotaSize: usage + 6 * 1024 * 1024 });
-  const error = await failure(page,
-    "for (;;) await db.exec('INSERT INTO t(v) SELECT zeroblob(500000) FROM json_each(?)', ['[1,2,3]'])");
+  await session.send("Storage.overrideQuotaForOrigin", {
+    origin,
+    quotaSize: usage + 6 * 1024 * 1024,
+  });
+  const error = await failure(
+    page,
+    "for (;;) await db.exec('INSERT INTO t(v) SELECT zeroblob(500000) FROM json_each(?)', ['[1,2,3]'])",
+  );
   assert.equal(error.code, "quota_exceeded", error.message);
   assert.match(error.hint, /persist/);
   const count = () => page.evaluate(async () => (await db.get("SELECT count(*) AS n FROM t")).n);
@@ -49,21 +54,29 @@ test("beyond the quota a write fails with nothing half done, and the rest goes o
 
 /** Changes a file of the pool, behind the package's back. */
 async function damage(page, path, change) {
-  await page.evaluate(async ([path, change]) => {
-    await db.close();
-    let folder = await navigator.storage.getDirectory();
-    for (const part of [".wavesync", "test", ".opaque"]) folder = await folder.getDirectoryHandle(part);
-    for await (const handle of folder.values()) {
-      const bytes = new Uint8Array(await (await handle.getFile()).arrayBuffer());
-      if (new TextDecoder().decode(bytes.slice(0, path.length)) !== path || bytes[path.length] !== 0) continue;
-      new Function("bytes", change)(bytes);
-      const writable = await handle.createWritable();
-      await writable.write(bytes);
-      await writable.close();
-      return;
-    }
-    throw new Error(`there is no ${path}`);
-  }, [path, change]);
+  await page.evaluate(
+    async ([path, change]) => {
+      await db.close();
+      let folder = await navigator.storage.getDirectory();
+      for (const part of [".wavesync", "test", ".opaque"])
+        folder = await folder.getDirectoryHandle(part);
+      for await (const handle of folder.values()) {
+        const bytes = new Uint8Array(await (await handle.getFile()).arrayBuffer());
+        if (
+          new TextDecoder().decode(bytes.slice(0, path.length)) !== path ||
+          bytes[path.length] !== 0
+        )
+          continue;
+        new Function("bytes", change)(bytes);
+        const writable = await handle.createWritable();
+        await writable.write(bytes);
+        await writable.close();
+        return;
+      }
+      throw new Error(`there is no ${path}`);
+    },
+    [path, change],
+  );
 }
 
 for (const [what, change] of [
@@ -83,13 +96,17 @@ for (const [what, change] of [
     }
     const held = await page.evaluate(async () => {
       let folder = await navigator.storage.getDirectory();
-      for (const part of [".wavesync", "test", ".opaque"]) folder = await folder.getDirectoryHandle(part);
+      for (const part of [".wavesync", "test", ".opaque"])
+        folder = await folder.getDirectoryHandle(part);
       let all = "";
       for await (const handle of folder.values()) all += await (await handle.getFile()).text();
       return all.includes("CREATE TABLE t(v)");
     });
     assert.ok(held);
-    await page.evaluate(async () => { await wavesync.deleteDatabase("test"); window.db = await wavesync.open("test"); });
+    await page.evaluate(async () => {
+      await wavesync.deleteDatabase("test");
+      window.db = await wavesync.open("test");
+    });
     await page.close();
   });
 }
@@ -100,8 +117,10 @@ test("a file that was made and never written hides nothing", async () => {
     await db.exec("CREATE TABLE t(v); INSERT INTO t VALUES ('here')");
     await db.close();
     let folder = await navigator.storage.getDirectory();
-    for (const part of [".wavesync", "test", ".opaque"]) folder = await folder.getDirectoryHandle(part);
-    for (let n = 0; n < 8; n++) await folder.getFileHandle(`${n}${crypto.randomUUID()}`, { create: true });
+    for (const part of [".wavesync", "test", ".opaque"])
+      folder = await folder.getDirectoryHandle(part);
+    for (let n = 0; n < 8; n++)
+      await folder.getFileHandle(`${n}${crypto.randomUUID()}`, { create: true });
     window.db = await wavesync.open("test");
   });
   assert.deepEqual(await page.evaluate(() => db.query("SELECT v FROM t")), [{ v: "here" }]);

@@ -10,8 +10,14 @@ import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 
 const HERE = fileURLToPath(new URL(".", import.meta.url));
-const TYPES = { ".html": "text/html", ".js": "text/javascript", ".mjs": "text/javascript",
-  ".wasm": "application/wasm", ".css": "text/css", ".json": "application/json" };
+const TYPES = {
+  ".html": "text/html",
+  ".js": "text/javascript",
+  ".mjs": "text/javascript",
+  ".wasm": "application/wasm",
+  ".css": "text/css",
+  ".json": "application/json",
+};
 /** Times are measured with a wall clock: what else the machine does is allowed for. */
 export const busy = () => Math.max(1, loadavg()[0] / cpus().length);
 /** What is waited for comes within this time, or the test has failed. */
@@ -59,7 +65,9 @@ export class Stage {
   async #serve() {
     const server = createServer(async (request, response) => {
       const path = new URL(request.url, "http://x").pathname;
-      const [prefix, folder] = Object.entries(this.folders).find(([start]) => path.startsWith(start));
+      const [prefix, folder] = Object.entries(this.folders).find(([start]) =>
+        path.startsWith(start),
+      );
       const rest = path.slice(prefix.length) || "index.html";
       try {
         let body = await readFile(join(folder, rest));
@@ -92,7 +100,10 @@ export class Stage {
   /** A tab with a database open as `window.db`. */
   async tab(name, options = {}) {
     const page = await this.page(name);
-    await page.evaluate(async (options) => (window.db = await wavesync.open("test", options)), options);
+    await page.evaluate(
+      async (options) => (window.db = await wavesync.open("test", options)),
+      options,
+    );
     return page;
   }
 }

@@ -26,26 +26,42 @@ test("queries, writes, transactions, changes and live queries work in every tab"
   for (const tab of tabs) {
     await tab.evaluate(() => {
       window.heard = [];
-      db.onChange(({ tables }) => heard.push(...tables.flatMap(({ table, keys }) => table === "t" ? keys : [])));
+      db.onChange(({ tables }) =>
+        heard.push(...tables.flatMap(({ table, keys }) => (table === "t" ? keys : []))),
+      );
       db.liveQuery("SELECT count(*) AS n FROM t", [], ([{ n }]) => (window.live = n));
     });
   }
-  await Promise.all(tabs.map((tab, n) => tab.evaluate(async (n) => {
-    for (let row = 0; row < 20; row++) await db.exec("INSERT INTO t VALUES (?, ?)", [n * 100 + row, n]);
-    await db.transaction(async (tx) => {
-      const { n: mine } = await tx.get("SELECT count(*) AS n FROM t WHERE tab = ?", [n]);
-      await tx.exec("INSERT INTO t VALUES (?, ?)", [n * 100 + mine, n]);
-    });
-  }, n)));
+  await Promise.all(
+    tabs.map((tab, n) =>
+      tab.evaluate(async (n) => {
+        for (let row = 0; row < 20; row++)
+          await db.exec("INSERT INTO t VALUES (?, ?)", [n * 100 + row, n]);
+        await db.transaction(async (tx) => {
+          const { n: mine } = await tx.get("SELECT count(*) AS n FROM t WHERE tab = ?", [n]);
+          await tx.exec("INSERT INTO t VALUES (?, ?)", [n * 100 + mine, n]);
+        });
+      }, n),
+    ),
+  );
   for (const [n, tab] of tabs.entries()) {
     const { rows, blob } = await tab.evaluate(async () => ({
       rows: await db.query("SELECT tab, count(*) AS n FROM t GROUP BY tab"),
       blob: [...(await db.get("SELECT ? AS v", [new Uint8Array([1, 2])])).v],
     }));
-    assert.deepEqual(rows, [0, 1, 2, 3, 4].map((tab) => ({ tab, n: 21 })), `tab ${n}`);
+    assert.deepEqual(
+      rows,
+      [0, 1, 2, 3, 4].map((tab) => ({ tab, n: 21 })),
+      `tab ${n}`,
+    );
     assert.deepEqual(blob, [1, 2]);
-    await until(`all changes in tab ${n}`, () => tab.evaluate(() => heard.length === 105 && live === 105));
-    assert.equal((await failure(tab, "await db.exec('INSERT INTO t VALUES (0, 0)')")).code, "constraint");
+    await until(`all changes in tab ${n}`, () =>
+      tab.evaluate(() => heard.length === 105 && live === 105),
+    );
+    assert.equal(
+      (await failure(tab, "await db.exec('INSERT INTO t VALUES (0, 0)')")).code,
+      "constraint",
+    );
   }
   const state = await tabs[4].evaluate(() => db.status().then((status) => status.joined));
   assert.equal(state, false);
@@ -54,7 +70,9 @@ test("queries, writes, transactions, changes and live queries work in every tab"
 
 test("when the tab that has the database is killed, another one goes on with every accepted write", async () => {
   const tabs = await five("failover");
-  await tabs[0].evaluate(() => db.exec("CREATE TABLE t(tab, n, PRIMARY KEY(tab, n)); INSERT INTO t VALUES (-1, 0)"));
+  await tabs[0].evaluate(() =>
+    db.exec("CREATE TABLE t(tab, n, PRIMARY KEY(tab, n)); INSERT INTO t VALUES (-1, 0)"),
+  );
   for (const [tab, page] of tabs.entries()) {
     await page.evaluate((tab) => {
       Object.assign(window, { accepted: 0, errors: [], empty: 0, gap: 0, last: performance.now() });
@@ -63,7 +81,10 @@ test("when the tab that has the database is killed, another one goes on with eve
           try {
             await db.exec("INSERT INTO t VALUES (?, ?)", [tab, accepted + 1]);
             accepted++;
-          } catch ({ code, message }) { errors.push(`${code}: ${message}`); break; }
+          } catch ({ code, message }) {
+            errors.push(`${code}: ${message}`);
+            break;
+          }
         }
       })();
       window.reading = (async () => {
@@ -80,26 +101,56 @@ test("when the tab that has the database is killed, another one goes on with eve
   }
   const progress = () => Promise.all(tabs.slice(1).map((page) => page.evaluate(() => accepted)));
   await until("writes of all tabs", async () => Math.min(...(await progress())) > 10);
-  await Promise.all(tabs.slice(1).map((page) => page.evaluate(() => { gap = 0; last = performance.now(); })));
+  await Promise.all(
+    tabs.slice(1).map((page) =>
+      page.evaluate(() => {
+        gap = 0;
+        last = performance.now();
+      }),
+    ),
+  );
   const acceptedByLeader = await tabs[0].evaluate(() => accepted);
   const session = await stage.context.newCDPSession(tabs[0]);
   await Promise.race([session.send("Page.crash").catch(() => {}), tabs[0].waitForEvent("crash")]);
   const before = await progress();
   const alive = tabs.slice(1);
   await until("writes after the take-over", async () =>
-    (await progress()).every((count, n) => count > before[n] + 10));
-  await Promise.all(alive.map((page) => page.evaluate(async () => { enough = true; await writing; await reading; })));
-  const seen = await Promise.all(alive.map((page) => page.evaluate(() => ({ accepted, errors, empty, gap }))));
+    (await progress()).every((count, n) => count > before[n] + 10),
+  );
+  await Promise.all(
+    alive.map((page) =>
+      page.evaluate(async () => {
+        enough = true;
+        await writing;
+        await reading;
+      }),
+    ),
+  );
+  const seen = await Promise.all(
+    alive.map((page) => page.evaluate(() => ({ accepted, errors, empty, gap }))),
+  );
   const gap = Math.max(...seen.map((tab) => tab.gap));
   console.log(`take-over: the longest wait for an answer was ${gap.toFixed(0)} ms`);
-  assert.deepEqual(seen.flatMap(({ errors }) => errors), []);
-  assert.deepEqual(seen.map(({ empty }) => empty), [0, 0, 0, 0]);
+  assert.deepEqual(
+    seen.flatMap(({ errors }) => errors),
+    [],
+  );
+  assert.deepEqual(
+    seen.map(({ empty }) => empty),
+    [0, 0, 0, 0],
+  );
   assert.equal((await Promise.all(alive.map(leads))).filter(Boolean).length, 1);
   const rows = await alive[2].evaluate(() =>
-    db.query("SELECT tab, count(*) AS n, max(n) AS last FROM t WHERE tab >= 0 GROUP BY tab ORDER BY tab"));
+    db.query(
+      "SELECT tab, count(*) AS n, max(n) AS last FROM t WHERE tab >= 0 GROUP BY tab ORDER BY tab",
+    ),
+  );
   const [leader, ...others] = rows;
   assert.ok(leader.n >= acceptedByLeader && leader.n === leader.last);
-  assert.deepEqual(others, seen.map(({ accepted }, n) => ({ tab: n + 1, n: accepted, last: accepted })));
+  assert.deepEqual(
+    others,
+    seen.map(({ accepted }, n) => ({ tab: n + 1, n: accepted, last: accepted })),
+  );
   assert.ok(gap <= 1000 * busy(), `${gap} ms`);
   await closeAll(tabs);
 });
@@ -146,12 +197,17 @@ test("a transaction whose leader is gone is lost as a whole, with an error that 
   await tabs[1].evaluate(async () => {
     await db.exec("CREATE TABLE t(id INTEGER PRIMARY KEY)");
     window.go = new Promise((resolve) => (window.proceed = resolve));
-    window.outcome = db.transaction(async (tx) => {
-      await tx.exec("INSERT INTO t VALUES (1)");
-      window.begun = true;
-      await go;
-      await tx.exec("INSERT INTO t VALUES (2)");
-    }).then(() => "committed", ({ code }) => code);
+    window.outcome = db
+      .transaction(async (tx) => {
+        await tx.exec("INSERT INTO t VALUES (1)");
+        window.begun = true;
+        await go;
+        await tx.exec("INSERT INTO t VALUES (2)");
+      })
+      .then(
+        () => "committed",
+        ({ code }) => code,
+      );
   });
   await tabs[1].waitForFunction(() => window.begun);
   await tabs[0].close();
@@ -166,11 +222,19 @@ test("a transaction whose leader is gone is lost as a whole, with an error that 
 
 test("closing the database in one tab hands it over", async () => {
   const tabs = [await stage.tab("close"), await stage.tab("close")];
-  await tabs[0].evaluate(async () => { await db.exec("CREATE TABLE t(id INTEGER PRIMARY KEY)"); await db.close(); });
+  await tabs[0].evaluate(async () => {
+    await db.exec("CREATE TABLE t(id INTEGER PRIMARY KEY)");
+    await db.close();
+  });
   await tabs[1].evaluate(() => db.exec("INSERT INTO t VALUES (1)"));
   assert.ok(await leads(tabs[1]));
   await tabs[1].evaluate(() => db.close());
   await tabs[0].evaluate(() => wavesync.deleteDatabase("test"));
-  assert.deepEqual(await tabs[0].evaluate(async () => (await wavesync.open("test")).query("SELECT name FROM sqlite_schema")), []);
+  assert.deepEqual(
+    await tabs[0].evaluate(async () =>
+      (await wavesync.open("test")).query("SELECT name FROM sqlite_schema"),
+    ),
+    [],
+  );
   await closeAll(tabs);
 });

@@ -33,8 +33,8 @@ window.attempt = (name, ...parameters) =>
   );
 
 /**
- * Asks again and again until `stop` is set; gives how long the answers took, in milliseconds, and how
- * much later than asked for this page, which does nothing else, was woken meanwhile.
+ * Asks again and again until `stop` is set; gives how long the answers took, in milliseconds, and
+ * how much later than asked for this page, which does nothing else, was woken meanwhile.
  */
 window.probe = async (sql) => {
   const [times, late] = [[], []];

@@ -1,0 +1,76 @@
+//! Peers that do wrong: streams that are given up, and strangers that must not keep members out.
+
+use crate::machine::peer::{Peer, PeerId, StreamId, StreamKind};
+use crate::machine::{Level, Machine, Output};
+use crate::wire::message::{Refusal, RefusalCode, plain};
+use crate::{Error, limits};
+
+/// After a failed handshake the same peer is tried again after this long, in milliseconds.
+const REFUSED_RETRY_MS: u64 = 30_000;
+/// What goes wrong with one peer is told at most once in this time, in milliseconds.
+const TOLD_INTERVAL_MS: u64 = 5_000;
+
+impl Machine {
+    /// Peers that prove nothing must not keep members out: the one that is here longest gives way.
+    pub(super) fn make_way(&mut self, newest: &PeerId) {
+        let unproven = |(id, peer): &(&PeerId, &Peer)| peer.session.is_none() && *id != newest;
+        let waiting = self.peers.iter().filter(unproven);
+        if waiting.clone().count() < limits::UNPROVEN_PEERS_MAX {
+            return;
+        }
+        if let Some((id, _)) = waiting.min_by_key(|(_, peer)| peer.since) {
+            self.outputs.push(Output::Disconnect { peer: id.clone() });
+        }
+    }
+
+    /// A stream on which something was wrong is given up; the user learns what.
+    pub(super) fn give_up_stream(&mut self, id: StreamId, error: &Error) {
+        let Some(stream) = self.streams.get(&id) else { return };
+        let peer = stream.peer.clone();
+        let handshake = !matches!(
+            stream.kind,
+            StreamKind::Control { .. } | StreamKind::Incoming { .. } | StreamKind::Outgoing { .. }
+        );
+        let (code, hint, refusal) = match error {
+            Error::Auth(_) if handshake => (
+                "auth_failed",
+                "check that both sides use the same topic and passphrase",
+                RefusalCode::Auth,
+            ),
+            Error::Auth(_) => {
+                ("seal_broken", "the connection is started afresh", RefusalCode::Other)
+            }
+            Error::Protocol(_) if handshake => {
+                ("version", "update the older of the two sides", RefusalCode::Version)
+            }
+            Error::Protocol(_) => {
+                ("protocol", "update wavesync on both sides; it is tried again", RefusalCode::Other)
+            }
+            _ => ("store", "see the message; it is tried again", RefusalCode::Other),
+        };
+        if handshake {
+            self.send_plain(id, plain::REFUSAL, &Refusal { code: refusal.number() });
+        }
+        let level = if handshake { Level::Warning } else { Level::Error };
+        self.failed(&peer, (level, code, &error.to_string(), hint));
+        self.close_stream(id);
+    }
+
+    /// Something went wrong with a peer: it is left alone for a while, and the user is told once.
+    pub(super) fn failed(&mut self, id: &PeerId, what: (Level, &'static str, &str, &str)) {
+        let (level, code, message, hint) = what;
+        let retry = self.seen_at.plus(REFUSED_RETRY_MS);
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let error = Some((message.to_owned(), hint.to_owned()));
+        // A peer that does wrong again and again, each time in another way, fills no log.
+        let rested = peer.told_at.is_none_or(|at| self.seen_at.since(at) >= TOLD_INTERVAL_MS);
+        let news = peer.last_error != error && rested;
+        if news {
+            peer.told_at = Some(self.seen_at);
+        }
+        (peer.last_error, peer.retry_at) = (error, Some(retry));
+        if news {
+            self.event(level, code, message, hint, Some(id));
+        }
+    }
+}

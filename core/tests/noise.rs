@@ -1,0 +1,83 @@
+//! Bytes that nobody made on purpose: random ones, and messages and batches with a few bytes bent.
+//! Whatever reads bytes of a peer answers with a value or an error, never with a panic, and what it
+//! accepts as a batch reads back the same. `NOISE_ROUNDS` runs more; a failure prints its seed.
+//!
+//! The inputs in `fuzz/corpus` and `fuzz/crashers` are read as well, if there are any.
+#![allow(clippy::unwrap_used)]
+
+#[path = "simulator/dice.rs"]
+#[allow(dead_code)]
+mod dice;
+#[path = "noise/target.rs"]
+mod target;
+
+use std::path::Path;
+
+use dice::Dice;
+use target::TARGETS;
+
+/// Inputs per target.
+const ROUNDS: u64 = 400;
+
+/// An input: mostly a good one with a few bytes bent, cut or repeated; sometimes anything at all.
+fn input(dice: &mut Dice, seeds: &[Vec<u8>]) -> Vec<u8> {
+    if seeds.is_empty() || dice.percent(25) {
+        let length = dice.below(600) as usize;
+        return (0..length).map(|_| dice.next() as u8).collect();
+    }
+    let mut bytes = seeds[dice.index(seeds.len())].clone();
+    for _ in 0..dice.within(1, 6) {
+        let at = dice.index(bytes.len().max(1));
+        match dice.below(6) {
+            _ if bytes.is_empty() => bytes.push(dice.next() as u8),
+            0 => bytes[at] = dice.next() as u8,
+            1 => bytes[at] ^= 1 << dice.below(8),
+            2 => bytes.truncate(at),
+            3 => bytes.insert(at, dice.next() as u8),
+            4 => {
+                let piece = bytes[at..].iter().take(40).copied().collect::<Vec<_>>();
+                bytes.splice(at..at, piece);
+            }
+            _ => bytes[at] = [0, 0x7F, 0x80, 0xFF, 0x1B, 0x9F, 0xBF][dice.index(7)],
+        }
+    }
+    bytes
+}
+
+#[test]
+fn random_bytes_are_endured() {
+    let rounds = std::env::var("NOISE_ROUNDS").ok().and_then(|text| text.parse().ok());
+    for (name, run, seeds) in TARGETS {
+        let seeds = seeds();
+        let mut accepted = 0;
+        // A good input is good: otherwise the rest tests nothing.
+        for good in &seeds {
+            assert!(run(good), "{name} refuses one of its own examples");
+        }
+        for seed in 0..rounds.unwrap_or(ROUNDS) {
+            let bytes = input(&mut Dice::new(seed), &seeds);
+            let outcome = std::panic::catch_unwind(|| run(&bytes));
+            let taken = outcome.unwrap_or_else(|_| panic!("{name}, seed {seed}: {bytes:02x?}"));
+            accepted += u64::from(taken);
+        }
+        eprintln!("{name}: {accepted} of {} inputs accepted", rounds.unwrap_or(ROUNDS));
+    }
+}
+
+#[test]
+fn inputs_that_a_fuzzer_kept_are_endured() {
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
+    let mut count = 0;
+    for (name, run, _) in TARGETS {
+        for kind in ["corpus", "crashers"] {
+            let Ok(files) = std::fs::read_dir(fuzz.join(kind).join(name)) else { continue };
+            for file in files {
+                let path = file.unwrap().path();
+                let outcome = std::panic::catch_unwind(|| run(&std::fs::read(&path).unwrap()));
+                assert!(outcome.is_ok(), "{name}: {}", path.display());
+                count += 1;
+            }
+        }
+    }
+    eprintln!("{count} kept inputs");
+}

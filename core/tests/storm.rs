@@ -1,0 +1,130 @@
+//! Connections that come and go by the thousand, and peers that ask and do not read: requests are
+//! counted, memory is measured.
+#![allow(clippy::unwrap_used)]
+
+#[path = "simulator/dice.rs"]
+#[allow(dead_code)]
+mod dice;
+mod stage;
+
+use dice::Dice;
+use peak_alloc::PeakAlloc;
+use stage::{Stage, key, peer};
+use wavesync_core::ids::Cursor;
+use wavesync_core::limits;
+use wavesync_core::wire;
+use wavesync_core::wire::message::{Request, VectorList, sealed};
+
+#[global_allocator]
+static HEAP: PeakAlloc = PeakAlloc;
+
+const TABLE: &str = "CREATE TABLE note(id TEXT PRIMARY KEY, body)";
+/// Rows of 1 KiB, so that a history takes many chunks.
+const FILL: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+    INSERT INTO note SELECT printf('%06d', i), hex(randomblob(512)) FROM n";
+/// Chunks that may be in flight on one stream.
+const IN_FLIGHT: usize = 4;
+/// What a responder may hold for a reader that does not read: what is in flight on two streams, what
+/// that is made from, and caches of SQLite.
+const STALLED_MAX_BYTES: usize = 24 * 1024 * 1024;
+
+#[test]
+fn a_thousand_connects_and_disconnects_bring_one_request_at_a_time() {
+    let mut stage = Stage::new();
+    stage.records = false;
+    let one = stage.member(peer(1), key(7), TABLE, 1);
+    let two = stage.member(peer(2), key(7), TABLE, 2);
+    let three = stage.member(peer(3), key(7), TABLE, 3);
+    stage.connect(two, three);
+    let mut dice = Dice::new(11);
+    for event in 0..1_000 {
+        stage.flip(one, two);
+        stage.run_some(dice.within(0, 60) as usize);
+        stage.now += dice.within(0, 400);
+        let at = [one, two, three][event % 3];
+        stage.commit(at, &format!("INSERT INTO note VALUES('{event}', 'x')"));
+        assert!(stage.passes_most <= 1, "{} requests at a time", stage.passes_most);
+    }
+    assert!(stage.passes > 200, "only {} requests were made: nothing was tried", stage.passes);
+    stage.connect(one, two);
+    stage.pass(60_000);
+    let rows = "SELECT count(*), sum(id) FROM note";
+    let all = stage.read(one, rows);
+    assert!(all.starts_with("1000|"), "{all}");
+    assert_eq!((stage.read(two, rows), stage.read(three, rows)), (all.clone(), all));
+    assert!(stage.passes_most <= 1, "{} requests at a time", stage.passes_most);
+    eprintln!("1,000 events, {} requests, at most one at a time", stage.passes);
+}
+
+/// It asks for 20 MB again and again and gives no credit: what may be in flight is made for it, and
+/// after half a minute it is given up.
+#[test]
+fn a_reader_that_stalls_costs_what_may_be_in_flight() {
+    let mut stage = Stage::new();
+    stage.records = false;
+    let sql = format!("{TABLE}; {FILL}");
+    let member = stage.member(peer(2), key(7), &sql, 1);
+    let reader = stage.puppet(peer(1));
+    stage.connect(reader, member);
+    let mut line = stage.shake(reader, member, &key(7));
+    let mut open = Vec::new();
+    let before = HEAP.current_usage();
+    HEAP.reset_peak_usage();
+    for _ in 0..20 {
+        let (end, mut channel) = line.attach(&mut stage);
+        let (vector, applied) = (VectorList::default(), VectorList::default());
+        let (place, sample) = (Vec::new(), Vec::new());
+        let request = Request {
+            vector,
+            applied,
+            cursor: Cursor::default(),
+            place,
+            sample,
+            chunk_rows: 10_000,
+        };
+        for bytes in channel.seal(sealed::REQUEST, &wire::encode(&request).unwrap()).unwrap() {
+            stage.send(end, bytes);
+        }
+        open.push(end);
+    }
+    let seen = stage.seen(reader);
+    let received =
+        |end| seen.received.get(end).map_or(0, |frames| frames.iter().map(Vec::len).sum());
+    let bytes: Vec<usize> = open.iter().map(received).collect();
+    let queued: usize = bytes.iter().sum();
+    let chunk = limits::CHUNK_TARGET_BYTES + 64 * 1024;
+    assert!(bytes[0] > limits::CHUNK_TARGET_BYTES / 4, "{bytes:?}: nothing was sent");
+    assert!(bytes.iter().all(|bytes| *bytes <= IN_FLIGHT * chunk), "{bytes:?}");
+    assert!(
+        queued <= limits::PASSES_PER_PEER_MAX * IN_FLIGHT * chunk,
+        "{queued} bytes for one reader"
+    );
+    let peak = HEAP.peak_usage().saturating_sub(before);
+    assert!(peak < STALLED_MAX_BYTES, "{peak} bytes for a reader that does not read");
+    eprintln!("a stalled reader: {queued} bytes queued, {peak} bytes at most in memory");
+    stage.pass(limits::PASS_STALL_MS + 1_000);
+    let closed = &stage.seen(reader).closed;
+    assert!(open.iter().all(|end| closed.contains(end)), "a stalled pass is ended");
+}
+
+/// Its control stream is not read: pushes and announcements stop until it is.
+#[test]
+fn a_member_that_does_not_read_is_sent_nothing_more() {
+    let mut stage = Stage::new();
+    let member = stage.member(peer(2), key(7), TABLE, 1);
+    let reader = stage.puppet(peer(1));
+    stage.connect(reader, member);
+    let line = stage.shake(reader, member, &key(7));
+    stage.pass(1_000);
+    let control = stage.other_end(line.control);
+    stage.at_mut(member).machine.congested(control);
+    let heard = stage.heard(reader);
+    for id in 0..500 {
+        stage.write(member, &format!("INSERT INTO note VALUES({id}, 'x')"));
+        stage.pass(30);
+    }
+    assert_eq!(stage.heard(reader), heard, "nothing is queued for it");
+    stage.drained(member, control);
+    stage.pass(1_000);
+    assert_eq!(stage.heard(reader), heard + 1, "one announcement tells all of it");
+}

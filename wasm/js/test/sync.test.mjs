@@ -1,0 +1,126 @@
+//! Syncing through the package: a sqlite3 shell, a relay, and tabs of which one has the database.
+
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { Group } from "./group.mjs";
+import { Stage, failure, until } from "./stage.mjs";
+
+const PASSPHRASE = "tidal lantern crisp orbit";
+let stage, group;
+
+before(async () => {
+  stage = await Stage.open();
+  group = await Group.open(stage.directory);
+});
+after(async () => {
+  await group?.close();
+  await stage?.close();
+});
+
+const join = (page) =>
+  page.evaluate(
+    ([relay, passphrase]) => db.join({ topic: "sync", passphrase, relays: [relay], name: "tab" }),
+    [group.address, PASSPHRASE],
+  );
+
+test("what a join needs is said in typed errors", async () => {
+  const page = await stage.tab("wrong");
+  const codeOf = async (options) =>
+    (
+      await failure(page, "await db.join(argument)", {
+        topic: "t",
+        passphrase: PASSPHRASE,
+        ...options,
+      })
+    )?.code;
+  assert.equal(await codeOf({}), "no_relay");
+  assert.equal(await codeOf({ relays: [group.address.replace("/ws", "")] }), "not_websocket");
+  assert.equal(await codeOf({ relays: ["nonsense"] }), "bad_address");
+  assert.equal(await codeOf({ relays: [group.address], listen: [] }), "bad_options");
+  assert.equal((await failure(page, "await db.pause()")).code, "not_joined");
+  await page.close();
+});
+
+test("remote changes are told in every tab with their keys, also of DELETE without WHERE", async () => {
+  await group.run(`CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT); CREATE TABLE u(k TEXT PRIMARY KEY, v);
+    INSERT INTO t VALUES (1, 'one');`);
+  await group.join("sync", PASSPHRASE);
+  const tabs = [await stage.tab("remote"), await stage.tab("remote")];
+  for (const tab of tabs) {
+    await tab.evaluate(() => {
+      window.heard = [];
+      window.statuses = 0;
+      db.on("status", () => statuses++);
+      db.onChange(({ tables, remote }) => {
+        if (remote)
+          for (const { table, keys } of tables)
+            for (const key of keys ?? ["any"]) heard.push(`${table} ${key}`);
+      });
+    });
+  }
+  // Asked for by the tab that does not have the database.
+  assert.match(await join(tabs[1]), /^[0-9a-f]{32}$/);
+  const has = (tab, sql, want) =>
+    until(`${sql} gives ${want}`, () =>
+      tab.evaluate(
+        ([sql, want]) =>
+          db.query(sql).then(
+            ([row]) => row?.v === want,
+            () => false,
+          ),
+        [sql, want],
+      ),
+    );
+  for (const tab of tabs) await has(tab, "SELECT v FROM t WHERE id = 1", "one");
+  for (const tab of tabs)
+    await tab.evaluate(() => {
+      heard = [];
+      db.liveQuery("SELECT id FROM t", [], (rows) => (window.live = rows.length));
+    });
+  const hears = (list) =>
+    Promise.all(
+      tabs.map((tab) =>
+        until(`a tab hears ${list}`, () =>
+          tab.evaluate(
+            (list) =>
+              list.every(
+                (one) => heard.includes(one) || heard.includes(`${one.split(" ")[0]} any`),
+              ),
+            list,
+          ),
+        ),
+      ),
+    );
+  await group.run("INSERT INTO t VALUES (7, 'seven'); INSERT INTO u VALUES ('k', 1);");
+  await hears(["t 7", "u k"]);
+  for (const tab of tabs) await until("the live query", () => tab.evaluate(() => live === 2));
+  await group.run("DELETE FROM t;");
+  await hears(["t 1", "t 7"]);
+  for (const tab of tabs) await until("the live query", () => tab.evaluate(() => live === 0));
+  const keys = await tabs[0].evaluate(() => heard);
+  assert.ok(keys.includes("t 7") && keys.includes("u k"), `keys are told one by one: ${keys}`);
+  // And a tab's own DELETE without WHERE travels.
+  await tabs[1].evaluate(() => db.exec("DELETE FROM u"));
+  await until(
+    "u empty in the shell",
+    async () => (await group.run("SELECT count(*) FROM u;"))[0] === "0",
+  );
+  for (const tab of tabs) {
+    const { state, peers, events, statuses } = await tab.evaluate(async () => ({
+      state: (await db.status()).state,
+      peers: await db.peers(),
+      events: await db.events(),
+      statuses,
+    }));
+    assert.equal(state, "running");
+    assert.equal(peers[0].path, "relayed");
+    assert.ok(events.some(({ code }) => code === "connected") && statuses > 0);
+  }
+  await tabs[1].evaluate(() => db.leave({ forget: true }));
+  assert.equal(await tabs[0].evaluate(() => db.status().then(({ joined }) => joined)), false);
+  const left = await tabs[0].evaluate(() =>
+    db.query("SELECT name FROM sqlite_schema WHERE name GLOB '__wavesync*'"),
+  );
+  assert.deepEqual(left, []);
+  await Promise.all(tabs.map((tab) => tab.close()));
+});

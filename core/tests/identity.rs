@@ -241,3 +241,18 @@ fn p14_caps_fall_only_and_bound_the_vector_for_ever() {
     assert_eq!(b.vector().get(site), low);
     assert_eq!(a.store.take_caps(NOW, &cap(low)).unwrap(), (true, Some(low)), "a has to change");
 }
+
+/// What a copy holds unfolded is folded under the former identity, by the start that gives it another.
+#[test]
+fn p14_a_copy_with_unfolded_rows_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let a = Site::new(dir.path(), 1);
+    let app = Connection::open(&a.path).unwrap();
+    app.execute("INSERT INTO t VALUES('unfolded', 1)", []).unwrap();
+    let path = dir.path().join("copy.db");
+    backup(&a, &path);
+    let mut copy = Store::open(Connection::open(&path).unwrap()).unwrap();
+    let identity = copy.start(NOW, &FileIdentity("copy".into()), &[9; 64]).unwrap();
+    assert_ne!(identity.site, a.site());
+    assert_eq!(copy.own_state(NOW).unwrap().boot, identity.boot);
+}

@@ -257,6 +257,8 @@ impl Store {
             return done;
         }
         self.cache = super::Cache::default();
+        // The fold above was under the former identity.
+        self.own = None;
         if has_self {
             self.effects.notes.push(super::Note {
                 code: "new_identity",

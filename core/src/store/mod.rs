@@ -476,6 +476,12 @@ impl Store {
         self.conn
     }
 
+    /// The connection, to put another content under a running engine.
+    #[cfg(feature = "mutants")]
+    pub fn connection_mut(&mut self) -> &mut Connection {
+        &mut self.conn
+    }
+
     /// The connection, for reading only.
     #[must_use]
     pub fn connection(&self) -> &Connection {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod contended;
+mod copies;
 mod dice;
 mod image;
 mod mutants;

@@ -35,6 +35,7 @@ fn a_write_at_any_moment_of_the_handshake_arrives() {
             actions: 0,
             calm: false,
             contended: false,
+            copies: false,
             bounds: Bounds::default(),
         });
         world.network.links[0].delay = (40, 0);
@@ -70,6 +71,7 @@ fn everybody_who_adopts_tables_is_told_of_a_new_one() {
             actions: 0,
             calm: false,
             contended: false,
+            copies: false,
             bounds: Bounds::default(),
         });
         world.network.links[1].delay = (40, 0);

@@ -336,6 +336,9 @@ pub fn act(world: &mut World) -> Result<(), Failure> {
             world.say(|| format!("r{at} {script}"));
             tell(world, at)
         }
+        81.. if world.plan.copies && !world.plan.calm && world.dice.percent(25) => {
+            crate::copies::act(world, at)
+        }
         81..=100 if world.plan.calm => Ok(()),
         81..=93 => {
             let link = world.dice.index(world.network.links.len());

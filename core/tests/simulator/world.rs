@@ -1,11 +1,11 @@
 //! A group of replicas, the network between them, and virtual time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use wavesync_core::auth::GroupKey;
-use wavesync_core::ids::Millis;
+use wavesync_core::ids::{Millis, SiteId};
 use wavesync_core::limits::Bounds;
 use wavesync_core::machine::{Config, Event as Report, Input, Level, Machine, Output, PeerId};
 use wavesync_core::mutants::{self, Mutant};
@@ -15,6 +15,7 @@ use wavesync_core::store::group::Join;
 use wavesync_core::store::identity::FileIdentity;
 use wavesync_core::value::Value;
 
+use crate::copies::Copy;
 use crate::dice::Dice;
 use crate::image::Image;
 use crate::network::{Event, Item, Link, Network};
@@ -41,6 +42,8 @@ pub struct Plan {
     pub calm: bool,
     /// There are tables whose constraints contend.
     pub contended: bool,
+    /// Copies of files are put back, or over other files.
+    pub copies: bool,
     pub bounds: Bounds,
 }
 
@@ -94,6 +97,7 @@ impl Plan {
             actions: dice.within(15, 60),
             calm: false,
             contended: seed % 4 < 2,
+            copies: false,
             bounds: Bounds {
                 chunk_rows: dice.within(1, 4) as usize,
                 chunk_scan_entries: dice.within(3, 9) as usize,
@@ -124,6 +128,10 @@ pub struct Replica {
 }
 
 impl Replica {
+    pub fn conn_mut(&mut self) -> &mut Connection {
+        self.store.as_mut().expect("the store is only away during a restart").connection_mut()
+    }
+
     pub fn conn(&self) -> &Connection {
         self.store.as_ref().expect("the store is only away during a restart").connection()
     }
@@ -144,6 +152,9 @@ pub struct World {
     trace: u64,
     pub verbose: bool,
     steps: u64,
+    pub copy: Option<Copy>,
+    /// Sites under which two histories went on for a while.
+    pub forked: BTreeSet<SiteId>,
 }
 
 impl World {
@@ -161,6 +172,8 @@ impl World {
             trace: 0xCBF2_9CE4_8422_2325,
             verbose: std::env::var("SIM_TRACE").is_ok(),
             steps: 0,
+            copy: None,
+            forked: BTreeSet::new(),
             dice: dice.clone(),
             plan,
         };

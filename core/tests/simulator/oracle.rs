@@ -165,7 +165,12 @@ fn is_held(own: &Table, key: &Value, other: &Row, column: Option<&String>, dot: 
         let linked = known == key || (own.integer_key && held.birth == other.birth);
         let stored = held.dots().any(|(_, known)| known == dot);
         let newer = held.length >= other.length && dominates(held, other, column, dot);
-        linked && (stored || newer)
+        // What this delete ended is over there, too, by a delete that is still to come.
+        let mut ended = other.ended.iter().filter(|(_, death)| **death == dot).peekable();
+        let over = column.is_none()
+            && ended.peek().is_some()
+            && ended.all(|(birth, _)| held.ended.contains_key(birth));
+        linked && (stored || newer || over)
     })
 }
 

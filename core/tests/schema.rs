@@ -258,6 +258,30 @@ fn a_renamed_table_keeps_its_history_and_meets_the_others() {
 }
 
 #[test]
+fn a_table_that_was_renamed_here_is_not_adopted_under_its_former_name() {
+    let (mut a, mut b) = pair(
+        "CREATE TABLE user(id TEXT PRIMARY KEY, name TEXT);",
+        "INSERT INTO user VALUES (1, 2)",
+    );
+    sync(&mut a, &mut b);
+    a.app.execute("UPDATE __wavesync_meta SET value = 1 WHERE key = 'adopt'", []).unwrap();
+    // b does not know of it yet, and tells of its schema, before a's engine has looked.
+    let told = b.store.schema(Millis(b.now)).unwrap();
+    a.app.execute_batch("ALTER TABLE user RENAME TO person").unwrap();
+    assert_eq!(a.store.adopt(Millis(a.now), &told).unwrap(), Vec::<String>::new());
+    let user = "SELECT count(*) FROM sqlite_schema WHERE name = 'user'";
+    assert_eq!(a.app.query_row(user, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
+    // A new table of that name is another one, if the other side has both.
+    b.app
+        .execute_batch(
+            "ALTER TABLE user RENAME TO person; CREATE TABLE user(id TEXT PRIMARY KEY, mail TEXT)",
+        )
+        .unwrap();
+    let told = b.store.schema(Millis(b.now)).unwrap();
+    assert_eq!(a.store.adopt(Millis(a.now), &told).unwrap(), ["user"]);
+}
+
+#[test]
 fn tables_that_swap_their_names_keep_their_rows() {
     let sql =
         "CREATE TABLE p(id INTEGER PRIMARY KEY, v); CREATE TABLE q(id INTEGER PRIMARY KEY, v)";

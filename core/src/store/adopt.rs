@@ -49,6 +49,11 @@ impl Store {
         self.write(now, |tx| {
             let mut created = Vec::new();
             for table in tables.iter().filter(|table| missing.contains(&table.name)) {
+                // Whoever tells this does not know yet that the table has another name here.
+                let renamed = tx.renamed_here(&table.name)?;
+                if renamed.is_some_and(|now| tables.iter().all(|told| told.name != now)) {
+                    continue;
+                }
                 if tx.try_create_adopted(table)? {
                     created.push(table.name.clone());
                 }
@@ -115,6 +120,18 @@ impl Store {
 }
 
 impl Tx<'_> {
+    /// What a table of this name is called here by now.
+    fn renamed_here(&self, name: &str) -> Result<Option<String>> {
+        super::optional(
+            self.conn
+                .prepare_cached(
+                    "SELECT t.name FROM __wavesync_former f JOIN __wavesync_table t ON t.num = f.tbl
+                     WHERE f.col = -1 AND f.name = ?1 AND t.here",
+                )?
+                .query_row([name], |row| row.get(0)),
+        )
+    }
+
     /// Creates one table, or notes why it cannot be created here; the others do not suffer.
     fn try_create_adopted(&mut self, table: &TableSchema) -> Result<bool> {
         self.conn.execute_batch("SAVEPOINT wavesync_adopt")?;

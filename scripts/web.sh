@@ -2,7 +2,8 @@
 # Builds the browser module: WebAssembly and its JavaScript glue, into wasm/pkg. Says how large they
 # are, and fails if that is more than a page should load.
 #
-#   WASM_OPT=…   the wasm-opt to use; without one the module stays as the compiler made it
+#   WASM_OPT=…   a wasm-opt to use, of binaryen 124 or newer (older ones cannot read the module);
+#                without it the module stays as the compiler made it
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,7 +17,7 @@ scripts/wasm.sh "$cargo" build --locked --profile browser -p wavesync-wasm --tar
 mkdir -p "$out"
 "$cargo" run --locked -q -p wavesync-bindgen -- "$built" "$out"
 
-optimiser=${WASM_OPT:-$(command -v wasm-opt || true)}
+optimiser=${WASM_OPT:-}
 module=$out/wavesync_bg.wasm
 if [ -n "$optimiser" ]; then
   "$optimiser" -Os --all-features --disable-custom-descriptors "$module" -o "$module.small"

@@ -24,7 +24,7 @@ PACKAGES := wavesync-core wavesync-transport wavesync-net wavesync-relay wavesyn
 
 # In the order written, also under -j: cargo uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup ext wasm browser relay demo demo-web fmt clippy deny unit sim groups sim-quick ext-test sql check test bench bench-sync clean
+.PHONY: help setup ext wasm browser relay demo demo-web fmt clippy deny unit sim groups sim-quick ext-test sql check test bench bench-sync bench-contention clean
 
 help: ## this list
 	@echo "wavesync: any SQLite database, synced peer to peer"
@@ -116,6 +116,9 @@ bench: | setup ## what it costs beside plain SQLite (ONLY='fold merge' KEYS=int 
 
 bench-sync: ext ## what a sync costs end to end, between two sqlite3 shells (ONLY='rows blob' ROWS=100000)
 	ONLY="$(ONLY)" ROWS="$(ROWS)" /usr/bin/python3 scripts/bench-sync.py ./wavesync.so
+
+bench-contention: ext ## what a program that writes and the engine cost each other
+	/usr/bin/python3 scripts/bench-contention.py .
 
 clean: ## remove what was built
 	$(CARGO) clean

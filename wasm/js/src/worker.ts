@@ -60,6 +60,10 @@ class Tab {
   }
 
   async open(): Promise<void> {
+    // Compiled while the locks and the files are looked at, and by every tab: whoever takes over
+    // has it. Why it failed is told below.
+    const loading = load(this.wasm);
+    loading.catch(() => {});
     // Others learn from this lock that this tab has ended.
     const lock = this.#lockOf(this.#id);
     await new Promise<void>((held, failed) => {
@@ -76,8 +80,7 @@ class Tab {
         ),
       );
     }, WELCOME_MAX_MS);
-    // Ready to take over at once.
-    await load(this.wasm);
+    await loading;
   }
 
   request(request: Request): void {
@@ -177,7 +180,7 @@ class Tab {
       return;
     }
     this.#leader = this.#id;
-    await this.#forgetTheDead();
+    void this.#forgetTheDead();
     this.#toLeader.onmessage = ({ data }) => void this.#asked(data);
     this.#sendAgain();
     this.#everybody.postMessage({ kind: "leader", leader: this.#id } satisfies TabMessage);

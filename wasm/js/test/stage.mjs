@@ -4,7 +4,7 @@
 import { once } from "node:events";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { createServer } from "node:http";
-import { cpus, loadavg, tmpdir } from "node:os";
+import { tmpdir } from "node:os";
 import { extname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
@@ -18,8 +18,6 @@ const TYPES = {
   ".css": "text/css",
   ".json": "application/json",
 };
-/** Times are measured with a wall clock: what else the machine does is allowed for. */
-export const busy = () => Math.max(1, loadavg()[0] / cpus().length);
 /** What is waited for comes within this time, or the test has failed. */
 export const DEADLINE_MS = 30_000;
 

@@ -160,7 +160,6 @@ fn random() -> [u8; 64] {
 }
 
 fn start(database: &str, settings: Settings, passphrase: &str, reader: Connection) {
-    report_panics();
     let (control, inbox) = Control::new();
     let (alive, ended) = async_channel::bounded(1);
     let board = Board::default();
@@ -198,11 +197,6 @@ fn warn_if_weak(passphrase: &str, board: &Board) {
     let hint = "choose a longer one; to change it, every member leaves and joins again";
     let (level, code) = (Level::Warning, "weak_passphrase");
     board.log(driver::now(), Event { level, code, message, hint: hint.to_owned(), peer: None });
-}
-
-/// A panic ends the module; its text is on the console then.
-fn report_panics() {
-    std::panic::set_hook(Box::new(|panic| console_error(&panic.to_string())));
 }
 
 /// Runs the driver until it is stopped, under a new identity if need be.

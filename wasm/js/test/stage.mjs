@@ -2,7 +2,7 @@
 //! here ends with the stage.
 
 import { once } from "node:events";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { extname, join } from "node:path";
@@ -41,12 +41,18 @@ export class Stage {
   /** What is served instead of a file: path to a function from its text to another one. */
   rewritten = {};
 
-  static async open({ args = [] } = {}) {
+  /** `preferences`: of the browser's profile. */
+  static async open({ args = [], preferences } = {}) {
     const stage = new Stage();
     stage.directory = await mkdtemp(join(tmpdir(), "wavesync-js-"));
     stage.#ends.push(() => rm(stage.directory, { recursive: true, force: true, maxRetries: 5 }));
     await stage.#serve();
-    stage.context = await chromium.launchPersistentContext(join(stage.directory, "profile"), {
+    const profile = join(stage.directory, "profile");
+    if (preferences) {
+      await mkdir(join(profile, "Default"), { recursive: true });
+      await writeFile(join(profile, "Default", "Preferences"), JSON.stringify(preferences));
+    }
+    stage.context = await chromium.launchPersistentContext(profile, {
       executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
       headless: true,
       // Without a namespace for its sandbox, as in most containers and for root.

@@ -57,8 +57,7 @@ pub fn act(world: &mut World, at: usize) -> Result<(), Failure> {
     DONE[what].fetch_add(1, Ordering::Relaxed);
     // Both histories go on under the site of the copy until that is noticed.
     world.forked.insert(site_of(&old.conn));
-    let conn = world.replicas[at].conn_mut();
-    copy(&old.conn, conn);
+    copy(&old.conn, &mut world.replicas[at].file.app);
     forget_what_is_gone(world);
     world.memory.restored(at, old.of);
     if running { world.feed(at, Input::Committed) } else { world.restart(at) }

@@ -6,6 +6,7 @@
 mod contended;
 mod copies;
 mod dice;
+mod file;
 mod image;
 mod mutants;
 mod network;

@@ -1,14 +1,13 @@
 //! A group of replicas, the network between them, and virtual time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use rusqlite::Connection;
-use rusqlite::config::DbConfig;
 use wavesync_core::auth::GroupKey;
 use wavesync_core::ids::{Millis, SiteId};
 use wavesync_core::limits::Bounds;
 use wavesync_core::machine::{Config, Event as Report, Input, Level, Machine, Output, PeerId};
-use wavesync_core::mutants::{self, Mutant};
 use wavesync_core::store::Store;
 use wavesync_core::store::contact::Existing;
 use wavesync_core::store::group::Join;
@@ -17,6 +16,7 @@ use wavesync_core::value::Value;
 
 use crate::copies::Copy;
 use crate::dice::Dice;
+use crate::file::File;
 use crate::image::Image;
 use crate::network::{Event, Item, Link, Network};
 use crate::oracle::{self, Failure, Memory};
@@ -120,7 +120,8 @@ pub struct Replica {
     store: Option<Store>,
     pub machine: Machine,
     pub peer: PeerId,
-    file: FileIdentity,
+    pub file: File,
+    identity: FileIdentity,
     /// Its clock minus the virtual time, in milliseconds.
     pub skew: i64,
     wake_at: u64,
@@ -128,12 +129,9 @@ pub struct Replica {
 }
 
 impl Replica {
-    pub fn conn_mut(&mut self) -> &mut Connection {
-        self.store.as_mut().expect("the store is only away during a restart").connection_mut()
-    }
-
+    /// The connection of the oracles.
     pub fn conn(&self) -> &Connection {
-        self.store.as_ref().expect("the store is only away during a restart").connection()
+        self.file.eye()
     }
 }
 
@@ -187,23 +185,25 @@ impl World {
     }
 
     fn add_replica(&mut self, at: usize, skew: i64) {
-        let conn = Connection::open_in_memory().unwrap();
-        crate::workload::existing_rows(self, &conn, at);
-        let mut store = Store::open(conn).unwrap();
-        store.set_bounds(self.plan.bounds);
-        let file = FileIdentity(format!("file {at}"));
-        let now = Millis(self.now.saturating_add_signed(skew));
+        let file = File::new();
         let foreign_keys = self.plan.contended;
+        file.app.pragma_update(None, "foreign_keys", foreign_keys).unwrap();
+        crate::workload::existing_rows(self, &file.app, at);
+        let mut store = Store::open(file.connect()).unwrap();
+        store.set_bounds(self.plan.bounds);
+        let identity = FileIdentity(format!("file {at}"));
+        let now = Millis(self.now.saturating_add_signed(skew));
         let join = Join { topic: "simulator".into(), foreign_keys, ..Join::default() };
-        store.join(now, &join, &file, &self.dice.bytes()).unwrap();
+        store.join(now, &join, &identity, &self.dice.bytes()).unwrap();
         self.memory.clocks[at] = now.0;
         let mut peer = self.dice.bytes::<8>().to_vec();
         peer.push(at as u8);
         let peer = PeerId(peer);
-        let machine = start(&mut store, now, &file, &peer, &mut self.dice, at);
+        let machine = start(&mut store, now, &identity, &peer, &mut self.dice, at);
         let wake_at = self.now;
         let store = Some(store);
-        self.replicas.push(Replica { store, machine, peer, file, skew, wake_at, wakes: 0 });
+        let replica = Replica { store, machine, peer, file, identity, skew, wake_at, wakes: 0 };
+        self.replicas.push(replica);
     }
 
     fn add_links(&mut self) {
@@ -239,8 +239,12 @@ impl World {
         Millis(self.now.saturating_add_signed(self.replicas[replica].skew))
     }
 
-    pub fn image(&self, replica: usize) -> Image {
-        Image::read(self.replicas[replica].conn())
+    pub fn image(&self, replica: usize) -> Rc<Image> {
+        self.replicas[replica].file.image()
+    }
+
+    pub fn images(&self) -> Vec<Rc<Image>> {
+        self.replicas.iter().map(|replica| replica.file.image()).collect()
     }
 
     /// A number that two runs share exactly if the same happened in them.
@@ -447,14 +451,15 @@ impl World {
         let store = replica.store.take().expect("a restart follows another");
         let mut store = Store::open(store.into_connection()).unwrap();
         store.set_bounds(self.plan.bounds);
-        replica.machine = start(&mut store, now, &replica.file, &replica.peer, &mut self.dice, at);
+        replica.machine =
+            start(&mut store, now, &replica.identity, &replica.peer, &mut self.dice, at);
         replica.store = Some(store);
         replica.wake_at = self.now + 1;
         Ok(())
     }
 
-    /// Runs SQL of the application, on the replica's own connection with triggers on. What it
-    /// logs is stamped with virtual time: SQL's own clock is the real one.
+    /// Runs SQL of the application. What it logs is stamped with virtual time: SQL's own clock is
+    /// the real one.
     pub fn application(&mut self, at: usize, run: impl FnOnce(&Connection, &mut Dice)) {
         self.last_write = self.now.max(self.last_write + 1);
         self.now = self.last_write;
@@ -464,22 +469,14 @@ impl World {
             time += 86_400_000;
         }
         let recursive = self.dice.percent(50);
-        let conn = self.replicas[at].store.as_ref().unwrap().connection();
+        let conn = &self.replicas[at].file.app;
         let end = "SELECT coalesce(max(seq), 0) FROM __wavesync_log";
-        let before: i64 = conn.query_row(end, [], |row| row.get(0)).unwrap();
-        let triggers = |on| conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, on);
-        triggers(true).unwrap();
-        conn.pragma_update(None, "foreign_keys", self.plan.contended).unwrap();
-        // The mutant is about what is applied.
-        conn.pragma_update(None, "ignore_check_constraints", false).unwrap();
+        let before: i64 =
+            conn.prepare_cached(end).unwrap().query_row([], |row| row.get(0)).unwrap();
         conn.pragma_update(None, "recursive_triggers", recursive).unwrap();
         run(conn, &mut self.dice);
-        conn.pragma_update(None, "recursive_triggers", true).unwrap();
-        conn.pragma_update(None, "foreign_keys", false).unwrap();
-        let unchecked = mutants::on(Mutant::ChecksIgnored);
-        conn.pragma_update(None, "ignore_check_constraints", unchecked).unwrap();
-        triggers(false).unwrap();
-        conn.execute("UPDATE __wavesync_log SET at = ?1 WHERE seq > ?2", [time, before]).unwrap();
+        let stamp = "UPDATE __wavesync_log SET at = ?1 WHERE seq > ?2";
+        conn.prepare_cached(stamp).unwrap().execute([time, before]).unwrap();
         self.replicas[at].wake_at = self.replicas[at].wake_at.max(self.now + 1);
     }
 

@@ -11,6 +11,7 @@ mod image;
 mod mutants;
 mod network;
 mod oracle;
+mod plan;
 mod regressions;
 mod sole;
 mod workload;

@@ -1,7 +1,7 @@
 //! What must hold, one function per property. Each names the rule that it watches.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use wavesync_core::ids::{Dot, SiteId, Stamp};
@@ -23,7 +23,7 @@ pub struct Failure {
 }
 
 /// Every oracle, by the name under which it fails.
-pub const ORACLES: [&str; 16] = [
+pub const ORACLES: [&str; 17] = [
     "panic",
     "error report",
     "quiet",
@@ -40,6 +40,7 @@ pub const ORACLES: [&str; 16] = [
     "budget",
     "integrity",
     "foreign keys",
+    "one engine per site",
 ];
 
 thread_local! {
@@ -65,6 +66,14 @@ pub fn fail(oracle: &'static str, message: String) -> Check {
 const COUNTER_SLACK_MS: u64 = 2;
 
 pub type Check = Result<(), Failure>;
+/// Sites under which two histories went on for a while, and up to where they are one.
+pub type Forks = BTreeMap<SiteId, Stamp>;
+
+/// Whether a dot names one write event: not if two histories may have given it.
+fn is_one_event(forks: &Forks, dot: Dot) -> bool {
+    forks.get(&dot.site).is_none_or(|common| dot.stamp <= *common)
+}
+
 type CellEvent = (String, Value, String, Dot);
 
 /// What oracles remember of earlier states.
@@ -98,7 +107,7 @@ pub fn during(world: &mut World) -> Check {
     let fresh: Vec<bool> = (0..images.len()).map(|at| !same(at)).collect();
     monotone(world, &images)?;
     clock_is_own(world, &images)?;
-    vector_is_sound(&images, &fresh, &world.forked)?;
+    vector_is_sound(&images, &fresh, &world.forks)?;
     for at in (0..images.len()).filter(|at| fresh[*at]) {
         table_follows_rows(at, &images[at])?;
         one_event_one_value(world, at, &images[at])?;
@@ -106,6 +115,20 @@ pub fn during(world: &mut World) -> Check {
     }
     world.memory.held = images;
     Ok(())
+}
+
+/// P14: no two engines run under one site, whatever files were copied. Looked at when one starts:
+/// what peers show one of them a moment later would part them, too.
+pub fn one_engine_per_site(world: &World, at: usize) -> Check {
+    let site = world.replicas[at].site;
+    let mut others = world.replicas.iter().enumerate().filter(|(other, _)| *other != at);
+    match others.find(|(_, other)| other.site == site) {
+        Some((other, _)) => {
+            let text = format!("the engines of {at} and {other} both run under {site:?}");
+            fail("one engine per site", text)
+        }
+        None => Ok(()),
+    }
 }
 
 /// `db_version` and the hybrid logical clock never go back, restarts included (P3, I3).
@@ -137,14 +160,14 @@ fn clock_is_own(world: &World, images: &[Rc<Image>]) -> Check {
 }
 
 /// P6: whatever a vector covers is dominated by the row states behind it.
-fn vector_is_sound(images: &[Rc<Image>], fresh: &[bool], forked: &BTreeSet<SiteId>) -> Check {
+fn vector_is_sound(images: &[Rc<Image>], fresh: &[bool], forks: &Forks) -> Check {
     for (reader, image) in images.iter().enumerate() {
         let others = images.iter().enumerate();
         let others = others.filter(|(at, _)| *at != reader && (fresh[*at] || fresh[reader]));
         for (writer, other) in others {
             for (name, table) in &other.tables {
                 for (key, row) in &table.rows {
-                    let covered = |dot: &Dot| image.covers(*dot) && !forked.contains(&dot.site);
+                    let covered = |dot: &Dot| image.covers(*dot) && is_one_event(forks, *dot);
                     for (column, dot) in row.dots().filter(|(_, dot)| covered(dot)) {
                         let here = image.tables.get(name);
                         let own = here.and_then(|table| table.rows.get(key));
@@ -278,7 +301,7 @@ fn one_event_one_value(world: &mut World, at: usize, image: &Image) -> Check {
         for (key, row) in table.rows.iter().filter(|(key, _)| !table.unfolded.contains(*key)) {
             let values = table.values(key, row);
             for (column, dot) in &row.cells {
-                if world.forked.contains(&dot.site) {
+                if !is_one_event(&world.forks, *dot) {
                     continue;
                 }
                 let Some(value) = values.get(column) else { continue };
@@ -337,6 +360,8 @@ pub fn converged(world: &World) -> Check {
             }
         }
     }
+    // By now every fork is known and capped: nothing of a second history is covered.
+    vector_is_sound(&images, &vec![true; images.len()], &Forks::new())?;
     contended::agreed(world)
 }
 
@@ -486,10 +511,7 @@ pub fn no_echo(world: &mut World) -> Check {
 /// One write in a converged mesh: everybody gets it once from its author, passes it on at most
 /// once to each other, and tells its new vector once or twice; nothing is asked for.
 pub fn budget(world: &mut World) -> Check {
-    // What two histories wrote under one site above its cap is never covered, so a log that holds
-    // it is read, though nothing of it is sent (rule P12).
-    let forked = !world.forked.is_empty();
-    if world.plan.topology != Topology::Mesh || !world.plan.schemas_meet || forked {
+    if world.plan.topology != Topology::Mesh || !world.plan.schemas_meet || never_closed(world) {
         return Ok(());
     }
     let (frames, bytes) = (world.network.frames, world.network.bytes);
@@ -521,6 +543,16 @@ pub fn budget(world: &mut World) -> Check {
         return fail("budget", text);
     }
     converged(world)
+}
+
+/// What two histories wrote under one site above its cap is never covered, so a log that holds it is
+/// read, though nothing of it is sent (rule P12).
+fn never_closed(world: &World) -> bool {
+    let open = |image: &Image| {
+        let mut rows = image.tables.values().flat_map(|table| table.rows.values());
+        rows.any(|row| row.dots().any(|(_, dot)| !image.covers(dot)))
+    };
+    !world.forks.is_empty() && world.images().iter().any(|image| open(image))
 }
 
 /// Lets everything that was recorded be noticed.

@@ -98,8 +98,8 @@ sim: | setup ## the simulator and the reference model: many seeds, every propert
 groups: | setup ## what a write costs in groups of 2 to 1,000 members (minutes)
 	GROUP_SIZES=2,10,100,1000 $(CARGO) test --locked --profile simulator -p wavesync-core --test groups -- --nocapture
 
-sim-quick: ## the simulator as far as make test runs it (TEST_SEEDS=1000)
-	@$(BOUNDED) $(MAKE) sim SEEDS=$(or $(TEST_SEEDS),1000)
+sim-quick: ## the simulator as far as make test runs it (TEST_SEEDS=2000)
+	@$(BOUNDED) $(MAKE) sim SEEDS=$(or $(TEST_SEEDS),2000)
 
 ext-test: | setup ## load the extension into real hosts (shell, Python, apsw, old SQLite)
 	$(BOUNDED) ext/tests/load.sh

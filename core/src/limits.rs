@@ -126,7 +126,7 @@ pub const MEMBERS_KNOWN_MAX: usize = 1_024;
 pub const STORE_RETRY_MS: u64 = 20;
 /// A lock that keeps the engine from the file for longer than this is told.
 pub const LOCKED_TOLD_MS: u64 = 5_000;
-/// Messages of one peer that wait for SQLite; more close the connection.
+/// Messages of all peers that wait for SQLite; the stream of the newest one beyond that ends.
 pub const INBOX_MAX_MESSAGES: usize = 256;
 /// Messages of all peers that wait for SQLite, together; one may be larger alone.
 pub const INBOX_MAX_BYTES: usize = 128 * 1024 * 1024;

@@ -3,23 +3,18 @@
 //! Knows Markdown tables and fenced blocks only as far as these documents use them.
 #![allow(clippy::unwrap_used)]
 
+#[path = "examples/mod.rs"]
+mod examples;
+
 use std::collections::BTreeMap;
 
 use rusqlite::Connection;
-use wavesync_core::auth::Greeting;
-use wavesync_core::ids::{Boot, Cursor, Dot, Millis, Seq, SiteId, Stamp};
+use wavesync_core::ids::Millis;
 use wavesync_core::limits;
 use wavesync_core::store::Store;
 use wavesync_core::store::group::Join;
 use wavesync_core::store::identity::FileIdentity;
-use wavesync_core::store::vector::Vector;
-use wavesync_core::value::Value;
-use wavesync_core::wire;
-use wavesync_core::wire::message::{
-    Attach, Chunk, PushMessage, Refusal, Request, SampleTable, State, Unrelated, VectorList, plain,
-    sealed,
-};
-use wavesync_core::wire::rows::{Batch, Row, TableRows};
+use wavesync_core::wire::message::{plain, sealed};
 
 const PROTOCOL: &str = include_str!("../../docs/PROTOCOL.md");
 const STORAGE: &str = include_str!("../../docs/STORAGE.md");
@@ -132,82 +127,26 @@ fn every_kind_of_message_stands_in_the_protocol_with_its_number() {
 #[test]
 fn the_bytes_of_the_examples_are_those_of_the_code() {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let site = SiteId(std::array::from_fn(|at| at as u8));
-    let mut vector = Vector::default();
-    vector.0.insert(site, (Stamp(65_536), Boot(7)));
-    let vector = VectorList::from(&vector);
-    let cursor = Cursor { boot: Boot(9), seq: Seq(2), high: Seq(3) };
-    let (boot, applied) = (Boot(7), VectorList::default());
-    let state = State {
-        boot,
-        end: Seq(5),
-        vector: vector.clone(),
-        partial: false,
-        applied: applied.clone(),
-        closed: true,
-        cursor,
-        caps: Vec::new(),
-    };
-    let (prev, upto) = (Stamp(65_536), Stamp(65_537));
-    let sent_to = vec![1, 2, 3, 4];
-    let push = PushMessage { site, boot, prev, upto, sent_to, rows: vec![1, 0] };
-    let chunk = Chunk {
-        from: Seq(2),
-        to: Seq(5),
-        boot,
-        high: Seq(5),
-        rows: vec![1, 0],
-        vector: None,
-        last: false,
-        closed: true,
-        ordered: true,
-        expected: 9,
-        place: vec![1],
-    };
-    let birth = Dot { stamp: Stamp(65_536), site };
-    let cells = vec![(0, birth, Value::text("two")), (1, birth, Value::Null)];
-    let row = Row {
-        key: vec![Value::Integer(2)],
-        length: 1,
-        birth,
-        whole: true,
-        cells,
-        ended: Default::default(),
-    };
-    let edit = Dot { stamp: Stamp(65_540), site };
-    let cells = vec![(1, edit, Value::Integer(-1))];
-    let patch = Row {
-        key: vec![Value::Integer(1)],
-        length: 1,
-        birth,
-        whole: false,
-        cells,
-        ended: Default::default(),
-    };
-    let columns = vec!["a".to_string(), "b".into()];
-    let rows = vec![row, patch];
-    let table = TableRows { name: "t".into(), integer_key: true, key_columns: 1, columns, rows };
-    let sample = vec![SampleTable {
-        name: "t".into(),
-        columns: vec!["a".into(), "b".into()],
-        rows: vec![(1, vec![Some(65_536), None])],
-    }];
-    let request = Request { vector, applied, cursor, place: vec![1], sample, chunk_rows: 1_000 };
-    let encoded: BTreeMap<&str, Vec<u8>> = BTreeMap::from([
-        ("GREETING", wire::encode(&Greeting { version: 1, nonce: [0x22; 32] }).unwrap()),
-        ("REFUSAL", wire::encode(&Refusal { code: 1 }).unwrap()),
-        ("ATTACH", wire::encode(&Attach { session: [0x33; 8], stream: 1 }).unwrap()),
-        ("STATE", wire::encode(&state).unwrap()),
-        ("PUSH", wire::encode(&push).unwrap()),
-        ("REQUEST", wire::encode(&request).unwrap()),
-        ("UNRELATED", wire::encode(&Unrelated { tables: vec!["t".into()] }).unwrap()),
-        ("CHUNK", wire::encode(&chunk).unwrap()),
-        ("batch", Batch { tables: vec![table] }.encode()),
-    ]);
     let shown: BTreeMap<String, String> = rows_of_examples();
-    let code: BTreeMap<String, String> =
-        encoded.iter().map(|(name, bytes)| ((*name).to_string(), hex(bytes))).collect();
+    let code: BTreeMap<String, String> = examples::all()
+        .iter()
+        .map(|example| (example.name.to_string(), hex(&example.bytes)))
+        .collect();
     assert_eq!(shown, code);
+}
+
+#[test]
+fn every_kind_of_message_has_an_example_that_reads_back_the_same() {
+    let kinds = rows(section(PROTOCOL, "## 6. Messages"));
+    let examples: BTreeMap<&str, examples::Example> =
+        examples::all().into_iter().map(|example| (example.name, example)).collect();
+    for row in kinds {
+        let example = examples.get(row[0].as_str()).unwrap_or_else(|| panic!("none of {}", row[0]));
+        assert_eq!(example.kind.map(|kind| kind.to_string()).as_ref(), Some(&row[1]), "{}", row[0]);
+    }
+    for (name, example) in examples {
+        assert_eq!((example.again)(&example.bytes), example.bytes, "{name} reads back otherwise");
+    }
 }
 
 fn rows_of_examples() -> BTreeMap<String, String> {

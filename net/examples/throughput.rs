@@ -20,7 +20,7 @@ fn network(number: u8) -> Network {
     Network::new(Config {
         identity: [number; 32],
         listen,
-        lan_tag: None,
+        lan_key: None,
         relays: Vec::new(),
         direct: false,
     })

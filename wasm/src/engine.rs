@@ -44,7 +44,7 @@ struct Engine {
     changed: Changed,
     topic: String,
     /// Derived from topic and passphrase.
-    tag: [u8; 16],
+    lan_key: [u8; 32],
     on_change: RefCell<Option<Function>>,
     on_status: RefCell<Option<Function>>,
     /// For reports.
@@ -107,7 +107,7 @@ fn join_with(
     check_passphrase(passphrase)?;
     let key = GroupKey::from_passphrase(topic, passphrase)?;
     if let Some(engine) = find(database).filter(|engine| !engine.is_over()) {
-        if engine.topic != topic || engine.tag != key.lan_tag() {
+        if engine.topic != topic || engine.lan_key != key.lan_key() {
             return Err(Fault::new(
                 "already_joined",
                 "this database is joined with another topic or passphrase",
@@ -175,7 +175,7 @@ fn start(database: &str, settings: Settings, passphrase: &str, reader: Connectio
         board,
         changed: Changed::default(),
         topic: settings.topic.clone(),
-        tag: settings.key.lan_tag(),
+        lan_key: settings.key.lan_key(),
         on_change: RefCell::new(before.as_ref().and_then(|e| e.on_change.take())),
         on_status: RefCell::new(before.as_ref().and_then(|e| e.on_status.take())),
         reader,

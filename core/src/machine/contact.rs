@@ -171,7 +171,7 @@ impl Machine {
         Ok(())
     }
 
-    fn site_of(&self, id: &PeerId) -> Option<crate::ids::SiteId> {
+    pub(super) fn site_of(&self, id: &PeerId) -> Option<crate::ids::SiteId> {
         Some(self.peers.get(id)?.known.as_ref()?.site)
     }
 }

@@ -315,6 +315,9 @@ impl Machine {
             // Nobody can tell which of the two is the copy; the other one does the same.
             return self.renew(now, Stamp(0), store);
         }
+        if self.site_of(id).is_some_and(|site| site != hello.site) {
+            return Err(Error::protocol("a second hello under another site id"));
+        }
         let mut vector = hello.state.vector.check()?;
         if self.contradicted(now, &hello.state, &vector, store)? {
             return Ok(());

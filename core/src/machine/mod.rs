@@ -516,23 +516,28 @@ impl Machine {
         store: &mut Store,
     ) -> Result<()> {
         let Some(entry) = self.streams.get(&stream) else { return Ok(()) };
-        let (peer, on_control) =
-            (entry.peer.clone(), matches!(entry.kind, StreamKind::Control { .. }));
-        match (Message::decode(opened)?, on_control) {
-            (Message::Hello(hello), true) => self.hello(now, &peer, hello, store),
-            (Message::State(state), true) => self.peer_state(now, &peer, state, store),
-            (Message::Schema(tables), true) => self.adopt(now, &peer, &tables, store),
-            (Message::Push(push), true) => self.push(now, &peer, push, store),
-            (Message::Request(request), false) => self.request(now, stream, &request, store),
-            (Message::Chunk(chunk), false) => self.chunk(now, stream, &chunk, store),
-            (Message::Credit, false) => self.credit(now, stream, store),
-            (Message::Unrelated(tables), false) => self.unrelated(now, stream, &tables, store),
-            (Message::Abort(_), false) => {
+        let peer = entry.peer.clone();
+        let (asked, asking) = match entry.kind {
+            StreamKind::Outgoing { .. } => (true, false),
+            StreamKind::Incoming { .. } => (false, true),
+            _ => (false, false),
+        };
+        let on_control = !asked && !asking;
+        match Message::decode(opened)? {
+            Message::Hello(hello) if on_control => self.hello(now, &peer, hello, store),
+            Message::State(state) if on_control => self.peer_state(now, &peer, state, store),
+            Message::Schema(tables) if on_control => self.adopt(now, &peer, &tables, store),
+            Message::Push(push) if on_control => self.push(now, &peer, push, store),
+            Message::Request(request) if asked => self.request(now, stream, &request, store),
+            Message::Credit if asked => self.credit(now, stream, store),
+            Message::Chunk(chunk) if asking => self.chunk(now, stream, &chunk, store),
+            Message::Unrelated(tables) if asking => self.unrelated(now, stream, &tables, store),
+            Message::Abort(_) if !on_control => {
                 self.close_stream(stream);
                 self.compare_at = self.compare_at.min(now.plus(limits::ASK_AGAIN_MS));
                 Ok(())
             }
-            (Message::Unknown, _) => Ok(()),
+            Message::Unknown => Ok(()),
             _ => Err(Error::protocol("a message on the wrong kind of stream")),
         }
     }

@@ -16,6 +16,9 @@ use crate::stored::{
     other_keys, schema_texts, stolen_names, unknown_columns, unknown_rows, unknown_tables,
     unknown_values,
 };
+use crate::streams::{
+    another_hello, chunks_out_of_order, empty_chunks, frames_after_the_end, wrong_streams,
+};
 use crate::{Attack, Scene, greeting};
 
 type Entry = (&'static str, bool, Attack);
@@ -68,6 +71,7 @@ pub fn all() -> Vec<Entry> {
         ("catch-ups without end", false, Member(endless_catch_ups)),
         ("two requests and credits for no pass", false, Member(credits_for_nothing)),
         ("messages on the wrong stream", false, Member(wrong_streams)),
+        ("a second hello", false, Member(another_hello)),
         ("chunks out of order", false, Member(chunks_out_of_order)),
         ("a pass of 2,000 empty chunks", false, Member(empty_chunks)),
         ("frames after the end", false, Member(frames_after_the_end)),
@@ -527,62 +531,6 @@ fn credits_for_nothing(scene: &mut Scene) {
     scene.send_on(&mut stream, sealed::REQUEST, &body);
     for _ in 0..500 {
         scene.send_on(&mut stream, sealed::CREDIT, &[]);
-    }
-}
-
-fn wrong_streams(scene: &mut Scene) {
-    let request = wire::encode(&scene.request()).unwrap();
-    let chunk = wire::encode(&scene.chunk(0, 1, Batch::default().encode())).unwrap();
-    let state = wire::encode(&scene.state()).unwrap();
-    for (kind, body) in
-        [(sealed::REQUEST, &request), (sealed::CHUNK, &chunk), (sealed::CREDIT, &vec![])]
-    {
-        scene.say(kind, body);
-    }
-    for (kind, body) in [(sealed::CHUNK, &chunk), (sealed::STATE, &state), (sealed::HELLO, &state)]
-    {
-        let mut stream = scene.attach();
-        scene.send_on(&mut stream, kind, body);
-    }
-}
-
-fn chunks_out_of_order(scene: &mut Scene) {
-    let empty = Batch::default().encode();
-    for (from, to) in [(5, 6), (1, 0), (-1, 4), (0, i64::MAX), (i64::MIN, 0)] {
-        let mut stream = scene.asked();
-        let chunk = scene.chunk(from, to, empty.clone());
-        scene.serve(&mut stream, &chunk);
-        scene.serve(&mut stream, &chunk);
-    }
-    let mut stream = scene.asked();
-    let mut chunk = scene.chunk(0, 1, empty.clone());
-    chunk.place = vec![0; limits::PLACE_MAX_BYTES + 1];
-    scene.serve(&mut stream, &chunk);
-}
-
-fn empty_chunks(scene: &mut Scene) {
-    let mut stream = scene.asked();
-    for at in 0..2_000 {
-        let chunk = scene.chunk(at, at + 1, Batch::default().encode());
-        scene.serve(&mut stream, &chunk);
-    }
-}
-
-fn frames_after_the_end(scene: &mut Scene) {
-    scene.say(200, &[]);
-    let control = scene.line.as_ref().unwrap().control;
-    scene.say(sealed::STATE, &[0xFF]);
-    assert!(scene.stage.seen(scene.puppet).closed.contains(&control));
-    let Some(mut line) = scene.line.take() else { return };
-    for _ in 0..100 {
-        line.say(&mut scene.stage, sealed::STATE, &[0xFF; 1_000]);
-    }
-    let mut stream = scene.attach();
-    let body = wire::encode(&scene.request()).unwrap();
-    scene.send_on(&mut stream, sealed::REQUEST, &body);
-    for _ in 0..100 {
-        scene.send_on(&mut stream, sealed::ABORT, &[0xA0]);
-        scene.send_on(&mut stream, sealed::REQUEST, &body);
     }
 }
 

@@ -10,6 +10,7 @@ mod batches;
 #[path = "../stage/mod.rs"]
 mod stage;
 mod stored;
+mod streams;
 
 use peak_alloc::PeakAlloc;
 use stage::{Line, Stage, frame, key, peer};
@@ -233,6 +234,12 @@ impl Scene {
     pub fn serve(&mut self, stream: &mut (StreamId, Channel), chunk: &Chunk) {
         let body = wire::encode(chunk).unwrap();
         self.send_on(stream, sealed::CHUNK, &body);
+    }
+
+    /// Whether the member has closed a stream, once everything that was sent has arrived.
+    pub fn has_ended(&mut self, end: StreamId) -> bool {
+        self.stage.run();
+        self.stage.seen(self.puppet).closed.contains(&end)
     }
 
     /// A stranger opens a stream and says one thing.

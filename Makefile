@@ -119,8 +119,8 @@ bench: | setup ## what it costs beside plain SQLite (ONLY='fold merge' KEYS=int 
 	ONLY="$(ONLY)" KEYS="$(KEYS)" ROWS="$(ROWS)" ROUNDS="$(ROUNDS)" \
 	  $(CARGO) bench --locked -q -p wavesync-core --bench bench
 
-bench-sync: ext ## what a sync costs end to end, between two sqlite3 shells (ONLY='rows blob' ROWS=100000)
-	ONLY="$(ONLY)" ROWS="$(ROWS)" /usr/bin/python3 scripts/bench-sync.py ./wavesync.so
+bench-sync: ext relay ## what a sync costs end to end, between two sqlite3 shells (ONLY='rows blob' ROWS=100000)
+	ONLY="$(ONLY)" ROWS="$(ROWS)" /usr/bin/python3 scripts/bench-sync.py ./wavesync.so $(TARGET_DIR)/debug/wavesync-relay
 
 bench-contention: ext ## what a program that writes and the engine cost each other
 	/usr/bin/python3 scripts/bench-contention.py .

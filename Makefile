@@ -15,6 +15,9 @@ CASES ?= 240
 DB ?=
 
 CARGO ?= cargo
+# A step of the tests that takes longer hangs; it is ended, and fails. (Seconds.)
+STEP_MAX ?= 2400
+BOUNDED := timeout --verbose -k 10 $(STEP_MAX)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BUILT := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 WASM := wasm32-unknown-unknown
@@ -53,9 +56,9 @@ wasm: | setup ## build the browser module into wasm/pkg, the npm package into wa
 browser: wasm relay ext ## the browser build in Chromium, with a relay and sqlite3 shells
 	cd wasm/tests && npm ci --no-audit --no-fund --silent
 	WAVESYNC_RELAY="$(abspath $(TARGET_DIR)/debug/wavesync-relay)" WAVESYNC_EXT="$(abspath wavesync)" \
-	  npm test --silent --prefix wasm/tests
+	  $(BOUNDED) npm test --silent --prefix wasm/tests
 	WAVESYNC_RELAY="$(abspath $(TARGET_DIR)/debug/wavesync-relay)" WAVESYNC_EXT="$(abspath wavesync)" \
-	  npm test --silent --prefix wasm/js
+	  $(BOUNDED) npm test --silent --prefix wasm/js
 
 relay: | setup ## build the relay
 	$(CARGO) build --locked -p wavesync-relay
@@ -84,10 +87,10 @@ deny: | setup ## licences, banned crates, advisories
 	@scripts/deny.sh
 
 unit: | setup ## unit, property and network tests of core, transport, net and relay
-	$(CARGO) test --locked -p wavesync-core
-	$(CARGO) test --locked -p wavesync-transport
-	$(CARGO) test --locked -p wavesync-net
-	$(CARGO) test --locked -p wavesync-relay
+	$(BOUNDED) $(CARGO) test --locked -p wavesync-core
+	$(BOUNDED) $(CARGO) test --locked -p wavesync-transport
+	$(BOUNDED) $(CARGO) test --locked -p wavesync-net
+	$(BOUNDED) $(CARGO) test --locked -p wavesync-relay
 
 sim: | setup ## the simulator and the reference model: many seeds, every property, planted mutants
 	$(CARGO) test --locked -p wavesync-core --features mutants --lib --test auth
@@ -99,14 +102,14 @@ groups: | setup ## what a write costs in groups of 2 to 1,000 members (minutes)
 fuzz: | setup ## bytes of others, bent by a fuzzer (TIME=60 for each target, ONLY='frame apply', KEEP=1)
 	TIME="$(TIME)" KEEP="$(KEEP)" scripts/fuzz.sh $(ONLY)
 
-sim-quick: ## the simulator as far as make test runs it (TEST_SEEDS=1000)
-	@$(MAKE) sim SEEDS=$(or $(TEST_SEEDS),1000)
+sim-quick: ## the simulator as far as make test runs it (TEST_SEEDS=2000)
+	@$(BOUNDED) $(MAKE) sim SEEDS=$(or $(TEST_SEEDS),2000)
 
 ext-test: | setup ## load the extension into real hosts (shell, Python, apsw, old SQLite)
-	ext/tests/load.sh
+	$(BOUNDED) ext/tests/load.sh
 
 sql: ext ## scenarios in real sqlite3 shells, and what the documents show
-	$(CARGO) test --locked -p wavesync-sql-tests -- $(ONLY)
+	$(BOUNDED) $(CARGO) test --locked -p wavesync-sql-tests -- $(ONLY)
 
 check: fmt clippy ## the quick part, before every commit
 	$(CARGO) test --locked -p wavesync-core --lib

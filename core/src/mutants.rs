@@ -147,6 +147,12 @@ pub enum Mutant {
     CaughtUpByRows,
     /// Fold: an update counts as one of every column.
     EveryColumnWritten,
+    /// P13: a fork of this replica's history is not seen, neither in its file nor in what peers say.
+    ForkUnseen,
+    /// P14: a copy of a file goes on under the site of the original.
+    CloneKeepsSite,
+    /// P14: what two histories wrote under one site counts as seen.
+    CapUnheeded,
     /// What the user can do nothing about now is told as an error.
     WarningIsError,
     /// P10b: a push across a gap is not expected.

@@ -4,6 +4,7 @@
 mod site;
 
 use site::{NOW, Site, content, dump};
+use wavesync_core::limits::Bounds;
 use wavesync_core::value::Value;
 
 /// Folds `from` and gives all of it to `to`.
@@ -311,4 +312,26 @@ fn tables_that_do_not_fit_into_a_message_are_refused_at_home() {
     let mut other = Site::new(2, "CREATE TABLE ok(k TEXT PRIMARY KEY, sqlite_version)");
     send(&mut site, &mut other);
     assert_eq!(rows(&other, "SELECT * FROM ok"), [[Value::text("k"), int(1)]]);
+}
+
+/// To find out what the tables are is a matter of milliseconds where there are many.
+#[test]
+fn taking_existing_rows_in_reads_the_schema_once() {
+    let rows = "INSERT INTO num VALUES(1, 1, 1), (2, 2, 2), (3, 3, 3);
+                INSERT INTO txt VALUES('a', 1, 1), ('b', 2, 2), ('c', 3, 3)";
+    let mut site = Site::before_backfill(1, &format!("{} {rows}", site::TABLES));
+    site.store.set_bounds(Bounds { backfill_rows: 2, ..Bounds::default() });
+    site.store.take_effects();
+    let mut blocks = 0;
+    while site.store.backfill_block(NOW).unwrap() {
+        blocks += 1;
+        assert!(!site.store.take_effects().schema_changed, "block {blocks}");
+    }
+    assert!(!site.store.take_effects().schema_changed, "the last block");
+    assert_eq!(blocks, 5, "two tables of two blocks, two empty ones, the last of which ends it");
+    let image = site.image();
+    assert_eq!(image.tables["num"].rows.len() + image.tables["txt"].rows.len(), 6);
+    // What was taken in is the application's to change like any other row.
+    site.run("UPDATE num SET a = 9 WHERE id = 3");
+    assert_eq!(site.fold(NOW).len(), 1);
 }

@@ -20,7 +20,7 @@ use wavesync_core::store::Store;
 use wavesync_core::store::identity::Identity;
 use wavesync_net::driver::{self, Board, Control, Inbox, Parts, Settings, Snapshot};
 
-use crate::ffi::{SqlError, on_handle_closed};
+use crate::ffi::{SqlError, forked, on_handle_closed, working};
 
 /// A process that does not lead tries again this often, in milliseconds.
 const LEADER_RETRY_MS: u64 = 250;
@@ -128,8 +128,12 @@ fn warn_if_weak(passphrase: &str, board: &Board) {
     board.log(driver::now(), Event { level, code, message, hint: hint.to_owned(), peer: None });
 }
 
-/// The control and board of the engine of a file, if one runs in this process.
+/// The control and board of the engine of a file, if one runs in this process. A forked child has
+/// a copy of what its parent noted, and none of its engines.
 pub fn find(path: &Path) -> Option<(Control, Board)> {
+    if forked() {
+        return None;
+    }
     registry().get(path).map(|engine| (engine.control.clone(), engine.board.clone()))
 }
 
@@ -163,6 +167,9 @@ fn handle_closed(handle: usize) {
 
 /// Ends the engine of a file, whoever uses it. Returns whether there was one.
 pub fn stop(path: &Path) -> bool {
+    if forked() {
+        return false;
+    }
     let Some(engine) = registry().remove(path) else { return false };
     engine.end();
     true
@@ -253,7 +260,8 @@ fn lead(start: Start, inbox: Inbox, board: &Board) -> Result<(), SqlError> {
         board.update(|snapshot| snapshot.leader = true);
         let parts =
             Parts { store, identity, settings: settings.clone(), inbox, board: board.clone() };
-        let ended = driver::run(parts).map_err(|error| SqlError::new(error.to_string()))?;
+        let ended =
+            driver::run(parts, working).map_err(|error| SqlError::new(error.to_string()))?;
         let Some(again) = ended else { break };
         (settings.listen, settings.peers) = (again.listen, again.peers);
         inbox = again.inbox;
@@ -271,7 +279,11 @@ fn open_patiently(
     let start = Instant::now();
     let mut told = false;
     loop {
-        match open_store(path) {
+        let opened = {
+            let _working = working();
+            open_store(path)
+        };
+        match opened {
             Ok(opened) => return Ok(Some(opened)),
             Err(error) if error.retryable() => {
                 if !told && start.elapsed().as_millis() >= u128::from(LOCKED_TOLD_MS) {

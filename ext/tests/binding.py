@@ -1,4 +1,8 @@
-"""The two SQLite modules of Python under one face."""
+"""The two SQLite modules of Python under one face, and what both tests of them ask the system."""
+
+import os
+import signal
+import time
 
 
 def binding(name):
@@ -43,9 +47,22 @@ def binding(name):
 
 def process():
     """Threads, open files and resident KiB of this process."""
-    import os
-
     with open("/proc/self/status") as status:
         fields = dict(line.split(":", 1) for line in status)
     files = len(os.listdir("/proc/self/fd"))
     return int(fields["Threads"]), files, int(fields["VmRSS"].split()[0])
+
+
+def ended_well(child, seconds=60):
+    """Waits for a forked child to end with 0; one that hangs is killed, and fails."""
+    end = time.monotonic() + seconds
+    while True:
+        process, status = os.waitpid(child, os.WNOHANG)
+        if process == child:
+            assert status == 0, status
+            return
+        if time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise AssertionError("the forked child hangs")
+        time.sleep(0.002)

@@ -24,6 +24,7 @@ HANDLES = 1000
 # descriptors, for all engines to come.
 LEFT_THREADS = 1
 ENGINES = 30
+FORKS = 50
 
 
 def until(what, seconds=30):
@@ -74,27 +75,63 @@ def handles_and_engines_leave_nothing_behind(folder):
     last.close()
 
 
+WRITER = """
+import sqlite3, sys, time
+plain = sqlite3.connect(sys.argv[1], isolation_level=None)
+plain.execute("PRAGMA busy_timeout = 5000")
+print("writes", flush=True)
+end = time.monotonic() + 60
+while time.monotonic() < end:
+    plain.execute("INSERT INTO t(x) VALUES (hex(randomblob(50)))")
+    time.sleep(0.001)
+"""
+
+
 def a_forked_child_has_no_engine_and_harms_none(folder):
+    """Also while the engine works: it must not be inside of SQLite when the process forks."""
     path = os.path.join(folder, "fork.db")
     parent = member(path)
-    parent.rows("CREATE TABLE t(id INTEGER PRIMARY KEY)")
+    # In WAL mode one that writes again and again does not starve the children.
+    parent.ask("PRAGMA journal_mode = wal")
+    parent.rows("CREATE TABLE t(id INTEGER PRIMARY KEY, x)")
     until(lambda: running(parent))
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            own = Host(os.path.join(folder, "child.db")).load(WAVESYNC)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True
+    )
+    assert writer.stdout.readline() == "writes\n"
+    for turn in range(FORKS):
+        child = os.fork()
+        if child == 0:
+            status = 1
             try:
-                own.ask(JOIN, ALONE)
-            except Failure as error:
-                status = 0 if "forked" in str(error) else 2
-            own.close()
-        finally:
-            os._exit(status)
-    _, status = os.waitpid(child, 0)
-    assert status == 0, status
-    parent.rows("INSERT INTO t VALUES (1)")
-    until(lambda: parent.ask("SELECT count(*) FROM wavesync_changes") == 1)
+                own = Host(os.path.join(folder, "child.db")).load(WAVESYNC)
+                refusal = ""
+                try:
+                    own.ask(JOIN, ALONE)
+                except Failure as error:
+                    refusal = str(error)
+                own.close()
+                same = Host(path).load(WAVESYNC)
+                same.ask("PRAGMA busy_timeout = 20000")
+                same.rows("INSERT INTO t(x) VALUES ('child')")
+                state = same.ask("SELECT state FROM wavesync_status")
+                left = same.ask("SELECT wavesync_leave()")
+                same.close()
+                if "forked" in refusal and state == "off" and left == 0:
+                    status = 0
+                else:
+                    print("in the child:", refusal, state, left, flush=True)
+            finally:
+                os._exit(status)
+        binding.ended_well(child)
+    writer.kill()
+    writer.wait()
+    assert running(parent), parent.rows("SELECT state, leader FROM wavesync_status")
+    parent.rows("INSERT INTO t(x) VALUES ('parent')")
+    count = "SELECT count(*) FROM t"
+    from_children = parent.ask(count + " WHERE x = 'child'")
+    assert from_children == FORKS, (from_children, FORKS)
+    until(lambda: parent.ask("SELECT count(*) FROM wavesync_changes") == parent.ask(count))
     parent.close()
 
 

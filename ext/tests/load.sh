@@ -10,6 +10,11 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 libraries=$(mktemp -d)
 trap 'rm -rf "$libraries"' EXIT
 
+# A host that hangs fails here, and not when the patience of whoever started all this ends.
+bounded() {
+    timeout --verbose -k 10 600 "$@"
+}
+
 fail() {
     echo "ext-test: $*" >&2
     exit 1
@@ -25,12 +30,12 @@ if ! [ -x "$target/venv/bin/python" ]; then
 fi
 "$target/venv/bin/python" -c 'import apsw' 2>/dev/null ||
     "$target/venv/bin/pip" install --quiet apsw
-RUST_BACKTRACE=0 "$target/venv/bin/python" ext/tests/host.py apsw "$libraries"
-/usr/bin/python3 ext/tests/engine.py sqlite3 "$libraries"
-"$target/venv/bin/python" ext/tests/engine.py apsw "$libraries"
+bounded env RUST_BACKTRACE=0 "$target/venv/bin/python" ext/tests/host.py apsw "$libraries"
+bounded /usr/bin/python3 ext/tests/engine.py sqlite3 "$libraries"
+bounded "$target/venv/bin/python" ext/tests/engine.py apsw "$libraries"
 
 (cd ext/tests/members/app && cargo build --locked --quiet --target-dir "$target")
-/usr/bin/python3 ext/tests/meet.py "$libraries/wavesync.so" "$target"
+bounded /usr/bin/python3 ext/tests/meet.py "$libraries/wavesync.so" "$target"
 
 for host in too-old old; do
     (cd "ext/tests/hosts/$host" && cargo build --locked --quiet --target-dir "$target")

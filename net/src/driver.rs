@@ -144,12 +144,17 @@ pub struct Again {
 }
 
 /// Runs an engine on this thread until it is stopped, or has to go on under another identity.
+/// What `working` gives is held while the thread works, and given back while it waits.
 ///
 /// # Errors
 /// As [`drive`].
 #[cfg(not(target_family = "wasm"))]
-pub fn run(parts: Parts) -> Result<Option<Again>, NetError> {
-    smol::block_on(drive(parts))
+pub fn run<G>(parts: Parts, working: impl Fn() -> G) -> Result<Option<Again>, NetError> {
+    let mut engine = std::pin::pin!(drive(parts));
+    smol::block_on(std::future::poll_fn(|context| {
+        let _working = working();
+        engine.as_mut().poll(context)
+    }))
 }
 
 /// Runs an engine until it is stopped, or has to go on under another identity.

@@ -96,15 +96,14 @@ impl Tx<'_> {
                 "UPDATE __wavesync_meta SET key = ?2, value = 1 WHERE key = ?1",
                 [format!("import:{}", import.0), format!("imported:{}", import.0)],
             )?;
+            self.import_ended(table.num)?;
         } else if let Some(last) = keys.last() {
             self.conn.execute(
                 "UPDATE __wavesync_table SET import_after = ?1 WHERE num = ?2",
                 params![last, table.num.0],
             )?;
         }
-        // The cached table still says that its import runs.
-        self.cache.schema_version = None;
-        self.refresh_schema().map(|_| ())
+        Ok(())
     }
 
     /// Gives those rows their base state, with one log entry, of which nothing was known before.

@@ -196,7 +196,7 @@ impl Tx<'_> {
     fn insert_new(&self, table: &Table, bulk: &Bulk<'_>, clocks: &[Stored]) -> Result<Seq> {
         let alive: Vec<&New<'_>> = bulk.rows.iter().filter(|new| new.row.length % 2 == 1).collect();
         let sql = &table.statements;
-        let (many, one) = (&sql.row_insert_many, &sql.row_insert);
+        let (many, one) = (|| sql.row_insert_many(), &sql.row_insert);
         let unplaced = bulk.places.is_empty() && mutants::on(Mutant::KeysUnplaced);
         let alive = if unplaced { Vec::new() } else { alive };
         self.insert_all(&alive, sql.row_many, many, one, |statement, at, new| {
@@ -222,7 +222,8 @@ impl Tx<'_> {
         seq: Seq,
         rows: &[(&Value, &Stored)],
     ) -> Result<()> {
-        let (many, one) = (&table.statements.clock_insert_many, &table.statements.clock_insert);
+        let sql = &table.statements;
+        let (many, one) = (|| sql.clock_insert_many(), &sql.clock_insert);
         self.insert_all(rows, INSERT_ROWS, many, one, |statement, at, (key, clock)| {
             statement.raw_bind_parameter(at + 1, key)?;
             statement.raw_bind_parameter(at + 2, clock.length)?;
@@ -236,18 +237,18 @@ impl Tx<'_> {
 
     /// Inserts rows, many by one statement and what is left one by one. `bind` binds a row behind a
     /// position and returns the last one that it used.
-    fn insert_all<T>(
+    fn insert_all<'s, T>(
         &self,
         rows: &[T],
         most: usize,
-        many: &str,
+        many: impl FnOnce() -> &'s str,
         one: &str,
         bind: impl Fn(&mut Statement<'_>, usize, &T) -> rusqlite::Result<usize>,
     ) -> Result<()> {
         let blocks = rows.chunks_exact(most);
         let left = blocks.remainder();
         if rows.len() >= most {
-            let mut statement = self.conn.prepare_cached(many)?;
+            let mut statement = self.conn.prepare_cached(many())?;
             for block in blocks {
                 block.iter().try_fold(0, |at, row| bind(&mut statement, at, row))?;
                 statement.raw_execute()?;

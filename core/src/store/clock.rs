@@ -199,12 +199,12 @@ pub fn create(table: TableNum, integer: bool) -> String {
     }
 }
 
-/// The SQL that inserts clocks of new rows into a clock table.
-pub fn insert(clocks: &str, rows: usize) -> String {
-    format!(
-        "INSERT INTO {clocks}(k, cl, seq, stamp, site, cells) VALUES{}",
-        super::sql::tuples(6, rows)
-    )
+/// Values of a clock that is inserted.
+pub const INSERT_WIDTH: usize = 6;
+
+/// The SQL that inserts clocks of new rows into a clock table, up to their values.
+pub fn insert(clocks: &str) -> String {
+    format!("INSERT INTO {clocks}(k, cl, seq, stamp, site, cells) VALUES")
 }
 
 /// Appends a base-128 varint, least significant group first.

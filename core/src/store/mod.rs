@@ -258,8 +258,8 @@ impl Store {
         if self.initialised()? {
             return Ok(());
         }
-        self.conn.execute_batch("BEGIN IMMEDIATE")?;
-        let done = self.create_tables().and_then(|()| Ok(self.conn.execute_batch("COMMIT")?));
+        transaction(&self.conn, "BEGIN IMMEDIATE")?;
+        let done = self.create_tables().and_then(|()| transaction(&self.conn, "COMMIT"));
         if done.is_err() {
             self.roll_back();
         }
@@ -300,7 +300,7 @@ impl Store {
     ) -> Result<T> {
         // A first join has begun already, so that it needs one commit.
         if self.conn.is_autocommit() {
-            self.conn.execute_batch("BEGIN IMMEDIATE")?;
+            transaction(&self.conn, "BEGIN IMMEDIATE")?;
         }
         if let Err(error) = self.check_continuity() {
             self.roll_back();
@@ -312,7 +312,7 @@ impl Store {
         let done = tx.prepare_to_write(fold).and_then(|()| body(&mut tx));
         let pushes = std::mem::take(&mut tx.pushes);
         let done = done.and_then(|value| {
-            self.conn.execute_batch("COMMIT")?;
+            transaction(&self.conn, "COMMIT")?;
             Ok(value)
         });
         if done.is_ok() {
@@ -336,7 +336,7 @@ impl Store {
         if !self.is_folded()? {
             return self.write(now, body);
         }
-        self.conn.execute_batch("BEGIN")?;
+        transaction(&self.conn, "BEGIN")?;
         // A commit may have come in between; then the write path folds it.
         let current = self.check_continuity().and_then(|()| self.is_folded());
         if !matches!(current, Ok(true)) {
@@ -350,7 +350,7 @@ impl Store {
         let done = body(&mut tx);
         self.effects.absorb(effects);
         match &done {
-            Ok(_) => self.conn.execute_batch("COMMIT")?,
+            Ok(_) => transaction(&self.conn, "COMMIT")?,
             Err(_) => self.roll_back(),
         }
         done
@@ -388,7 +388,7 @@ impl Store {
         now: Millis,
         body: impl FnOnce(&mut Tx<'_>) -> Result<T>,
     ) -> Result<T> {
-        self.conn.execute_batch("BEGIN")?;
+        transaction(&self.conn, "BEGIN")?;
         self.forget_what_was_read();
         let mut effects = Effects::default();
         let mut tx = self.tx(now, &mut effects);
@@ -414,7 +414,7 @@ impl Store {
     fn roll_back(&mut self) {
         if !self.conn.is_autocommit() {
             // A rollback can only fail if SQLite already rolled back by itself.
-            let _ = self.conn.execute_batch("ROLLBACK");
+            let _ = transaction(&self.conn, "ROLLBACK");
         }
         self.cache = Cache { watch: self.cache.watch, ..Cache::default() };
     }
@@ -474,12 +474,6 @@ impl Store {
     #[must_use]
     pub fn into_connection(self) -> Connection {
         self.conn
-    }
-
-    /// The connection, to put another content under a running engine.
-    #[cfg(feature = "mutants")]
-    pub fn connection_mut(&mut self) -> &mut Connection {
-        &mut self.conn
     }
 
     /// The connection, for reading only.
@@ -549,6 +543,12 @@ impl Tx<'_> {
 /// `None` instead of an error if a query gave no row.
 pub(crate) fn optional<T>(found: rusqlite::Result<T>) -> Result<Option<T>> {
     Ok(found.optional()?)
+}
+
+/// Begins or ends a transaction. Prepared once: this is most of what an empty one costs.
+fn transaction(conn: &Connection, sql: &str) -> Result<()> {
+    conn.prepare_cached(sql)?.execute([])?;
+    Ok(())
 }
 
 fn schema_version(conn: &Connection) -> Result<i64> {

@@ -1,15 +1,17 @@
 //! The SQL of one table: written once per schema version, prepared when it is used.
 
+use std::cell::OnceCell;
+
 use crate::Result;
 use crate::ids::TableNum;
 use crate::limits;
 use crate::store::shape::{KeyForm, Shape};
-use crate::store::sql::{ident, ident_list, parameters};
+use crate::store::sql::{ident, ident_list};
 use crate::store::tables::Column;
 use crate::store::{bulk, clock, sql};
 
 /// SQL texts for one table, written once per schema version.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Statements {
     /// Clock by key: cl, seq, stamp, site, cells.
     pub clock_select: String,
@@ -27,10 +29,10 @@ pub struct Statements {
     pub births_of_span: String,
     /// Keys of the others.
     pub cells_of_span: String,
-    /// Clocks of new rows: one, and [`bulk::INSERT_ROWS`].
+    /// The clock of a new row.
     pub clock_insert: String,
-    /// See `clock_insert`.
-    pub clock_insert_many: String,
+    clock_head: String,
+    clock_insert_many: OnceCell<String>,
     /// Of rows with entries above a position by rising keys: k, cl, stamp, site, whether `cells` is
     /// empty and whether the row stands here, and the row's local columns; empty if clock and row
     /// cannot be joined.
@@ -45,10 +47,28 @@ pub struct Statements {
     pub row_delete: String,
     /// Insert of the key and all local columns.
     pub row_insert: String,
-    /// The same for `row_many` rows.
-    pub row_insert_many: String,
+    row_head: String,
+    row_insert_many: OnceCell<String>,
     /// How many rows one statement can insert.
     pub row_many: usize,
+    /// Values of one row.
+    width: usize,
+}
+
+/// The long ones are written when they are first used: most tables never need them.
+impl Statements {
+    /// The clocks of [`bulk::INSERT_ROWS`] new rows.
+    pub fn clock_insert_many(&self) -> &str {
+        let (head, rows) = (&self.clock_head, bulk::INSERT_ROWS);
+        self.clock_insert_many
+            .get_or_init(|| format!("{head}{}", sql::tuples(clock::INSERT_WIDTH, rows)))
+    }
+
+    /// Insert of `row_many` rows, each the key and all local columns.
+    pub fn row_insert_many(&self) -> &str {
+        let (head, rows) = (&self.row_head, self.row_many);
+        self.row_insert_many.get_or_init(|| format!("{head}{}", sql::tuples(self.width, rows)))
+    }
 }
 
 pub(super) fn statements(
@@ -61,6 +81,7 @@ pub(super) fn statements(
     let single = shape.filter(|shape| shape.form == KeyForm::Single);
     let key = if single.is_some_and(differs) { "k = excluded.k, " } else { "" };
     let clocks = format!("__wavesync_clock_{}", num.0);
+    let clock_head = clock::insert(&clocks);
     let mut statements = Statements {
         clock_select: format!("SELECT cl, seq, stamp, site, cells FROM {clocks} WHERE k = ?1"),
         keys_first: format!("SELECT k, seq FROM {clocks} ORDER BY k"),
@@ -81,8 +102,8 @@ pub(super) fn statements(
         cells_of_span: format!(
             "SELECT k FROM {clocks} WHERE k >= ?1 AND k <= ?2 AND seq = ?3 AND cells IS NOT NULL"
         ),
-        clock_insert: clock::insert(&clocks, 1),
-        clock_insert_many: clock::insert(&clocks, bulk::INSERT_ROWS),
+        clock_insert: format!("{clock_head}{}", sql::tuples(clock::INSERT_WIDTH, 1)),
+        clock_head,
         clock_upsert: format!(
             "INSERT INTO {clocks}(k, cl, seq, stamp, site, cells) VALUES(?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT(k) DO UPDATE SET {key}cl = excluded.cl, seq = excluded.seq,
@@ -123,9 +144,9 @@ pub(super) fn statements(
     statements.row_select = format!("SELECT {selected} FROM main.{table} WHERE {matches}");
     statements.row_delete = format!("DELETE FROM main.{table} WHERE {matches}");
     let width = keys + locals.len();
-    let insert = format!("{}{table}({named}) VALUES", shape.insert_verb());
-    statements.row_insert = format!("{insert}({})", parameters(1, width));
+    statements.row_head = format!("{}{table}({named}) VALUES", shape.insert_verb());
+    statements.row_insert = format!("{}{}", statements.row_head, sql::tuples(width, 1));
     statements.row_many = bulk::INSERT_ROWS.min(limits::SQL_PARAMETERS_MAX / width).max(1);
-    statements.row_insert_many = format!("{insert}{}", sql::tuples(width, statements.row_many));
+    statements.width = width;
     Ok(statements)
 }

@@ -4,9 +4,10 @@
 //! Tables and columns have local numbers that never change. A table that only peers have gets a
 //! number too, so that its rows can be parked and passed on.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::params;
 
 use crate::ids::{ColumnNum, Millis, Seq, TableNum};
 use crate::limits;
@@ -32,7 +33,7 @@ pub struct Column {
 }
 
 /// A numbered table.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Table {
     /// Its number.
     pub num: TableNum,
@@ -170,6 +171,13 @@ impl Tx<'_> {
             .get(&num)
             .cloned()
             .ok_or_else(|| Error::Database(format!("the log names an unknown table {}", num.0)))
+    }
+
+    /// What existed of a table is taken in: the schema need not be read again for that.
+    pub(super) fn import_ended(&mut self, num: TableNum) -> Result<()> {
+        let table = Table { import: None, ..(*self.table(num)?).clone() };
+        self.cache.tables.insert(num, Rc::new(table));
+        Ok(())
     }
 
     /// A table by its name, ignoring case as SQLite does.
@@ -439,27 +447,30 @@ impl Tx<'_> {
         let local: Vec<(ColumnNum, ShapeColumn)> =
             columns.iter().filter_map(|column| Some((column.num, column.local.clone()?))).collect();
         let wanted = capture::triggers(num, shape, &local)?;
-        for letter in capture::LETTERS {
-            let name = format!("__wavesync_{letter}_{}", num.0);
-            if !wanted.iter().any(|(wanted, _)| *wanted == name) {
-                self.conn.execute_batch(&format!("DROP TRIGGER IF EXISTS {}", ident(&name)?))?;
-            }
-        }
+        let mut installed = self.triggers_of(num)?;
         for (name, text) in wanted {
-            let stored: Option<String> = self
-                .conn
-                .prepare_cached(
-                    "SELECT sql FROM main.sqlite_schema WHERE type='trigger' AND name=?1",
-                )?
-                .query_row([&name], |row| row.get(0))
-                .optional()?;
+            let stored = installed.remove(&name);
             if stored.as_deref() == Some(text.as_str()) {
                 continue;
             }
             self.conn.execute_batch(&format!("DROP TRIGGER IF EXISTS {}", ident(&name)?))?;
             self.conn.execute_batch(&text)?;
         }
+        // What is left belongs to a shape that the table had.
+        for name in installed.keys() {
+            self.conn.execute_batch(&format!("DROP TRIGGER {}", ident(name)?))?;
+        }
         Ok(())
+    }
+
+    /// Names and texts of our triggers for a table, wherever they stand.
+    fn triggers_of(&self, num: TableNum) -> Result<BTreeMap<String, String>> {
+        let mut statement = self.conn.prepare_cached(
+            "SELECT name, sql FROM main.sqlite_schema
+             WHERE type = 'trigger' AND name GLOB '__wavesync_?_' || ?1",
+        )?;
+        let triggers = statement.query_map([num.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(triggers.collect::<rusqlite::Result<_>>()?)
     }
 
     pub(super) fn drop_triggers(&mut self, num: TableNum) -> Result<()> {

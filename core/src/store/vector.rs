@@ -10,6 +10,7 @@ use std::rc::Rc;
 use rusqlite::{OptionalExtension, params};
 
 use crate::ids::{Boot, Cursor, Dot, Seq, SiteId, Stamp};
+use crate::mutants::{self, Mutant};
 use crate::store::{SiteNum, Tx};
 use crate::{Error, Result};
 
@@ -328,6 +329,9 @@ impl Tx<'_> {
                          WHERE excluded.stamp < stamp",
                 )?
                 .execute(params![number.0, stamp.0])?;
+            if mutants::on(Mutant::CapUnheeded) {
+                continue;
+            }
             self.conn
                 .prepare_cached(
                     "UPDATE __wavesync_vector SET stamp = min(stamp, ?2) WHERE site = ?1",
@@ -369,6 +373,9 @@ impl Tx<'_> {
     /// gave, a boot that it does not know, a position beyond the end of a boot. Returns the stamp
     /// up to which this branch is certainly the one that others know; `None` without contradiction.
     pub fn contradiction(&mut self, vector: &Vector, cursor: Cursor) -> Result<Option<Stamp>> {
+        if mutants::on(Mutant::ForkUnseen) {
+            return Ok(None);
+        }
         // The oldest boots are trimmed; then one that is not known proves nothing.
         let all_known =
             self.conn.prepare_cached("SELECT 1 FROM __wavesync_boot WHERE ord = 1")?.exists([])?;

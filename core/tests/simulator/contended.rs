@@ -4,7 +4,6 @@
 use rusqlite::Connection;
 
 use crate::dice::Dice;
-use crate::image::Image;
 use crate::oracle::{Check, fail};
 use crate::world::World;
 
@@ -90,13 +89,11 @@ pub fn transaction(conn: &Connection, dice: &mut Dice) -> String {
 }
 
 /// Foreign keys hold in what the application sees, at any time.
-pub fn keys_hold(world: &World) -> Check {
-    for (at, replica) in world.replicas.iter().enumerate() {
-        if let Some(row) = broken_keys(replica.conn()).first() {
-            return fail("foreign keys", format!("replica {at}: {row}"));
-        }
+pub fn keys_hold(world: &World, at: usize) -> Check {
+    match broken_keys(world.replicas[at].conn()).first() {
+        Some(row) => fail("foreign keys", format!("replica {at}: {row}")),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn broken_keys(conn: &Connection) -> Vec<String> {
@@ -110,7 +107,7 @@ fn broken_keys(conn: &Connection) -> Vec<String> {
 /// After quiescence: the same rows are shown wherever the tables are the same, and whatever is
 /// parked cannot be shown beside them.
 pub fn agreed(world: &World) -> Check {
-    let images: Vec<Image> = (0..world.replicas.len()).map(|at| world.image(at)).collect();
+    let images = world.images();
     let text = |at: usize, name: &str| -> Option<String> {
         let sql = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1";
         world.replicas[at].conn().query_row(sql, [name], |row| row.get(0)).ok()

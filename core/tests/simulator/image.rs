@@ -118,16 +118,77 @@ impl Image {
                 image.tables.insert(name, table);
             },
         );
-        for (number, name, base) in numbers {
-            let table = image.tables.get_mut(&name).unwrap();
-            let columns = column_names(conn, number);
-            read_clocks(conn, number, base, &columns, &sites, table);
-            read_parked(conn, number, &columns, table);
-            read_held(conn, number, table);
-            read_unfolded(conn, number, image.folded, table);
-            read_table(conn, &name, table);
+        let columns = column_names(conn);
+        for (number, name, base) in &numbers {
+            let table = image.tables.get_mut(name).unwrap();
+            let columns = columns.get(number).map_or(&[][..], |columns| columns);
+            read_clocks(conn, *number, *base, columns, &sites, table);
         }
+        let names: BTreeMap<i64, String> =
+            numbers.into_iter().map(|(number, name, _)| (number, name)).collect();
+        image.read_parked(conn, &names, &columns);
+        image.read_held(conn, &names);
+        image.read_unfolded(conn, &names);
+        image.read_tables(conn);
         image
+    }
+
+    fn read_parked(
+        &mut self,
+        conn: &Connection,
+        names: &BTreeMap<i64, String>,
+        columns: &BTreeMap<i64, Vec<String>>,
+    ) {
+        let sql = "SELECT k, kind, in_table, vals, tbl FROM __wavesync_parked";
+        each(conn, sql, |row| {
+            let Value::Blob(bytes) = &row[3] else { panic!("parked values are a blob") };
+            let number = integer(&row[4]);
+            let mut bytes = &bytes[..];
+            let mut values = Columns::new();
+            while !bytes.is_empty() {
+                let column = read_varint(&mut bytes).unwrap() as usize;
+                let value = Reader { bytes: &mut bytes }.value().unwrap();
+                values.insert(columns[&number][column].clone(), value);
+            }
+            let table = self.tables.get_mut(&names[&number]).unwrap();
+            let state = table.rows.get_mut(&row[0]).expect("a parked row has a clock");
+            state.parked = Some((text(&row[1]), integer(&row[2]) == 1, values));
+        });
+    }
+
+    fn read_held(&mut self, conn: &Connection, names: &BTreeMap<i64, String>) {
+        each(conn, "SELECT k, row, tbl FROM __wavesync_held ORDER BY seq", |row| {
+            let Value::Blob(bytes) = &row[1] else { panic!("a held row is a blob") };
+            let table = self.tables.get_mut(&names[&integer(&row[2])]).unwrap();
+            table.held.push((row[0].clone(), decode_held(bytes)));
+        });
+    }
+
+    fn read_unfolded(&mut self, conn: &Connection, names: &BTreeMap<i64, String>) {
+        let sql = format!("SELECT pk, tbl FROM __wavesync_log WHERE seq > {}", self.folded);
+        each(conn, &sql, |row| {
+            if let Some(name) = names.get(&integer(&row[1])) {
+                self.tables.get_mut(name).unwrap().unfolded.insert(row[0].clone());
+            }
+        });
+    }
+
+    fn read_tables(&mut self, conn: &Connection) {
+        let mut columns: BTreeMap<String, Vec<(String, i64)>> = BTreeMap::new();
+        let sql = "SELECT lower(s.name), lower(c.name), c.pk
+                   FROM sqlite_schema AS s JOIN pragma_table_xinfo(s.name) AS c
+                   WHERE s.type = 'table' AND s.name NOT GLOB '__wavesync_*' ORDER BY s.name, c.cid";
+        each(conn, sql, |row| {
+            columns.entry(text(&row[0])).or_default().push((text(&row[1]), integer(&row[2])));
+        });
+        for (name, table) in &mut self.tables {
+            let columns = columns.get(name);
+            table.exists = columns.is_some();
+            table.local &= table.exists;
+            if let Some(columns) = columns {
+                read_table(conn, name, columns, table);
+            }
+        }
     }
 }
 
@@ -140,10 +201,12 @@ fn sites(conn: &Connection) -> BTreeMap<i64, SiteId> {
     sites
 }
 
-fn column_names(conn: &Connection, table: i64) -> Vec<String> {
-    let mut names = Vec::new();
-    let sql = format!("SELECT name FROM __wavesync_column WHERE tbl = {table} ORDER BY num");
-    each(conn, &sql, |row| names.push(text(&row[0]).to_ascii_lowercase()));
+/// By the numbers of their tables, in order of their own.
+fn column_names(conn: &Connection) -> BTreeMap<i64, Vec<String>> {
+    let mut names: BTreeMap<i64, Vec<String>> = BTreeMap::new();
+    each(conn, "SELECT tbl, name FROM __wavesync_column ORDER BY tbl, num", |row| {
+        names.entry(integer(&row[0])).or_default().push(text(&row[1]).to_ascii_lowercase());
+    });
     names
 }
 
@@ -218,60 +281,24 @@ fn decode_dot(bytes: &mut &[u8], sites: &BTreeMap<i64, SiteId>) -> Dot {
     Dot { stamp: Stamp(i64::from_be_bytes(*stamp)), site: sites[&site] }
 }
 
-fn read_parked(conn: &Connection, number: i64, columns: &[String], table: &mut Table) {
-    let sql = format!("SELECT k, kind, in_table, vals FROM __wavesync_parked WHERE tbl = {number}");
-    each(conn, &sql, |row| {
-        let Value::Blob(bytes) = &row[3] else { panic!("parked values are a blob") };
-        let mut bytes = &bytes[..];
-        let mut values = Columns::new();
-        while !bytes.is_empty() {
-            let column = read_varint(&mut bytes).unwrap() as usize;
-            let value = Reader { bytes: &mut bytes }.value().unwrap();
-            values.insert(columns[column].clone(), value);
-        }
-        let state = table.rows.get_mut(&row[0]).expect("a parked row has a clock");
-        state.parked = Some((text(&row[1]), integer(&row[2]) == 1, values));
-    });
-}
-
-fn read_held(conn: &Connection, number: i64, table: &mut Table) {
-    let sql = format!("SELECT k, row FROM __wavesync_held WHERE tbl = {number} ORDER BY seq");
-    each(conn, &sql, |row| {
-        let Value::Blob(bytes) = &row[1] else { panic!("a held row is a blob") };
-        let batch = Batch::decode(bytes).unwrap();
-        let part = &batch.tables[0];
-        let held = &part.rows[0];
-        let name = |at: &usize| part.columns[*at].to_ascii_lowercase();
-        let cells = held.cells.iter().filter(|(at, ..)| part.columns[*at] != CLAIM);
-        let claim = held.cells.iter().find(|(at, ..)| part.columns[*at] == CLAIM);
-        let state = Row {
-            length: held.length,
-            birth: held.birth,
-            cells: cells.map(|(at, dot, _)| (name(at), *dot)).collect(),
-            claim: claim.map(|(_, dot, _)| (*dot, *dot)),
-            ended: held.ended.clone(),
-            parked: None,
-        };
-        table.held.push((row[0].clone(), state));
-    });
-}
-
-fn read_unfolded(conn: &Connection, number: i64, folded: i64, table: &mut Table) {
-    let sql = format!("SELECT pk FROM __wavesync_log WHERE tbl = {number} AND seq > {folded}");
-    each(conn, &sql, |row| {
-        table.unfolded.insert(row[0].clone());
-    });
-}
-
-fn read_table(conn: &Connection, name: &str, table: &mut Table) {
-    let mut columns: Vec<(String, i64)> = Vec::new();
-    let sql = format!("SELECT name, pk FROM pragma_table_xinfo('{name}') ORDER BY cid");
-    each(conn, &sql, |row| columns.push((text(&row[0]).to_ascii_lowercase(), integer(&row[1]))));
-    table.exists = !columns.is_empty();
-    table.local &= table.exists;
-    if columns.is_empty() {
-        return;
+fn decode_held(bytes: &[u8]) -> Row {
+    let batch = Batch::decode(bytes).unwrap();
+    let part = &batch.tables[0];
+    let held = &part.rows[0];
+    let name = |at: &usize| part.columns[*at].to_ascii_lowercase();
+    let cells = held.cells.iter().filter(|(at, ..)| part.columns[*at] != CLAIM);
+    let claim = held.cells.iter().find(|(at, ..)| part.columns[*at] == CLAIM);
+    Row {
+        length: held.length,
+        birth: held.birth,
+        cells: cells.map(|(at, dot, _)| (name(at), *dot)).collect(),
+        claim: claim.map(|(_, dot, _)| (*dot, *dot)),
+        ended: held.ended.clone(),
+        parked: None,
     }
+}
+
+fn read_table(conn: &Connection, name: &str, columns: &[(String, i64)], table: &mut Table) {
     each(conn, &format!("SELECT * FROM \"{name}\""), |row| {
         let mut parts: Vec<(i64, Value)> = Vec::new();
         let mut values = Columns::new();

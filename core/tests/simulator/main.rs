@@ -6,10 +6,12 @@
 mod contended;
 mod copies;
 mod dice;
+mod file;
 mod image;
 mod mutants;
 mod network;
 mod oracle;
+mod plan;
 mod regressions;
 mod sole;
 mod workload;

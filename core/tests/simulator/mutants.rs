@@ -120,3 +120,18 @@ fn p8_rows_that_are_written_set_wise_and_leave_no_log_entry_are_noticed() {
 fn i7_what_was_seen_and_is_forgotten_is_noticed() {
     is_killed_by(Mutant::ForgetVector, "echo");
 }
+
+#[test]
+fn p13_a_fork_that_is_not_seen_is_noticed() {
+    is_killed(Mutant::ForkUnseen);
+}
+
+#[test]
+fn p14_a_copy_that_keeps_its_site_is_noticed() {
+    is_killed(Mutant::CloneKeepsSite);
+}
+
+#[test]
+fn p14_a_second_history_that_counts_as_seen_is_noticed() {
+    is_killed(Mutant::CapUnheeded);
+}

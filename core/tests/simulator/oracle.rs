@@ -1,7 +1,8 @@
 //! What must hold, one function per property. Each names the rule that it watches.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use wavesync_core::ids::{Dot, SiteId, Stamp};
 use wavesync_core::limits::FUTURE_LIMIT_MS;
@@ -22,7 +23,7 @@ pub struct Failure {
 }
 
 /// Every oracle, by the name under which it fails.
-pub const ORACLES: [&str; 16] = [
+pub const ORACLES: [&str; 17] = [
     "panic",
     "error report",
     "quiet",
@@ -39,6 +40,7 @@ pub const ORACLES: [&str; 16] = [
     "budget",
     "integrity",
     "foreign keys",
+    "one engine per site",
 ];
 
 thread_local! {
@@ -64,6 +66,14 @@ pub fn fail(oracle: &'static str, message: String) -> Check {
 const COUNTER_SLACK_MS: u64 = 2;
 
 pub type Check = Result<(), Failure>;
+/// Sites under which two histories went on for a while, and up to where they are one.
+pub type Forks = BTreeMap<SiteId, Stamp>;
+
+/// Whether a dot names one write event: not if two histories may have given it.
+fn is_one_event(forks: &Forks, dot: Dot) -> bool {
+    forks.get(&dot.site).is_none_or(|common| dot.stamp <= *common)
+}
+
 type CellEvent = (String, Value, String, Dot);
 
 /// What oracles remember of earlier states.
@@ -72,6 +82,8 @@ pub struct Memory {
     /// The latest time that each clock ever told.
     pub clocks: Vec<u64>,
     values: BTreeMap<CellEvent, Value>,
+    /// Each file as it was when everything held.
+    held: Vec<Rc<Image>>,
 }
 
 impl Memory {
@@ -83,23 +95,44 @@ impl Memory {
 
     pub fn new(replicas: usize) -> Self {
         let counters = vec![(0, 0); replicas];
-        Self { counters, clocks: vec![0; replicas], values: BTreeMap::new() }
+        Self { counters, clocks: vec![0; replicas], values: BTreeMap::new(), held: Vec::new() }
     }
 }
 
-/// Everything that holds at any time.
+/// Everything that holds at any time. What a file says about itself, or two about each other, is
+/// looked at again once one of them was written to.
 pub fn during(world: &mut World) -> Check {
-    let images: Vec<Image> = (0..world.replicas.len()).map(|at| world.image(at)).collect();
+    let images = world.images();
+    let same = |at: usize| world.memory.held.get(at).is_some_and(|i| Rc::ptr_eq(i, &images[at]));
+    let fresh: Vec<bool> = (0..images.len()).map(|at| !same(at)).collect();
     monotone(world, &images)?;
     clock_is_own(world, &images)?;
-    vector_is_sound(&images, &world.forked)?;
-    table_follows_rows(&images)?;
-    one_event_one_value(world, &images)?;
-    contended::keys_hold(world)
+    vector_is_sound(&images, &fresh, &world.forks)?;
+    for at in (0..images.len()).filter(|at| fresh[*at]) {
+        table_follows_rows(at, &images[at])?;
+        one_event_one_value(world, at, &images[at])?;
+        contended::keys_hold(world, at)?;
+    }
+    world.memory.held = images;
+    Ok(())
+}
+
+/// P14: no two engines run under one site, whatever files were copied. Looked at when one starts:
+/// what peers show one of them a moment later would part them, too.
+pub fn one_engine_per_site(world: &World, at: usize) -> Check {
+    let site = world.replicas[at].site;
+    let mut others = world.replicas.iter().enumerate().filter(|(other, _)| *other != at);
+    match others.find(|(_, other)| other.site == site) {
+        Some((other, _)) => {
+            let text = format!("the engines of {at} and {other} both run under {site:?}");
+            fail("one engine per site", text)
+        }
+        None => Ok(()),
+    }
 }
 
 /// `db_version` and the hybrid logical clock never go back, restarts included (P3, I3).
-fn monotone(world: &mut World, images: &[Image]) -> Check {
+fn monotone(world: &mut World, images: &[Rc<Image>]) -> Check {
     for (at, image) in images.iter().enumerate() {
         let (folded, hlc) = world.memory.counters[at];
         if image.folded < folded || image.hlc < hlc {
@@ -115,7 +148,7 @@ fn monotone(world: &mut World, images: &[Image]) -> Check {
 }
 
 /// P17: the clock of a replica follows neither the vector nor clocks that are far ahead of its own.
-fn clock_is_own(world: &World, images: &[Image]) -> Check {
+fn clock_is_own(world: &World, images: &[Rc<Image>]) -> Check {
     for (at, image) in images.iter().enumerate() {
         let latest = world.memory.clocks[at] + FUTURE_LIMIT_MS;
         if Stamp(image.hlc).millis() > latest + COUNTER_SLACK_MS {
@@ -127,12 +160,14 @@ fn clock_is_own(world: &World, images: &[Image]) -> Check {
 }
 
 /// P6: whatever a vector covers is dominated by the row states behind it.
-fn vector_is_sound(images: &[Image], forked: &BTreeSet<SiteId>) -> Check {
+fn vector_is_sound(images: &[Rc<Image>], fresh: &[bool], forks: &Forks) -> Check {
     for (reader, image) in images.iter().enumerate() {
-        for (writer, other) in images.iter().enumerate().filter(|(at, _)| *at != reader) {
+        let others = images.iter().enumerate();
+        let others = others.filter(|(at, _)| *at != reader && (fresh[*at] || fresh[reader]));
+        for (writer, other) in others {
             for (name, table) in &other.tables {
                 for (key, row) in &table.rows {
-                    let covered = |dot: &Dot| image.covers(*dot) && !forked.contains(&dot.site);
+                    let covered = |dot: &Dot| image.covers(*dot) && is_one_event(forks, *dot);
                     for (column, dot) in row.dots().filter(|(_, dot)| covered(dot)) {
                         let here = image.tables.get(name);
                         let own = here.and_then(|table| table.rows.get(key));
@@ -212,11 +247,12 @@ fn lives_or_ended(
         let one = |known: Dot| known == birth || (known.stamp.is_base() && birth.stamp.is_base());
         let Value::Integer(number) = key else { return false };
         // The row may be at its key, at the one to which it moved, or here still and moved there.
+        let moved = moved_key(*number, birth);
         let linked = own.rows.iter().filter(|(known, _)| match known {
             Value::Integer(known) => {
                 known == number
-                    || *known == moved_key(*number, birth)
-                    || moved_key(*known, birth) == *number
+                    || *known == moved
+                    || (*number < 0 && moved_key(*known, birth) == *number)
             }
             _ => false,
         });
@@ -230,58 +266,53 @@ fn lives_or_ended(
 }
 
 /// P1, `T = f(L)`: what is alive and not parked is in the table, and nothing else is.
-fn table_follows_rows(images: &[Image]) -> Check {
-    for (at, image) in images.iter().enumerate() {
-        for (name, table) in image.tables.iter().filter(|(_, table)| table.local) {
-            let settled = |key: &&Value| !table.unfolded.contains(*key);
-            for key in table.rows.keys().filter(settled) {
-                let row = &table.rows[key];
-                // A row that the back-fill has not reached may have a key whose row is over.
-                if table.importing && !row.alive() {
-                    continue;
-                }
-                if row.shown() != table.shown.contains_key(key) {
-                    let text = format!(
-                        "replica {at}, {name} {key:?}: {row:?} and in the table: {:?}",
-                        table.shown.get(key)
-                    );
-                    return fail("T = f(L)", text);
-                }
-            }
-            if table.importing {
+fn table_follows_rows(at: usize, image: &Image) -> Check {
+    for (name, table) in image.tables.iter().filter(|(_, table)| table.local) {
+        let settled = |key: &&Value| !table.unfolded.contains(*key);
+        for key in table.rows.keys().filter(settled) {
+            let row = &table.rows[key];
+            // A row that the back-fill has not reached may have a key whose row is over.
+            if table.importing && !row.alive() {
                 continue;
             }
-            let strange =
-                table.shown.keys().filter(settled).find(|key| !table.rows.contains_key(key));
-            if let Some(key) = strange {
-                let text = format!("replica {at}, {name} {key:?} is in the table and has no clock");
+            if row.shown() != table.shown.contains_key(key) {
+                let text = format!(
+                    "replica {at}, {name} {key:?}: {row:?} and in the table: {:?}",
+                    table.shown.get(key)
+                );
                 return fail("T = f(L)", text);
             }
+        }
+        if table.importing {
+            continue;
+        }
+        let strange = table.shown.keys().filter(settled).find(|key| !table.rows.contains_key(key));
+        if let Some(key) = strange {
+            let text = format!("replica {at}, {name} {key:?} is in the table and has no clock");
+            return fail("T = f(L)", text);
         }
     }
     Ok(())
 }
 
 /// Trap 6: one write event has one value, wherever it is kept.
-fn one_event_one_value(world: &mut World, images: &[Image]) -> Check {
-    for (at, image) in images.iter().enumerate() {
-        for (name, table) in &image.tables {
-            for (key, row) in table.rows.iter().filter(|(key, _)| !table.unfolded.contains(*key)) {
-                let values = table.values(key, row);
-                for (column, dot) in &row.cells {
-                    if world.forked.contains(&dot.site) {
-                        continue;
-                    }
-                    let Some(value) = values.get(column) else { continue };
-                    let event = (name.clone(), key.clone(), column.clone(), *dot);
-                    let known = world.memory.values.entry(event).or_insert_with(|| value.clone());
-                    if known != value {
-                        let text = format!(
-                            "{name} {key:?} {column} as written by {dot:?} is {value:?} at {at} \
-                             and was {known:?}"
-                        );
-                        return fail("one event, one value", text);
-                    }
+fn one_event_one_value(world: &mut World, at: usize, image: &Image) -> Check {
+    for (name, table) in &image.tables {
+        for (key, row) in table.rows.iter().filter(|(key, _)| !table.unfolded.contains(*key)) {
+            let values = table.values(key, row);
+            for (column, dot) in &row.cells {
+                if !is_one_event(&world.forks, *dot) {
+                    continue;
+                }
+                let Some(value) = values.get(column) else { continue };
+                let event = (name.clone(), key.clone(), column.clone(), *dot);
+                let known = world.memory.values.entry(event).or_insert_with(|| value.clone());
+                if known != value {
+                    let text = format!(
+                        "{name} {key:?} {column} as written by {dot:?} is {value:?} at {at} \
+                         and was {known:?}"
+                    );
+                    return fail("one event, one value", text);
                 }
             }
         }
@@ -291,7 +322,7 @@ fn one_event_one_value(world: &mut World, images: &[Image]) -> Check {
 
 /// After quiescence everybody holds the same (I4).
 pub fn converged(world: &World) -> Check {
-    let images: Vec<Image> = (0..world.replicas.len()).map(|at| world.image(at)).collect();
+    let images = world.images();
     let first = &images[0];
     for (at, image) in images.iter().enumerate().skip(1) {
         if image.vector != first.vector {
@@ -329,6 +360,8 @@ pub fn converged(world: &World) -> Check {
             }
         }
     }
+    // By now every fork is known and capped: nothing of a second history is covered.
+    vector_is_sound(&images, &vec![true; images.len()], &Forks::new())?;
     contended::agreed(world)
 }
 
@@ -422,9 +455,9 @@ pub fn nothing_held(world: &World) -> Check {
 
 /// With everything merged and some of it held, everybody has seen the same.
 pub fn same_vectors(world: &World) -> Check {
-    let first = world.image(0).vector;
+    let first = world.image(0).vector.clone();
     for at in 1..world.replicas.len() {
-        let vector = world.image(at).vector;
+        let vector = world.image(at).vector.clone();
         if vector != first {
             return fail("convergence", format!("vectors of 0 and {at}: {first:?} and {vector:?}"));
         }
@@ -435,8 +468,6 @@ pub fn same_vectors(world: &World) -> Check {
 /// SQLite's own opinion of every file.
 pub fn integrity(world: &World) -> Check {
     for (at, replica) in world.replicas.iter().enumerate() {
-        // CHECK constraints, too, whatever the engine did.
-        replica.conn().pragma_update(None, "ignore_check_constraints", false).unwrap();
         let verdict: String = replica
             .conn()
             .query_row("PRAGMA integrity_check", [], |row| row.get(0))
@@ -480,10 +511,7 @@ pub fn no_echo(world: &mut World) -> Check {
 /// One write in a converged mesh: everybody gets it once from its author, passes it on at most
 /// once to each other, and tells its new vector once or twice; nothing is asked for.
 pub fn budget(world: &mut World) -> Check {
-    // What two histories wrote under one site above its cap is never covered, so a log that holds
-    // it is read, though nothing of it is sent (rule P12).
-    let forked = !world.forked.is_empty();
-    if world.plan.topology != Topology::Mesh || !world.plan.schemas_meet || forked {
+    if world.plan.topology != Topology::Mesh || !world.plan.schemas_meet || never_closed(world) {
         return Ok(());
     }
     let (frames, bytes) = (world.network.frames, world.network.bytes);
@@ -515,6 +543,16 @@ pub fn budget(world: &mut World) -> Check {
         return fail("budget", text);
     }
     converged(world)
+}
+
+/// What two histories wrote under one site above its cap is never covered, so a log that holds it is
+/// read, though nothing of it is sent (rule P12).
+fn never_closed(world: &World) -> bool {
+    let open = |image: &Image| {
+        let mut rows = image.tables.values().flat_map(|table| table.rows.values());
+        rows.any(|row| row.dots().any(|(_, dot)| !image.covers(dot)))
+    };
+    !world.forks.is_empty() && world.images().iter().any(|image| open(image))
 }
 
 /// Lets everything that was recorded be noticed.

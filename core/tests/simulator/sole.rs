@@ -19,7 +19,7 @@ struct Case {
     plan: fn(u64) -> Plan,
 }
 
-const CASES: [Case; 16] = [
+const CASES: [Case; 17] = [
     Case { oracle: "panic", mutant: Mutant::GapUnexpected, plan: Plan::new },
     Case { oracle: "error report", mutant: Mutant::WarningIsError, plan: wild },
     Case { oracle: "quiet", mutant: Mutant::RestlessWhileParked, plan: Plan::new },
@@ -36,6 +36,7 @@ const CASES: [Case; 16] = [
     Case { oracle: "budget", mutant: Mutant::NoJump, plan: mesh },
     Case { oracle: "integrity", mutant: Mutant::ChecksIgnored, plan: contended },
     Case { oracle: "foreign keys", mutant: Mutant::ParentsIgnored, plan: contended },
+    Case { oracle: "one engine per site", mutant: Mutant::CloneKeepsSite, plan: copied },
 ];
 
 /// Two replicas, nobody starts again and nothing is cut, and the order of writes is nobody's.
@@ -54,6 +55,10 @@ fn wild(seed: u64) -> Plan {
 
 fn contended(seed: u64) -> Plan {
     Plan { contended: true, ..Plan::new(seed) }
+}
+
+fn copied(seed: u64) -> Plan {
+    Plan { copies: true, ..Plan::new(seed) }
 }
 
 fn equal(seed: u64) -> Plan {
@@ -179,4 +184,9 @@ fn only_integrity_notices() {
 #[test]
 fn only_foreign_keys_notices() {
     alone("foreign keys");
+}
+
+#[test]
+fn only_one_engine_per_site_notices() {
+    alone("one engine per site");
 }

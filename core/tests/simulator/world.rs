@@ -1,14 +1,12 @@
 //! A group of replicas, the network between them, and virtual time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use rusqlite::Connection;
-use rusqlite::config::DbConfig;
 use wavesync_core::auth::GroupKey;
 use wavesync_core::ids::{Millis, SiteId};
-use wavesync_core::limits::Bounds;
 use wavesync_core::machine::{Config, Event as Report, Input, Level, Machine, Output, PeerId};
-use wavesync_core::mutants::{self, Mutant};
 use wavesync_core::store::Store;
 use wavesync_core::store::contact::Existing;
 use wavesync_core::store::group::Join;
@@ -17,9 +15,12 @@ use wavesync_core::value::Value;
 
 use crate::copies::Copy;
 use crate::dice::Dice;
+use crate::file::File;
 use crate::image::Image;
 use crate::network::{Event, Item, Link, Network};
-use crate::oracle::{self, Failure, Memory};
+use crate::oracle::{self, Failure, Forks, Memory};
+use crate::plan::WILD_MS;
+pub use crate::plan::{Clocks, Plan, Topology};
 
 /// 2023-11-14, in milliseconds since 1970.
 const START: u64 = 1_700_000_000_000;
@@ -28,99 +29,15 @@ const FRAMES_MAX: u64 = 60_000;
 /// More timer inputs than this without a frame are a machine that spins.
 const WAKES_MAX: u64 = 5_000;
 
-/// What a run is about.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    pub seed: u64,
-    pub replicas: usize,
-    pub topology: Topology,
-    pub clocks: Clocks,
-    /// Everybody ends with every table and column.
-    pub schemas_meet: bool,
-    pub actions: u64,
-    /// No connection is cut and no engine starts again while the application writes.
-    pub calm: bool,
-    /// There are tables whose constraints contend.
-    pub contended: bool,
-    /// Copies of files are put back, or over other files.
-    pub copies: bool,
-    pub bounds: Bounds,
-}
-
-/// What the clocks of the replicas tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Clocks {
-    /// All of them the same time.
-    Equal,
-    /// They differ by minutes, less than rule P17 is about.
-    Skewed,
-    /// Some are hours ahead, and are set while the replica runs.
-    Wild,
-}
-
-/// Clocks are ahead by less than this.
-const WILD_MS: u64 = 40 * 3_600_000;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Topology {
-    Line,
-    Star,
-    Mesh,
-    Random,
-}
-
-impl Clocks {
-    /// A clock's difference from the virtual time, in milliseconds.
-    pub fn skew(self, dice: &mut Dice) -> i64 {
-        match self {
-            Self::Equal => 0,
-            Self::Wild if dice.percent(40) => dice.within(0, WILD_MS) as i64,
-            _ => dice.within(0, 240_000) as i64 - 120_000,
-        }
-    }
-}
-
-impl Plan {
-    pub fn new(seed: u64) -> Self {
-        let mut dice = Dice::new(seed ^ 0xA5A5);
-        let topologies = [Topology::Line, Topology::Star, Topology::Mesh, Topology::Random];
-        Self {
-            seed,
-            replicas: dice.within(2, 5) as usize,
-            topology: topologies[dice.index(4)],
-            clocks: match dice.below(10) {
-                0..=4 => Clocks::Equal,
-                5..=6 => Clocks::Skewed,
-                _ => Clocks::Wild,
-            },
-            schemas_meet: dice.percent(60),
-            actions: dice.within(15, 60),
-            calm: false,
-            contended: seed % 4 < 2,
-            copies: false,
-            bounds: Bounds {
-                chunk_rows: dice.within(1, 4) as usize,
-                chunk_scan_entries: dice.within(3, 9) as usize,
-                push_rows: if dice.percent(30) { 2 } else { 256 },
-                fold_run_rows: if seed.is_multiple_of(2) { 1 } else { usize::MAX },
-                backfill_rows: dice.within(1, 5) as usize,
-                open_test_entries: dice.within(2, 6) as usize,
-                log_keep_rows: dice.within(1, 40) as i64,
-                log_trim_rows: dice.within(1, 5) as i64,
-                bulk_rows: dice.within(1, 3) as usize,
-                identity_changes: usize::MAX,
-                ..Bounds::default()
-            },
-        }
-    }
-}
-
 /// One replica: a database with its machine.
 pub struct Replica {
     store: Option<Store>,
     pub machine: Machine,
     pub peer: PeerId,
-    file: FileIdentity,
+    pub file: File,
+    identity: FileIdentity,
+    /// Under which its engine runs.
+    pub site: SiteId,
     /// Its clock minus the virtual time, in milliseconds.
     pub skew: i64,
     wake_at: u64,
@@ -128,12 +45,9 @@ pub struct Replica {
 }
 
 impl Replica {
-    pub fn conn_mut(&mut self) -> &mut Connection {
-        self.store.as_mut().expect("the store is only away during a restart").connection_mut()
-    }
-
+    /// The connection of the oracles.
     pub fn conn(&self) -> &Connection {
-        self.store.as_ref().expect("the store is only away during a restart").connection()
+        self.file.eye()
     }
 }
 
@@ -153,8 +67,7 @@ pub struct World {
     pub verbose: bool,
     steps: u64,
     pub copy: Option<Copy>,
-    /// Sites under which two histories went on for a while.
-    pub forked: BTreeSet<SiteId>,
+    pub forks: Forks,
 }
 
 impl World {
@@ -173,7 +86,7 @@ impl World {
             verbose: std::env::var("SIM_TRACE").is_ok(),
             steps: 0,
             copy: None,
-            forked: BTreeSet::new(),
+            forks: Forks::new(),
             dice: dice.clone(),
             plan,
         };
@@ -187,23 +100,24 @@ impl World {
     }
 
     fn add_replica(&mut self, at: usize, skew: i64) {
-        let conn = Connection::open_in_memory().unwrap();
-        crate::workload::existing_rows(self, &conn, at);
-        let mut store = Store::open(conn).unwrap();
-        store.set_bounds(self.plan.bounds);
-        let file = FileIdentity(format!("file {at}"));
-        let now = Millis(self.now.saturating_add_signed(skew));
+        let file = File::new();
         let foreign_keys = self.plan.contended;
+        file.app.pragma_update(None, "foreign_keys", foreign_keys).unwrap();
+        crate::workload::existing_rows(self, &file.app, at);
+        let mut store = Store::open(file.connect()).unwrap();
+        store.set_bounds(self.plan.bounds);
+        let identity = FileIdentity(format!("file {at}"));
+        let now = Millis(self.now.saturating_add_signed(skew));
         let join = Join { topic: "simulator".into(), foreign_keys, ..Join::default() };
-        store.join(now, &join, &file, &self.dice.bytes()).unwrap();
+        store.join(now, &join, &identity, &self.dice.bytes()).unwrap();
         self.memory.clocks[at] = now.0;
         let mut peer = self.dice.bytes::<8>().to_vec();
         peer.push(at as u8);
         let peer = PeerId(peer);
-        let machine = start(&mut store, now, &file, &peer, &mut self.dice, at);
-        let wake_at = self.now;
-        let store = Some(store);
-        self.replicas.push(Replica { store, machine, peer, file, skew, wake_at, wakes: 0 });
+        let (site, machine) = start(&mut store, now, &identity, &peer, &mut self.dice, at);
+        let (wake_at, wakes, store) = (self.now, 0, Some(store));
+        let replica = Replica { store, machine, peer, file, identity, site, skew, wake_at, wakes };
+        self.replicas.push(replica);
     }
 
     fn add_links(&mut self) {
@@ -239,8 +153,12 @@ impl World {
         Millis(self.now.saturating_add_signed(self.replicas[replica].skew))
     }
 
-    pub fn image(&self, replica: usize) -> Image {
-        Image::read(self.replicas[replica].conn())
+    pub fn image(&self, replica: usize) -> Rc<Image> {
+        self.replicas[replica].file.image()
+    }
+
+    pub fn images(&self) -> Vec<Rc<Image>> {
+        self.replicas.iter().map(|replica| replica.file.image()).collect()
     }
 
     /// A number that two runs share exactly if the same happened in them.
@@ -448,14 +366,15 @@ impl World {
         let store = replica.store.take().expect("a restart follows another");
         let mut store = Store::open(store.into_connection()).unwrap();
         store.set_bounds(self.plan.bounds);
-        replica.machine = start(&mut store, now, &replica.file, &replica.peer, &mut self.dice, at);
+        let (file, peer) = (&replica.identity, &replica.peer);
+        (replica.site, replica.machine) = start(&mut store, now, file, peer, &mut self.dice, at);
         replica.store = Some(store);
         replica.wake_at = self.now + 1;
-        Ok(())
+        oracle::one_engine_per_site(self, at)
     }
 
-    /// Runs SQL of the application, on the replica's own connection with triggers on. What it
-    /// logs is stamped with virtual time: SQL's own clock is the real one.
+    /// Runs SQL of the application. What it logs is stamped with virtual time: SQL's own clock is
+    /// the real one.
     pub fn application(&mut self, at: usize, run: impl FnOnce(&Connection, &mut Dice)) {
         self.last_write = self.now.max(self.last_write + 1);
         self.now = self.last_write;
@@ -465,22 +384,14 @@ impl World {
             time += 86_400_000;
         }
         let recursive = self.dice.percent(50);
-        let conn = self.replicas[at].store.as_ref().unwrap().connection();
+        let conn = &self.replicas[at].file.app;
         let end = "SELECT coalesce(max(seq), 0) FROM __wavesync_log";
-        let before: i64 = conn.query_row(end, [], |row| row.get(0)).unwrap();
-        let triggers = |on| conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, on);
-        triggers(true).unwrap();
-        conn.pragma_update(None, "foreign_keys", self.plan.contended).unwrap();
-        // The mutant is about what is applied.
-        conn.pragma_update(None, "ignore_check_constraints", false).unwrap();
+        let before: i64 =
+            conn.prepare_cached(end).unwrap().query_row([], |row| row.get(0)).unwrap();
         conn.pragma_update(None, "recursive_triggers", recursive).unwrap();
         run(conn, &mut self.dice);
-        conn.pragma_update(None, "recursive_triggers", true).unwrap();
-        conn.pragma_update(None, "foreign_keys", false).unwrap();
-        let unchecked = mutants::on(Mutant::ChecksIgnored);
-        conn.pragma_update(None, "ignore_check_constraints", unchecked).unwrap();
-        triggers(false).unwrap();
-        conn.execute("UPDATE __wavesync_log SET at = ?1 WHERE seq > ?2", [time, before]).unwrap();
+        let stamp = "UPDATE __wavesync_log SET at = ?1 WHERE seq > ?2";
+        conn.prepare_cached(stamp).unwrap().execute([time, before]).unwrap();
         self.replicas[at].wake_at = self.replicas[at].wake_at.max(self.now + 1);
     }
 
@@ -604,7 +515,7 @@ fn start(
     peer: &PeerId,
     dice: &mut Dice,
     at: usize,
-) -> Machine {
+) -> (SiteId, Machine) {
     let identity = store.start(now, file, &dice.bytes()).unwrap();
     let config = Config {
         key: GroupKey::from_secret([9; 32]),
@@ -612,5 +523,5 @@ fn start(
         name: format!("replica {at}"),
     };
     let mut own = Dice::new(dice.next());
-    Machine::new(config, identity, Box::new(move |bytes| own.fill(bytes)))
+    (identity.site, Machine::new(config, identity, Box::new(move |bytes| own.fill(bytes))))
 }

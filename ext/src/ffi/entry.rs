@@ -5,7 +5,7 @@
 
 use super::function::{self, SqlFunction};
 use super::panic::guarded;
-use super::{Host, SqlError, handle, virtual_table};
+use super::{Host, SqlError, fork, handle, virtual_table};
 use crate::table::SqlTable;
 use rusqlite::ffi::{self, sqlite3, sqlite3_api_routines};
 use sqlite_loadable::entrypoints::register_entrypoint_load_permanently;
@@ -85,6 +85,7 @@ unsafe fn initialise(
         None => return Err(SqlError::new("wavesync: the host does not tell its SQLite version")),
     };
     check_version(version)?;
+    fork::watch_forks();
     let _one_at_a_time = handle::loading();
     // SAFETY: the host is recent enough for the members that the bindings read.
     unsafe { bind(routines) }?;

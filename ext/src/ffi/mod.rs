@@ -2,6 +2,7 @@
 //! The only module with `unsafe`; it must not know what any function or table is for.
 
 mod entry;
+mod fork;
 mod function;
 pub mod handle;
 mod host;
@@ -9,6 +10,7 @@ mod panic;
 mod virtual_table;
 
 pub use entry::{Surface, load};
+pub use fork::working;
 pub use function::{CallContext, SqlFunction};
 pub use handle::{forked, on_handle_closed};
 pub use host::{DatabasePath, Host, HostConnection};

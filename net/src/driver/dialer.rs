@@ -22,6 +22,9 @@ const GIVE_WAY_MS: u64 = 1_000;
 const MEMBERS_MAX: usize = 1_024;
 /// Addresses remembered of one member, the newest first.
 const ADDRESSES_PER_MEMBER_MAX: usize = 16;
+/// A connection that ends within this time counts as refused by the other side: who has to stay
+/// connected with it comes back later and later.
+const SHORT_MS: u64 = 10_000;
 /// A member that could not be reached this often in a row is forgotten until it is found again.
 const MEMBER_FAILURES_MAX: u32 = 20;
 
@@ -30,8 +33,8 @@ pub struct Dialer {
     targets: Vec<Target>,
     members: BTreeMap<PeerKey, Member>,
     connected: BTreeSet<PeerKey>,
-    /// Connected members whose addresses were given: they are never parted from.
-    kept: BTreeSet<PeerKey>,
+    /// Connected members whose addresses were given, and since when: they are never parted from.
+    kept: BTreeMap<PeerKey, Millis>,
     mesh: Mesh<PeerKey>,
 }
 
@@ -53,6 +56,10 @@ struct Target {
     reported: Option<String>,
     /// No dial has been answered or refused yet.
     untried: bool,
+    /// Who answers there, once known.
+    peer: Option<PeerKey>,
+    /// How many connections in a row were short.
+    short: u32,
 }
 
 impl Dialer {
@@ -62,7 +69,7 @@ impl Dialer {
             targets: Vec::new(),
             members: BTreeMap::new(),
             connected: BTreeSet::new(),
-            kept: BTreeSet::new(),
+            kept: BTreeMap::new(),
             mesh: Mesh::new(seed),
         };
         addresses.iter().for_each(|address| dialer.add(address, now));
@@ -71,7 +78,7 @@ impl Dialer {
 
     pub fn add(&mut self, address: &str, now: Millis) {
         if let Some(target) = self.targets.iter_mut().find(|target| target.address == address) {
-            (target.next_try, target.failures, target.reported) = (now, 0, None);
+            target.start_afresh(now);
             return;
         }
         self.targets.push(Target {
@@ -80,6 +87,8 @@ impl Dialer {
             failures: 0,
             reported: None,
             untried: true,
+            peer: None,
+            short: 0,
         });
     }
 
@@ -142,9 +151,17 @@ impl Dialer {
         }
     }
 
-    /// There are as many neighbours as there should be.
+    /// There are as many neighbours as there should be, or nobody to part from.
     fn is_settled(&self) -> bool {
+        let crowded = self.connected.len() > mesh::NEIGHBOURS_MAX;
         mesh::is_settled(self.known(), self.connected.len())
+            || crowded && self.connected.iter().all(|peer| self.is_kept(peer))
+    }
+
+    /// Its address was given here; or it came by itself and was not found anywhere, so this may
+    /// be the only member that it knows.
+    fn is_kept(&self, peer: &PeerKey) -> bool {
+        self.kept.contains_key(peer) || !self.members.contains_key(peer)
     }
 
     /// Members that are known, this one included.
@@ -168,7 +185,8 @@ impl Dialer {
                 busy.insert(peer.clone());
             }
         }
-        for wish in self.mesh.plan(now, self.known(), &reachable, &busy, &self.kept) {
+        let kept = self.connected.iter().filter(|peer| self.is_kept(peer)).cloned().collect();
+        for wish in self.mesh.plan(now, self.known(), &reachable, &busy, &kept) {
             match wish {
                 Wish::Dial(peer) => {
                     let Some(member) = self.members.get_mut(&peer) else { continue };
@@ -209,7 +227,8 @@ impl Dialer {
         for target in self.targets.iter_mut().filter(|target| same(&target.address, address)) {
             (target.failures, target.reported, target.untried) = (0, None, false);
             target.next_try = now.plus(ANSWER_MAX_MS);
-            self.kept.insert(peer.clone());
+            target.peer = Some(peer.clone());
+            self.kept.entry(peer.clone()).or_insert(now);
         }
     }
 
@@ -217,12 +236,21 @@ impl Dialer {
     /// connected does nothing.
     pub fn disconnected(&mut self, peer: &PeerKey, own: &PeerKey, now: Millis) {
         self.connected.remove(peer);
-        self.kept.remove(peer);
+        let lasted = self.kept.remove(peer).map_or(SHORT_MS, |since| now.since(since));
         if let Some(member) = self.members.get_mut(peer) {
-            let pause = if own < peer { RETRY_MIN_MS } else { RETRY_MIN_MS + GIVE_WAY_MS };
-            member.next_try = now.plus(pause);
+            let give_way = if own < peer { 0 } else { GIVE_WAY_MS };
+            member.next_try = now.plus(RETRY_MIN_MS + give_way);
         }
         for target in self.targets.iter_mut().filter(|target| target.failures == 0) {
+            let its_own = target.peer.as_ref() == Some(peer);
+            if its_own && lasted < SHORT_MS {
+                target.next_try = now.plus(pause(target.short, &target.address));
+                target.short += 1;
+                continue;
+            }
+            if its_own {
+                target.short = 0;
+            }
             target.next_try = target.next_try.min(now.plus(RETRY_MIN_MS));
         }
     }
@@ -232,9 +260,7 @@ impl Dialer {
         let Some(member) = self.members.get_mut(peer) else { return };
         (member.untried, member.dialing) = (false, false);
         self.mesh.rest(now, peer);
-        let pause = RETRY_MIN_MS.saturating_mul(1 << member.failures.min(16)).min(RETRY_MAX_MS);
-        let spread = peer.as_bytes().iter().fold(0, |sum, byte| sum * 31 % 997 + u64::from(*byte));
-        member.next_try = now.plus(pause + pause * (spread % 100) / 400);
+        member.next_try = now.plus(pause(member.failures, peer.as_bytes()));
         member.failures += 1;
         if member.failures >= MEMBER_FAILURES_MAX {
             self.members.remove(peer);
@@ -253,11 +279,7 @@ impl Dialer {
             return true;
         };
         target.untried = false;
-        let pause = RETRY_MIN_MS.saturating_mul(1 << target.failures.min(16)).min(RETRY_MAX_MS);
-        // Spread by the address, so that members that lost one peer do not return in step.
-        let spread =
-            target.address.bytes().fold(0u64, |sum, byte| sum * 31 % 997 + u64::from(byte));
-        target.next_try = now.plus(pause + pause * (spread % 100) / 400);
+        target.next_try = now.plus(pause(target.failures, &target.address));
         target.failures = target.failures.saturating_add(1);
         let news = target.reported.as_deref() != Some(reason);
         target.reported = Some(reason.to_owned());
@@ -266,7 +288,7 @@ impl Dialer {
 
     pub fn restart(&mut self, now: Millis) {
         for target in &mut self.targets {
-            (target.next_try, target.failures, target.reported) = (now, 0, None);
+            target.start_afresh(now);
         }
         for member in self.members.values_mut() {
             (member.next_try, member.failures) = (now, 0);
@@ -278,6 +300,21 @@ impl Dialer {
         self.connected.clear();
         self.kept.clear();
     }
+}
+
+impl Target {
+    /// It is tried now, and has not failed yet.
+    fn start_afresh(&mut self, now: Millis) {
+        (self.next_try, self.failures, self.short, self.reported) = (now, 0, 0, None);
+    }
+}
+
+/// How long to wait after so many failures in a row, in milliseconds: spread by the address, so
+/// that members that lost one peer do not return in step.
+fn pause(failures: u32, address: impl AsRef<[u8]>) -> u64 {
+    let pause = RETRY_MIN_MS.saturating_mul(1 << failures.min(16)).min(RETRY_MAX_MS);
+    let spread = address.as_ref().iter().fold(0u64, |sum, byte| sum * 31 % 997 + u64::from(*byte));
+    pause + pause * (spread % 100) / 400
 }
 
 /// Whether two addresses lead to one place, with or without a peer id at the end.
@@ -356,7 +393,7 @@ mod tests {
         let [peer, own] = peers();
         dialer.connected(&peer, "/ip4/127.0.0.1/tcp/9/p2p/x", now);
         dialer.disconnected(&peer, &own, now);
-        assert_eq!(dialer.next_try(), now.plus(RETRY_MIN_MS));
+        assert_eq!(dialer.next_try(), now.plus(pause(0, &address)));
     }
 
     fn peers() -> [PeerKey; 2] {
@@ -367,6 +404,50 @@ mod tests {
         let mut peers = texts.map(|text| text.parse::<PeerKey>().expect("a peer id"));
         peers.sort();
         peers
+    }
+
+    #[test]
+    fn who_came_without_being_found_is_not_parted_from() {
+        let mut hub = Dialer::new(&[], 1, Millis(0));
+        let members = crowd(40);
+        for peer in &members[..30] {
+            hub.connected(peer, "", Millis(1));
+        }
+        assert_eq!(hub.due_members(Millis(2)), (vec![], vec![]), "it is all that they know");
+        assert_eq!(hub.next_try(), Millis(u64::MAX), "nothing is due, not even at once");
+        // Others were found, too: the group knows ways around this member.
+        for peer in &members[30..] {
+            hub.found(peer.clone(), &["/ip4/192.0.2.7/tcp/1".to_owned()], Millis(3));
+            hub.connected(peer, "", Millis(3));
+        }
+        let (dials, parts) = hub.due_members(Millis(4));
+        assert!(dials.is_empty());
+        assert_eq!(parts.len(), 10);
+        assert!(parts.iter().all(|peer| members[30..].contains(peer)));
+        assert_eq!(hub.next_try(), Millis(u64::MAX));
+    }
+
+    #[test]
+    fn who_is_parted_from_again_and_again_returns_later_and_later() {
+        let address = "/ip4/127.0.0.1/tcp/9".to_owned();
+        let mut dialer = Dialer::new(std::slice::from_ref(&address), 1, Millis(0));
+        let [peer, own] = peers();
+        let mut now = Millis(0);
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            assert_eq!(dialer.due(now), vec![address.clone()]);
+            dialer.connected(&peer, &address, now);
+            now = now.plus(20);
+            dialer.disconnected(&peer, &own, now);
+            pauses.push(dialer.next_try().since(now));
+            now = dialer.next_try();
+        }
+        assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1]), "{pauses:?}");
+        assert!(pauses[0] < 2 * RETRY_MIN_MS && pauses[11] >= RETRY_MAX_MS, "{pauses:?}");
+        // One that held ends the series.
+        dialer.connected(&peer, &address, now);
+        dialer.disconnected(&peer, &own, now.plus(SHORT_MS));
+        assert!(dialer.next_try() <= now.plus(SHORT_MS + RETRY_MIN_MS));
     }
 
     #[test]

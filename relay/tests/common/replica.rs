@@ -96,7 +96,7 @@ impl Replica {
             let mut store = Store::open(Connection::open(&file_path).unwrap()).unwrap();
             let identity = store.start(driver::now(), &file, &random()).unwrap();
             let parts = Parts { store, identity, settings, inbox, board: shown };
-            let again = driver::run(parts).unwrap();
+            let again = driver::run(parts, || ()).unwrap();
             assert!(again.is_none(), "the identity of a file in these tests never changes");
         });
         Replica { path, board, control, thread: Some(thread) }

@@ -6,9 +6,9 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Lines, Read},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -28,6 +28,9 @@ const VICTIM: &str = "WAVESYNC_TEST_VICTIM";
 const DEADLINE: Duration = Duration::from_secs(60);
 /// What a connection that has proven nothing may hold.
 const HELD_MAX_KIB: u64 = 256;
+/// What each of 1,000 may hold on average, when they come by the hundred: many of them are gone before the
+/// last ones come.
+const CROWD_MEAN_MAX_KIB: u64 = 64;
 /// A stranger gives up once the victim has read nothing for this long.
 const STALLED: Duration = Duration::from_millis(500);
 /// And once it has sent so much: far more than it may.
@@ -72,7 +75,7 @@ impl Engine {
             let mut store = Store::open(Connection::open(&opened).unwrap()).unwrap();
             let identity = store.start(driver::now(), &file, &random()).unwrap();
             let parts = Parts { store, identity, settings, inbox, board: shown };
-            driver::run(parts).unwrap();
+            driver::run(parts, || ()).unwrap();
         });
         Engine { path, board, control, thread }
     }
@@ -99,6 +102,8 @@ fn the_engine_that_strangers_visit() {
 
 struct Victim {
     process: Child,
+    /// Open until the end: the harness of a test that takes long says so.
+    _said: Lines<BufReader<ChildStdout>>,
     path: PathBuf,
     address: String,
 }
@@ -113,12 +118,12 @@ impl Victim {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let said = BufReader::new(process.stdout.take().unwrap()).lines();
-        let address = said.map(|line| line.unwrap()).find_map(|line| {
+        let mut said = BufReader::new(process.stdout.take().unwrap()).lines();
+        let address = said.by_ref().map(|line| line.unwrap()).find_map(|line| {
             let at = line.find("at /ip4/")?;
             Some(line[at + 3..].to_owned())
         });
-        Victim { process, path, address: address.unwrap() }
+        Victim { process, _said: said, path, address: address.unwrap() }
     }
 
     /// `VmRSS` or `VmHWM`, in KiB.
@@ -290,8 +295,24 @@ fn a_stranger_holds_little_of_us() {
     }
     let grown = victim.memory("VmHWM").saturating_sub(before);
     eprintln!("1,000 further strangers: {grown} KiB");
-    let most = 2 * limits::UNPROVEN_PEERS_MAX as u64 * HELD_MAX_KIB;
-    assert!(grown <= most, "{grown} KiB after 1,000 strangers");
+    assert!(grown <= 1_000 * CROWD_MEAN_MAX_KIB, "{grown} KiB after 1,000 strangers");
     syncs(&victim, &honest, 3);
     honest.stop();
+}
+
+#[test]
+#[ignore = "waits for two pings that are not answered: about a minute"]
+fn a_stranger_that_is_not_heard_any_more_is_cut_off() {
+    let directory = tempfile::tempdir().unwrap();
+    let victim = Victim::start(directory.path());
+    smol::block_on(async {
+        let mut io = visit(victim.port(), Manner::Full).await.unwrap();
+        let start = Instant::now();
+        let to_the_end =
+            async { while io.read(&mut [0; 4096]).await.is_ok_and(|read| read > 0) {} };
+        let late = smol::Timer::after(Duration::from_secs(150));
+        let end = future::select(Box::pin(to_the_end), late).await;
+        assert!(matches!(end, future::Either::Left(_)), "it is still connected");
+        eprintln!("cut off after {} s", start.elapsed().as_secs());
+    });
 }

@@ -80,6 +80,7 @@ clippy: | setup ## lints, warnings are errors
 	@$(CARGO) clippy --locked -q -p wavesync-core --all-targets --features mutants -- -D warnings
 	@echo "clippy wavesync"
 	@$(CARGO) clippy --locked -q -p wavesync --all-targets -- -D warnings
+	@$(CARGO) clippy --locked -q -p wavesync-bindgen --all-targets -- -D warnings
 	@echo "clippy wavesync-wasm"
 	@scripts/wasm.sh $(CARGO) clippy --locked -q -p wavesync-wasm --target $(WASM) -- -D warnings
 
@@ -91,6 +92,7 @@ unit: | setup ## unit, property and network tests of core, transport, net and re
 	$(BOUNDED) $(CARGO) test --locked -p wavesync-transport
 	$(BOUNDED) $(CARGO) test --locked -p wavesync-net
 	$(BOUNDED) $(CARGO) test --locked -p wavesync-relay
+	$(BOUNDED) $(CARGO) test --locked -p wavesync-bindgen
 
 sim: | setup ## the simulator and the reference model: many seeds, every property, planted mutants
 	$(CARGO) test --locked -p wavesync-core --features mutants --lib --test auth

@@ -225,7 +225,7 @@ fn start_network(settings: &Settings, identity: &Identity) -> Result<Network, Ne
         direct: settings.direct,
         identity: identity.secret,
         listen: settings.listen.clone(),
-        lan_tag: settings.lan.then(|| settings.key.lan_tag()),
+        lan_key: settings.lan.then(|| settings.key.lan_key()),
     })
 }
 

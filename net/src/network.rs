@@ -86,8 +86,9 @@ pub struct Config {
     pub identity: [u8; 32],
     /// Multiaddresses to listen at; empty for every interface on a free port.
     pub listen: Vec<String>,
-    /// The group's opaque tag in the local network; `None` neither announces nor looks.
-    pub lan_tag: Option<[u8; 16]>,
+    /// The key by which members know each other in the local network; `None` neither announces
+    /// nor looks.
+    pub lan_key: Option<[u8; 32]>,
     /// Relays to be reachable through, and to meet members at.
     pub relays: Vec<RelayConfig>,
     /// Try to get from a relayed connection to a direct one, by hole punching.
@@ -125,7 +126,7 @@ impl Network {
             .map_err(|error| NetError::Identity(error.to_string()))?;
         let local = keypair.public().to_peer_id();
         let executor = Arc::new(Executor::new());
-        let (lan, lan_error) = start_lan(config.lan_tag, local);
+        let (lan, lan_error) = start_lan(config.lan_key, local);
         let relays = Relays::new(&config.relays, Instant::now())?;
         let admission = Admission::default();
         // What members send through a relay is the relay's to send.
@@ -488,8 +489,8 @@ impl Network {
     }
 }
 
-fn start_lan(tag: Option<[u8; 16]>, local: PeerId) -> (Option<Lan>, Option<String>) {
-    match tag.map(|tag| Lan::start(&tag, local)) {
+fn start_lan(key: Option<[u8; 32]>, local: PeerId) -> (Option<Lan>, Option<String>) {
+    match key.map(|key| Lan::start(key, local)) {
         None => (None, None),
         Some(Ok(lan)) => (Some(lan), None),
         Some(Err(error)) => {

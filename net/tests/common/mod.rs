@@ -18,7 +18,7 @@ pub fn config(number: u8) -> Config {
     Config {
         identity: [number + 1; 32],
         listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
-        lan_tag: None,
+        lan_key: None,
         relays: Vec::new(),
         direct: false,
     }

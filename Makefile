@@ -27,7 +27,7 @@ PACKAGES := wavesync-core wavesync-transport wavesync-net wavesync-relay wavesyn
 
 # In the order written, also under -j: cargo uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup ext wasm core-tests browser relay demo demo-web fmt clippy deny unit sim groups sim-quick ext-test sql check test bench bench-sync bench-contention clean
+.PHONY: help setup ext wasm core-tests browser relay demo demo-web fmt clippy deny unit sim groups sim-quick ext-test sql check test fuzz bench bench-sync bench-contention clean
 
 help: ## this list
 	@echo "wavesync: any SQLite database, synced peer to peer"
@@ -75,6 +75,7 @@ demo-web: wasm relay ext ## a shared list: two tabs of a browser and a sqlite3 s
 
 fmt: | setup ## is the code formatted?
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 
 clippy: | setup ## lints, warnings are errors
 	@for package in $(PACKAGES); do \
@@ -105,6 +106,9 @@ sim: | setup ## the simulator and the reference model: many seeds, every propert
 groups: | setup ## what a write costs in groups of 2 to 1,000 members (minutes)
 	GROUP_SIZES=2,10,100,1000 $(CARGO) test --locked --profile simulator -p wavesync-core --test groups -- --nocapture
 
+fuzz: | setup ## bytes of others, bent by a fuzzer (TIME=60 for each target, ONLY='frame apply', KEEP=1)
+	TIME="$(TIME)" KEEP="$(KEEP)" scripts/fuzz.sh $(ONLY)
+
 sim-quick: ## the simulator as far as make test runs it (TEST_SEEDS=2000)
 	@$(BOUNDED) $(MAKE) sim SEEDS=$(or $(TEST_SEEDS),2000)
 
@@ -124,8 +128,8 @@ bench: | setup ## what it costs beside plain SQLite (ONLY='fold merge' KEYS=int 
 	ONLY="$(ONLY)" KEYS="$(KEYS)" ROWS="$(ROWS)" ROUNDS="$(ROUNDS)" \
 	  $(CARGO) bench --locked -q -p wavesync-core --bench bench
 
-bench-sync: ext ## what a sync costs end to end, between two sqlite3 shells (ONLY='rows blob' ROWS=100000)
-	ONLY="$(ONLY)" ROWS="$(ROWS)" /usr/bin/python3 scripts/bench-sync.py ./wavesync.so
+bench-sync: ext relay ## what a sync costs end to end, between two sqlite3 shells (ONLY='rows blob' ROWS=100000)
+	ONLY="$(ONLY)" ROWS="$(ROWS)" /usr/bin/python3 scripts/bench-sync.py ./wavesync.so $(TARGET_DIR)/debug/wavesync-relay
 
 bench-contention: ext ## what a program that writes and the engine cost each other
 	/usr/bin/python3 scripts/bench-contention.py .

@@ -454,6 +454,11 @@ impl Driver {
                     }
                 }
                 Output::Close { stream } => network.close_stream(crate::StreamId(stream.0)),
+                Output::Proven { peer } => {
+                    if let Ok(peer) = PeerKey::from_bytes(&peer.0) {
+                        network.admit(&peer);
+                    }
+                }
                 Output::Disconnect { peer } => {
                     if let Ok(peer) = PeerKey::from_bytes(&peer.0) {
                         network.disconnect(&peer);

@@ -101,6 +101,10 @@ impl Hosts {
         self.networks[from].dial(&address).unwrap();
         self.connected(from, to).await;
         self.connected(to, from).await;
+        // These have no group to prove anything about.
+        let (one, other) = (self.peer(from), self.peer(to));
+        self.networks[from].admit(&other);
+        self.networks[to].admit(&one);
     }
 
     /// Opens a stream; its name on either side.

@@ -33,7 +33,7 @@ use file::Changed;
 use options::Options;
 
 /// Rows of one transaction: while it runs, no query of the application is answered.
-const TRANSACTION_MAX_ROWS: usize = 500;
+const TRANSACTION_MAX_ROWS: usize = 250;
 /// A start that SQLite could not serve is tried again after this long, in milliseconds.
 const START_RETRY_MS: u64 = 100;
 

@@ -174,9 +174,10 @@ test("a first sync of 100,000 rows keeps queries quick and memory small", async 
   const snapshots = await tab.page.evaluate(() => window.snapshots);
   const steps = new Set(snapshots.map(({ peers }) => peers[0]?.rows_in ?? 0));
   assert.ok(steps.size >= 10, `progress was shown in ${steps.size} steps`);
-  // What the machine's other work costs an idle page, it costs a Worker on each of its turns. The
-  // goal is that 99 of 100 queries are that quick; so far it is every other one.
+  // The goal is that 99 of 100 queries take 100 ms, and on an idle machine they do. What the
+  // machine's other work costs an idle page, it costs a Worker on each of its many turns.
   assert.ok(p50 <= 100 + 2 * noise, `half of the queries took more than ${p50} ms`);
+  assert.ok(p99 <= 100 + 20 * noise, `of 100 queries, one took ${p99} ms`);
   assert.ok(memory <= 128 * 2 ** 20, `${memory} bytes of memory`);
   await tab.page.close();
   await shell.close();

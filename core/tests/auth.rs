@@ -235,7 +235,7 @@ fn an_opener_without_a_proof_gets_nothing() {
 /// Topic and passphrase both make the key; upper and lower case and blanks count.
 fn every_topic_and_passphrase_is_another_group() {
     let tag = |topic: &str, passphrase: &str| {
-        GroupKey::from_passphrase(topic, passphrase).unwrap().lan_tag()
+        GroupKey::from_passphrase(topic, passphrase).unwrap().lan_key()
     };
     let own = tag("club", "tidal lantern crisp orbit");
     assert_eq!(own, tag("club", "tidal lantern crisp orbit"));

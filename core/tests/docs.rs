@@ -20,6 +20,7 @@ const PROTOCOL: &str = include_str!("../../docs/PROTOCOL.md");
 const STORAGE: &str = include_str!("../../docs/STORAGE.md");
 const LIMITS: &str = include_str!("../src/limits.rs");
 const STREAMS: &str = include_str!("../../net/src/streams.rs");
+const GATE: &str = include_str!("../../net/transport/src/gate.rs");
 const MESSAGES: &str = include_str!("../src/wire/message.rs");
 
 /// Name and value of constants, by their own names.
@@ -109,7 +110,8 @@ fn every_limit_of_the_streams_stands_in_the_protocol_with_its_value() {
         let value = rest.trim_end_matches(';').split('+').map(product).sum();
         Some((name.to_string(), value))
     };
-    let code: BTreeMap<String, i128> = STREAMS.lines().filter_map(constant).collect();
+    let code: BTreeMap<String, i128> =
+        STREAMS.lines().chain(GATE.lines()).filter_map(constant).collect();
     assert!(code.len() > 5, "{code:?}");
     assert_eq!(numbers(section(PROTOCOL, "### Limits of the streams")), code);
 }

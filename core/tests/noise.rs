@@ -81,3 +81,16 @@ fn inputs_that_a_fuzzer_kept_are_endured() {
     }
     eprintln!("{count} kept inputs");
 }
+
+/// Writes what the targets accept as the first inputs of a fuzzer.
+#[test]
+#[ignore = "writes into the source tree: cargo test --test noise -- --ignored"]
+fn the_examples_become_seeds_of_the_fuzzer() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
+    for (name, _, seeds) in TARGETS {
+        std::fs::create_dir_all(corpus.join(name)).unwrap();
+        for (number, seed) in seeds().into_iter().enumerate() {
+            std::fs::write(corpus.join(name).join(format!("example-{number}")), seed).unwrap();
+        }
+    }
+}

@@ -132,4 +132,19 @@ mod tests {
         assert!(message("[]").contains("JSON object"));
         assert!(message("{").contains("JSON object"));
     }
+
+    #[test]
+    fn inputs_that_a_fuzzer_kept_are_endured() {
+        let fuzz = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
+        let mut good = 0;
+        for kind in ["corpus", "crashers"] {
+            let Ok(files) = std::fs::read_dir(fuzz.join(kind).join("options")) else { continue };
+            for file in files {
+                let bytes = std::fs::read(file.unwrap().path()).unwrap();
+                let text = String::from_utf8_lossy(&bytes);
+                good += usize::from(Options::parse(&text).is_ok());
+            }
+        }
+        assert!(good > 0, "no input is good: nothing was tried");
+    }
 }

@@ -20,7 +20,7 @@ fn network(number: u8) -> Network {
     Network::new(Config {
         identity: [number; 32],
         listen,
-        lan_tag: None,
+        lan_key: None,
         relays: Vec::new(),
         direct: false,
     })
@@ -41,6 +41,7 @@ async fn serve(mut network: Network, address: mpsc::Sender<String>) {
     loop {
         match network.next_event().await {
             Event::Listening { address: listening } => address.send(listening).unwrap(),
+            Event::Connected { peer, .. } => network.admit(&peer),
             Event::Frame { stream, bytes } if bytes.len() == SMALL_FRAME_BYTES => {
                 network.send(stream, bytes);
             }
@@ -71,6 +72,7 @@ async fn measure(mut network: Network, address: String) {
         _ => None,
     })
     .await;
+    network.admit(&peer);
     network.open_stream(&peer, 0);
     let stream = first(&mut network, |event| match event {
         Event::StreamOpened { stream, .. } => Some(stream),

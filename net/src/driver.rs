@@ -225,7 +225,7 @@ fn start_network(settings: &Settings, identity: &Identity) -> Result<Network, Ne
         direct: settings.direct,
         identity: identity.secret,
         listen: settings.listen.clone(),
-        lan_tag: settings.lan.then(|| settings.key.lan_tag()),
+        lan_key: settings.lan.then(|| settings.key.lan_key()),
     })
 }
 
@@ -454,6 +454,11 @@ impl Driver {
                     }
                 }
                 Output::Close { stream } => network.close_stream(crate::StreamId(stream.0)),
+                Output::Proven { peer } => {
+                    if let Ok(peer) = PeerKey::from_bytes(&peer.0) {
+                        network.admit(&peer);
+                    }
+                }
                 Output::Disconnect { peer } => {
                     if let Ok(peer) = PeerKey::from_bytes(&peer.0) {
                         network.disconnect(&peer);

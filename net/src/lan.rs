@@ -1,7 +1,8 @@
 //! Finding members of the group in the local network by multicast DNS.
 //!
-//! What is announced is an opaque tag of the group, our peer id and where we listen. Whoever does
-//! not know the tag learns only that some group is there. mdns-sd works on a thread of its own.
+//! What is announced is our peer id, where we listen, and a tag that only members of the group can
+//! tell from random bytes. It is another one for each member, so nobody else learns who belongs
+//! together. mdns-sd works on a thread of its own.
 
 use std::{
     collections::HashMap,
@@ -13,6 +14,7 @@ use std::{
 use futures::{FutureExt, Stream, StreamExt, stream::BoxStream};
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use mdns_sd::{ResolvedService, ServiceDaemon, ServiceEvent, ServiceInfo};
+use wavesync_core::auth::lan_tag;
 
 const SERVICE: &str = "_wavesync._tcp.local.";
 const KEY_TAG: &str = "tag";
@@ -38,7 +40,7 @@ pub(crate) struct Found {
 pub(crate) struct Lan {
     daemon: ServiceDaemon,
     events: BoxStream<'static, ServiceEvent>,
-    tag: String,
+    key: [u8; 32],
     local: PeerId,
     announced: Vec<Multiaddr>,
     /// By the full name of the service instance.
@@ -47,17 +49,10 @@ pub(crate) struct Lan {
 
 impl Lan {
     /// Starts looking; announces nothing before `announce`.
-    pub(crate) fn start(tag: &[u8; 16], local: PeerId) -> Result<Lan, mdns_sd::Error> {
+    pub(crate) fn start(key: [u8; 32], local: PeerId) -> Result<Lan, mdns_sd::Error> {
         let daemon = ServiceDaemon::new()?;
         let events = daemon.browse(SERVICE)?.into_stream().boxed();
-        Ok(Lan {
-            daemon,
-            events,
-            tag: hex(tag),
-            local,
-            announced: Vec::new(),
-            known: HashMap::new(),
-        })
+        Ok(Lan { daemon, events, key, local, announced: Vec::new(), known: HashMap::new() })
     }
 
     /// Announces where we listen, replacing what was announced before.
@@ -67,7 +62,7 @@ impl Lan {
             return Ok(());
         }
         let mut properties = HashMap::from([
-            (KEY_TAG.to_owned(), self.tag.clone()),
+            (KEY_TAG.to_owned(), tag(&self.key, self.local)),
             (KEY_PEER.to_owned(), self.local.to_string()),
         ]);
         for (number, address) in addresses.iter().enumerate() {
@@ -101,11 +96,11 @@ impl Lan {
     fn instance(&self) -> String {
         let peer = self.local.to_string();
         let start = peer.len().saturating_sub(NAME_PEER_CHARACTERS);
-        format!("{}-{}", self.tag, &peer[start..])
+        format!("{}-{}", tag(&self.key, self.local), &peer[start..])
     }
 
     fn found(&mut self, service: &ResolvedService) -> Option<Found> {
-        let found = parse(service, &self.tag).filter(|found| found.peer != self.local)?;
+        let found = parse(service, &self.key).filter(|found| found.peer != self.local)?;
         if self.known.get(&service.fullname) == Some(&found) {
             return None;
         }
@@ -182,11 +177,11 @@ fn tcp_port(address: &Multiaddr) -> Option<u16> {
     })
 }
 
-fn parse(service: &ResolvedService, tag: &str) -> Option<Found> {
-    if service.get_property_val_str(KEY_TAG)? != tag {
+fn parse(service: &ResolvedService, key: &[u8; 32]) -> Option<Found> {
+    let peer: PeerId = service.get_property_val_str(KEY_PEER)?.parse().ok()?;
+    if service.get_property_val_str(KEY_TAG)? != tag(key, peer) {
         return None;
     }
-    let peer: PeerId = service.get_property_val_str(KEY_PEER)?.parse().ok()?;
     let addresses: Vec<Multiaddr> = (0..ADDRESSES_MAX)
         .filter_map(|number| {
             let text = service.get_property_val_str(&format!("{KEY_ADDRESS_PREFIX}{number}"))?;
@@ -196,8 +191,10 @@ fn parse(service: &ResolvedService, tag: &str) -> Option<Found> {
     (!addresses.is_empty()).then_some(Found { peer, addresses })
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+/// The tag of a member, in hexadecimal digits.
+fn tag(key: &[u8; 32], member: PeerId) -> String {
+    let member = wavesync_core::machine::PeerId(member.to_bytes());
+    lan_tag(key, &member).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

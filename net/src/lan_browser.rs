@@ -18,7 +18,7 @@ pub(crate) enum Lan {}
 pub(crate) struct NoLan;
 
 impl Lan {
-    pub(crate) fn start(_tag: &[u8; 16], _local: PeerId) -> Result<Lan, NoLan> {
+    pub(crate) fn start(_key: [u8; 32], _local: PeerId) -> Result<Lan, NoLan> {
         Err(NoLan)
     }
 

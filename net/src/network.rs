@@ -31,6 +31,8 @@ use libp2p::{
     },
 };
 
+use wavesync_transport::Admission;
+
 pub use event::Event;
 pub use peer::PeerKey;
 pub use relays::{RelayConfig, RelayReport};
@@ -84,8 +86,9 @@ pub struct Config {
     pub identity: [u8; 32],
     /// Multiaddresses to listen at; empty for every interface on a free port.
     pub listen: Vec<String>,
-    /// The group's opaque tag in the local network; `None` neither announces nor looks.
-    pub lan_tag: Option<[u8; 16]>,
+    /// The key by which members know each other in the local network; `None` neither announces
+    /// nor looks.
+    pub lan_key: Option<[u8; 32]>,
     /// Relays to be reachable through, and to meet members at.
     pub relays: Vec<RelayConfig>,
     /// Try to get from a relayed connection to a direct one, by hole punching.
@@ -105,6 +108,8 @@ pub struct Network {
     dials: HashMap<ConnectionId, Dial>,
     ping_failures: HashMap<ConnectionId, u32>,
     relays: Relays,
+    /// Who may send more than a stranger.
+    admission: Admission,
 }
 
 /// A dial under way.
@@ -121,9 +126,13 @@ impl Network {
             .map_err(|error| NetError::Identity(error.to_string()))?;
         let local = keypair.public().to_peer_id();
         let executor = Arc::new(Executor::new());
-        let (lan, lan_error) = start_lan(config.lan_tag, local);
+        let (lan, lan_error) = start_lan(config.lan_key, local);
+        let relays = Relays::new(&config.relays, Instant::now())?;
+        let admission = Admission::default();
+        // What members send through a relay is the relay's to send.
+        relays.peers().for_each(|relay| admission.admit(relay));
         let mut network = Network {
-            swarm: swarm::build(&keypair, executor.clone(), config.direct)?,
+            swarm: swarm::build(&keypair, executor.clone(), config.direct, admission.clone())?,
             executor,
             local: local.into(),
             lan,
@@ -132,7 +141,8 @@ impl Network {
             listeners: HashMap::new(),
             dials: HashMap::new(),
             ping_failures: HashMap::new(),
-            relays: Relays::new(&config.relays, Instant::now())?,
+            relays,
+            admission,
         };
         if config.listen.is_empty() {
             LISTEN_DEFAULT.iter().try_for_each(|address| network.listen(address))?;
@@ -299,6 +309,15 @@ impl Network {
         });
     }
 
+    /// A peer may send as much as it likes from now on, as long as it is connected. Of others, no more
+    /// than [`crate::UNPROVEN_BYTES_MAX`] is taken from a connection; the rest waits in the sockets.
+    pub fn admit(&mut self, peer: &PeerKey) {
+        let peer = peer.to_peer_id();
+        if self.swarm.behaviour().streams.is_connected(&peer) {
+            self.admission.admit(peer);
+        }
+    }
+
     /// Closes every connection to a peer. Close its streams first if what they hold matters.
     pub fn disconnect(&mut self, peer: &PeerKey) {
         // An error says only that there was no connection.
@@ -374,6 +393,11 @@ impl Network {
     fn on_swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(BehaviourEvent::Streams(event)) => {
+                if let StreamsEvent::Disconnected { peer } = &event
+                    && !self.relays.contains(peer)
+                {
+                    self.admission.forget(peer);
+                }
                 self.ready.extend(translate(event, &self.relays));
             }
             SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => self.on_ping(event),
@@ -465,8 +489,8 @@ impl Network {
     }
 }
 
-fn start_lan(tag: Option<[u8; 16]>, local: PeerId) -> (Option<Lan>, Option<String>) {
-    match tag.map(|tag| Lan::start(&tag, local)) {
+fn start_lan(key: Option<[u8; 32]>, local: PeerId) -> (Option<Lan>, Option<String>) {
+    match key.map(|key| Lan::start(key, local)) {
         None => (None, None),
         Some(Ok(lan)) => (Some(lan), None),
         Some(Err(error)) => {

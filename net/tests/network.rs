@@ -207,7 +207,8 @@ fn shutdown_keeps_its_deadline_when_nobody_reads() {
     });
 }
 
-/// Members find each other in the local network; a host with another tag is not reported.
+/// Members find each other in the local network, a host of another group is not reported, and a
+/// stranger does not see who belongs together.
 #[test]
 fn the_local_network_shows_members() {
     if !multicast_works() {
@@ -215,13 +216,13 @@ fn the_local_network_shows_members() {
         return;
     }
     smol::block_on(async {
-        let networks = [[7; 16], [7; 16], [8; 16]]
+        let networks = [[7; 32], [7; 32], [8; 32]]
             .iter()
             .enumerate()
-            .map(|(number, tag)| {
+            .map(|(number, key)| {
                 let mut settings = config(number as u8 + 20);
                 settings.listen = vec!["/ip4/0.0.0.0/tcp/0".to_owned()];
-                settings.lan_tag = Some(*tag);
+                settings.lan_key = Some(*key);
                 Network::new(settings).unwrap()
             })
             .collect();
@@ -240,6 +241,19 @@ fn the_local_network_shows_members() {
                 })
                 .await;
         }
+        let shown: Vec<_> = (0..3).map(|at| hosts.peer(at).to_string()).collect();
+        let told = seen_by_a_stranger(&shown).await;
+        for (at, own) in told.iter().enumerate() {
+            for other in &told[at + 1..] {
+                // Also in pieces: names and tags are apart from each other by chance only.
+                let common = |length: usize| {
+                    own.as_bytes()
+                        .windows(length)
+                        .any(|part| other.as_bytes().windows(length).any(|whole| whole == part))
+                };
+                assert!(!common(9), "{own} {other}");
+            }
+        }
         // What was announced can be dialed.
         let peer = hosts.peer(0);
         hosts.networks[1].dial_peer(&peer, &addresses).unwrap();
@@ -248,6 +262,33 @@ fn the_local_network_shows_members() {
             |(who, event): &(usize, Event)| *who == 2 && matches!(event, Event::Discovered { .. });
         assert!(!hosts.unclaimed.iter().any(foreign), "{:?}", hosts.unclaimed);
     });
+}
+
+/// What somebody who only listens learns of these peers beside their ids and addresses.
+async fn seen_by_a_stranger(peers: &[String]) -> Vec<String> {
+    let daemon = mdns_sd::ServiceDaemon::new().unwrap();
+    let events = daemon.browse("_wavesync._tcp.local.").unwrap();
+    let mut told = std::collections::BTreeMap::new();
+    while told.len() < peers.len() {
+        let event = events.recv_async().await.unwrap();
+        let mdns_sd::ServiceEvent::ServiceResolved(service) = event else { continue };
+        let peer = service.get_property_val_str("peer").unwrap().to_owned();
+        if peers.contains(&peer) {
+            let name = service.fullname.trim_end_matches("._wavesync._tcp.local.").to_owned();
+            let tag = service.get_property_val_str("tag").unwrap().to_owned();
+            let place = ["peer", "a0", "a1", "a2", "a3", "a4", "a5", "tag"];
+            let others: Vec<_> = service
+                .get_properties()
+                .iter()
+                .filter(|property| !place.contains(&property.key()))
+                .map(|property| property.key().to_owned())
+                .collect();
+            assert!(others.is_empty(), "{others:?}");
+            told.insert(peer, format!("{name} {tag}"));
+        }
+    }
+    let _ended = daemon.shutdown();
+    told.into_values().collect()
 }
 
 /// Whether a packet to the group of multicast DNS comes back to this machine.

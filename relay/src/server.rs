@@ -384,7 +384,7 @@ fn build(
             observer(direction, bytes);
         }
     });
-    let transport = tap::observed(stack(keypair, None, certificate)?, observe);
+    let transport = tap::observed(stack(keypair, None, certificate, None)?, observe);
     let config = swarm::Config::with_executor(|task| smol::spawn(task).detach())
         .with_idle_connection_timeout(Duration::from_secs(limits::IDLE_TIMEOUT_SECONDS));
     Ok(Swarm::new(transport, behaviour, local, config))

@@ -44,7 +44,7 @@ struct Engine {
     changed: Changed,
     topic: String,
     /// Derived from topic and passphrase.
-    tag: [u8; 16],
+    lan_key: [u8; 32],
     on_change: RefCell<Option<Function>>,
     on_status: RefCell<Option<Function>>,
     /// For reports.
@@ -107,7 +107,7 @@ fn join_with(
     check_passphrase(passphrase)?;
     let key = GroupKey::from_passphrase(topic, passphrase)?;
     if let Some(engine) = find(database).filter(|engine| !engine.is_over()) {
-        if engine.topic != topic || engine.tag != key.lan_tag() {
+        if engine.topic != topic || engine.lan_key != key.lan_key() {
             return Err(Fault::new(
                 "already_joined",
                 "this database is joined with another topic or passphrase",
@@ -160,7 +160,6 @@ fn random() -> [u8; 64] {
 }
 
 fn start(database: &str, settings: Settings, passphrase: &str, reader: Connection) {
-    report_panics();
     let (control, inbox) = Control::new();
     let (alive, ended) = async_channel::bounded(1);
     let board = Board::default();
@@ -176,7 +175,7 @@ fn start(database: &str, settings: Settings, passphrase: &str, reader: Connectio
         board,
         changed: Changed::default(),
         topic: settings.topic.clone(),
-        tag: settings.key.lan_tag(),
+        lan_key: settings.key.lan_key(),
         on_change: RefCell::new(before.as_ref().and_then(|e| e.on_change.take())),
         on_status: RefCell::new(before.as_ref().and_then(|e| e.on_status.take())),
         reader,
@@ -198,11 +197,6 @@ fn warn_if_weak(passphrase: &str, board: &Board) {
     let hint = "choose a longer one; to change it, every member leaves and joins again";
     let (level, code) = (Level::Warning, "weak_passphrase");
     board.log(driver::now(), Event { level, code, message, hint: hint.to_owned(), peer: None });
-}
-
-/// A panic ends the module; its text is on the console then.
-fn report_panics() {
-    std::panic::set_hook(Box::new(|panic| console_error(&panic.to_string())));
 }
 
 /// Runs the driver until it is stopped, under a new identity if need be.

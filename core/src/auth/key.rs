@@ -62,10 +62,11 @@ impl GroupKey {
         self.subkey(b"session")
     }
 
-    /// The opaque tag by which members recognise each other on the local network.
+    /// The key of the tags by which members recognise each other in the local network
+    /// ([`lan_tag`]). It tells nothing else of the group, and is another one in each.
     #[must_use]
-    pub fn lan_tag(&self) -> [u8; 16] {
-        self.subkey(b"local network tag")
+    pub fn lan_key(&self) -> [u8; 32] {
+        self.subkey(b"local network key")
     }
 
     /// The opaque tag under which members meet at a relay; another one at each relay, so that
@@ -74,6 +75,13 @@ impl GroupKey {
     pub fn meeting_tag(&self, relay: &PeerId) -> [u8; 32] {
         derive(&self.master, FORMAT_TAG, &[b"meeting tag", &relay.0])
     }
+}
+
+/// What a member shows in the local network: whoever has the group's [`GroupKey::lan_key`] knows
+/// from it that this peer is one, and nobody else sees that two members have anything in common.
+#[must_use]
+pub fn lan_tag(lan_key: &[u8; 32], member: &PeerId) -> [u8; 16] {
+    derive(lan_key, FORMAT_TAG, &[b"local network tag", &member.0])
 }
 
 impl std::fmt::Debug for GroupKey {
@@ -106,11 +114,10 @@ mod tests {
     fn subkeys_differ() -> bool {
         let key = GroupKey::from_secret([7; 32]);
         let other = GroupKey::from_secret([8; 32]);
-        let tag = key.lan_tag();
         key.handshake() != key.session()
-            && key.handshake()[..16] != tag
-            && key.session()[..16] != tag
-            && tag != other.lan_tag()
+            && key.handshake() != key.lan_key()
+            && key.session() != key.lan_key()
+            && key.lan_key() != other.lan_key()
             && key.handshake() != other.handshake()
             && key.session() != other.session()
     }

@@ -10,7 +10,7 @@ mod passphrase;
 
 pub use channel::{Channel, Opened};
 pub use handshake::{Accepting, Greeting, Offering, Proof, Session};
-pub use key::{GroupKey, check_passphrase};
+pub use key::{GroupKey, check_passphrase, lan_tag};
 pub use passphrase::{PASSPHRASE_BITS, make as make_passphrase, weakness};
 
 use hmac::{Hmac, KeyInit, Mac};

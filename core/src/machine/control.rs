@@ -280,7 +280,8 @@ impl Machine {
         peer.session = Some(session);
         (peer.greeting, peer.attached, peer.last_error, peer.known) = (false, 0, None, None);
         (peer.told, peer.caps_told, peer.schema_told) = (None, None, None);
-        peer.hello_due = true;
+        (peer.hello_due, peer.refusals) = (true, 0);
+        self.outputs.push(Output::Proven { peer: stream.peer.clone() });
         if let Some(before) = before.filter(|before| *before != id) {
             self.close_stream(before);
             if let Some(peer) = self.peers.get_mut(&stream.peer) {

@@ -125,6 +125,11 @@ pub enum Output {
         /// Which.
         stream: StreamId,
     },
+    /// A peer has proven that it is a member: it may send more than a stranger.
+    Proven {
+        /// Who.
+        peer: PeerId,
+    },
     /// Give up the connections to a peer.
     Disconnect {
         /// Whose.

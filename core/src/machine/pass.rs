@@ -38,6 +38,9 @@ impl Machine {
 
     /// Starts a catch-up from a peer if it has anything that is not here.
     pub(super) fn consider(&mut self, now: Millis, id: &PeerId, store: &mut Store) -> Result<()> {
+        if self.is_paused(now, id) {
+            return Ok(());
+        }
         let Some(peer) = self.peers.get(id) else { return Ok(()) };
         let Some(known) = peer.known.as_ref() else { return Ok(()) };
         if peer.requesting || peer.awaits_schema {
@@ -369,6 +372,7 @@ impl Machine {
         }
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.counters.last_sync = Some(now);
+            (peer.faults, peer.ask_after) = (0, None);
         }
         self.close_stream(stream);
         self.consider(now, &id, store)

@@ -68,6 +68,12 @@ pub(super) struct Peer {
     pub attached: u64,
     /// Control streams in a row that did not last.
     pub falls: u32,
+    /// Handshakes in a row that failed.
+    pub refusals: u32,
+    /// Messages in a row that could not be understood, up to the next catch-up that ended well.
+    pub faults: u32,
+    /// Nothing is asked for before, because of them.
+    pub ask_after: Option<Millis>,
     /// The handshake is complete and our hello has not been sent.
     pub hello_due: bool,
     /// It holds back what was written here, because this clock is ahead.

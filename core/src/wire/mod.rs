@@ -10,6 +10,8 @@ pub mod rows;
 mod sites;
 mod texts;
 
+use std::fmt::Display;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -26,6 +28,13 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>> {
 /// # Errors
 /// [`Error::Protocol`] if the bytes are not exactly one such value.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    serde_cbor::from_slice(bytes)
-        .map_err(|error| Error::protocol(format!("a message cannot be read: {error}")))
+    let unreadable =
+        |error: &dyn Display| Error::protocol(format!("a message cannot be read: {error}"));
+    let mut reader = serde_cbor::Deserializer::from_slice(bytes);
+    // Through a trait object: else the compiler makes the parser anew for each field of each
+    // message, half a megabyte of the browser's module.
+    let mut erased = <dyn erased_serde::Deserializer>::erase(&mut reader);
+    let value = erased_serde::deserialize(&mut erased).map_err(|error| unreadable(&error))?;
+    reader.end().map_err(|error| unreadable(&error))?;
+    Ok(value)
 }

@@ -271,6 +271,7 @@ impl Crowd {
                     pair.open[1 - end] = false;
                 }
             }
+            Output::Proven { .. } => {}
             Output::Disconnect { peer } => self.cut(link(at, self.number(&peer))),
             Output::Event(event) => {
                 assert!(event.level != Level::Error, "member {at}: {event:?}");

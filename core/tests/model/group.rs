@@ -477,6 +477,7 @@ impl<'a> Group<'a> {
                 }
                 Output::Send { stream, frame } => self.net.send(stream, Item::Frame(frame)),
                 Output::Close { stream } => self.net.send(stream, Item::Closed),
+                Output::Proven { .. } => {}
                 Output::Disconnect { peer } => self.disconnect(at, usize::from(peer.0[0])),
                 Output::Event(event) => assert!(
                     event.level != wavesync_core::machine::Level::Error,

@@ -1,11 +1,15 @@
 //! What reads bytes of a peer, one function each: whether it accepts the input. Anything that must
 //! never be is an assert. The fuzzer and the test of random bytes call the same functions.
 
+#[path = "../examples/mod.rs"]
+#[allow(dead_code)]
+mod examples;
+
 use std::cell::RefCell;
 
 use rusqlite::Connection;
 use wavesync_core::auth::{Accepting, Channel, GroupKey, Offering, Session};
-use wavesync_core::ids::{Boot, Dot, Millis, SiteId, Stamp};
+use wavesync_core::ids::{Dot, Millis, SiteId, Stamp};
 use wavesync_core::machine::{Config, Input, Machine, Output, PeerId, StreamId};
 use wavesync_core::merge::Ended;
 use wavesync_core::store::Store;
@@ -15,7 +19,7 @@ use wavesync_core::store::identity::FileIdentity;
 use wavesync_core::store::sql::ident;
 use wavesync_core::value::Value;
 use wavesync_core::wire;
-use wavesync_core::wire::message::{Attach, Message, PushMessage, Refusal, plain, sealed};
+use wavesync_core::wire::message::{Attach, Message, Refusal, plain, sealed};
 use wavesync_core::wire::rows::{Batch, Row, TableRows};
 
 /// A target: its name, what it does, and examples that it accepts.
@@ -57,7 +61,7 @@ fn channels() -> (Channel, Channel) {
 }
 
 /// A sealed frame as it arrives.
-fn frame(bytes: &[u8]) -> bool {
+pub fn frame(bytes: &[u8]) -> bool {
     channels().1.open(bytes, 1 << 20).is_ok()
 }
 
@@ -67,7 +71,7 @@ fn frames() -> Vec<Vec<u8>> {
 }
 
 /// The first byte is the kind of a message with a good seal, the rest its body.
-fn message(bytes: &[u8]) -> bool {
+pub fn message(bytes: &[u8]) -> bool {
     let Some((kind, body)) = bytes.split_first() else { return false };
     let (mut one, mut two) = channels();
     let mut opened = None;
@@ -78,33 +82,16 @@ fn message(bytes: &[u8]) -> bool {
 }
 
 fn messages() -> Vec<Vec<u8>> {
-    let (site, boot, prev, upto) = (SiteId([3; 16]), Boot(7), Stamp(65_536), Stamp(65_537));
-    let (sent_to, rows) = (vec![1, 2, 3, 4], Batch::default().encode());
-    let push = PushMessage { site, boot, prev, upto, sent_to, rows };
-    let tables = vec![schema("t", "CREATE TABLE t(id INTEGER PRIMARY KEY)")];
-    vec![
-        [&[sealed::PUSH][..], &wire::encode(&push).expect("it encodes")].concat(),
-        [&[sealed::SCHEMA][..], &wire::encode(&tables).expect("it encodes")].concat(),
-        // From the examples of the protocol: a STATE and a REQUEST.
-        from_hex(
-            "11 a8 00 07 01 05 02 81 83 50 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d 0e 0f 1a 00 01 \
-             00 00 07 03 f4 04 80 05 f5 06 a3 00 09 01 02 02 03 07 80",
-        ),
-        from_hex(
-            "20 a6 00 81 83 50 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d 0e 0f 1a 00 01 00 00 07 \
-             01 80 02 a3 00 09 01 02 02 03 03 41 01 04 81 a3 00 61 74 01 82 61 61 61 62 02 81 82 \
-             01 82 1a 00 01 00 00 f6 05 19 03 e8",
-        ),
-    ]
-}
-
-fn from_hex(text: &str) -> Vec<u8> {
-    let bytes = text.split_whitespace();
-    bytes.map(|byte| u8::from_str_radix(byte, 16).expect("hexadecimal")).collect()
+    let first_sealed = sealed::HELLO;
+    let sealed = examples::all().into_iter().filter_map(|example| {
+        let kind = example.kind.filter(|kind| *kind >= first_sealed)?;
+        Some([&[kind][..], &example.bytes].concat())
+    });
+    sealed.collect()
 }
 
 /// Rows as they travel: what is accepted reads back the same.
-fn batch(bytes: &[u8]) -> bool {
+pub fn batch(bytes: &[u8]) -> bool {
     let Ok(batch) = Batch::decode(bytes) else { return false };
     let again = Batch::decode(&batch.encode()).expect("what was decoded encodes");
     assert_eq!(again.encode(), batch.encode(), "a batch that reads back otherwise");
@@ -155,7 +142,7 @@ fn replica() -> Store {
 }
 
 /// Rows are merged, and the file is whole afterwards, whatever they were.
-fn apply(bytes: &[u8]) -> bool {
+pub fn apply(bytes: &[u8]) -> bool {
     thread_local!(static STORE: RefCell<(Store, u64)> = RefCell::new((replica(), 0)));
     let Ok(batch) = Batch::decode(bytes) else { return false };
     STORE.with_borrow_mut(|(store, count)| {
@@ -178,7 +165,7 @@ fn apply(bytes: &[u8]) -> bool {
 
 /// What a stranger says on fresh streams: the first byte is the length of the first frame, and so
 /// on. Nothing but handshake messages may come back.
-fn handshake(bytes: &[u8]) -> bool {
+pub fn handshake(bytes: &[u8]) -> bool {
     thread_local!(static STORE: RefCell<Store> = RefCell::new(replica()));
     STORE.with_borrow_mut(|store| {
         let identity =
@@ -251,7 +238,7 @@ fn schema(name: &str, table: &str) -> TableSchema {
 
 /// A name in a statement is that name and nothing else; a text of a table makes that table or none.
 /// The input is a name, a line break, and the text.
-fn names(bytes: &[u8]) -> bool {
+pub fn names(bytes: &[u8]) -> bool {
     let text = String::from_utf8_lossy(bytes);
     let (name, declared) = text.split_once('\n').unwrap_or((&text, ""));
     let conn = Connection::open_in_memory().expect("memory");

@@ -215,6 +215,7 @@ impl World {
                     pair.open[end] = false;
                 }
             }
+            Output::Proven { .. } => {}
             Output::Disconnect { peer } => {
                 let other = self.replica_of(&peer);
                 let link = self.network.link_between(at, other).expect("peers are linked");

@@ -450,6 +450,7 @@ impl Stage {
             }
             Output::Send { stream, frame } => self.post(stream, frame),
             Output::Close { stream } => self.shut(stream),
+            Output::Proven { .. } => {}
             Output::Disconnect { peer } => {
                 let other = self.actors.iter().position(|(id, _)| *id == peer).unwrap();
                 self.cut(at, other);

@@ -10,10 +10,13 @@ use wavesync_core::store::Store;
 use crate::PeerKey;
 use crate::driver::dialer::Dialer;
 
+/// Ways that failed and are remembered, so that each is written once; beyond that none is written.
+const FAILED_MAX: usize = 4_096;
+
 /// What this engine has found out and not written yet.
 #[derive(Default)]
 pub struct Book {
-    /// Where a peer was reached that is not proven to be a member yet.
+    /// Where a peer was reached that is connected and not proven to be a member yet.
     reached: BTreeMap<PeerKey, String>,
     /// Ways that failed; once for each engine is enough.
     failed: BTreeSet<(PeerKey, String)>,
@@ -39,8 +42,16 @@ impl Book {
         self.reached.insert(peer.clone(), place(address));
     }
 
+    /// A peer is gone. If it has not proven anything until now, its address is nobody's.
+    pub fn left(&mut self, peer: &PeerKey) {
+        self.reached.remove(peer);
+    }
+
     /// A peer was dialed in vain.
     pub fn failed(&mut self, peer: &PeerKey, address: &str) {
+        if self.failed.len() >= FAILED_MAX {
+            return;
+        }
         let way = (peer.clone(), place(address));
         if self.failed.insert(way.clone()) {
             self.unwritten.push((way.0, way.1, false));
@@ -77,7 +88,27 @@ fn place(address: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::place;
+    use super::*;
+
+    #[test]
+    fn what_nobody_proves_to_be_a_member_is_not_kept() {
+        let mut book = Book::default();
+        let peer = |number: u32| {
+            // The form of an ed25519 identity: a hash function, a length, the key in its envelope.
+            let mut bytes = vec![0, 36, 8, 1, 18, 32];
+            bytes.resize(34, 7);
+            bytes.extend_from_slice(&number.to_be_bytes());
+            PeerKey::from_bytes(&bytes).expect("a peer id")
+        };
+        for number in 0..10_000 {
+            let peer = peer(number);
+            book.reached(&peer, "/ip4/192.0.2.7/tcp/1");
+            book.failed(&peer, "/ip4/192.0.2.7/tcp/2");
+            book.left(&peer);
+        }
+        assert_eq!(book.reached.len(), 0);
+        assert_eq!((book.failed.len(), book.unwritten.len()), (FAILED_MAX, FAILED_MAX));
+    }
 
     #[test]
     fn only_the_last_id_is_left_out() {

@@ -30,6 +30,7 @@ impl Driver {
                 Input::PathChanged { peer: core_id(&peer), address, relayed }
             }
             Net::Disconnected { peer } => {
+                self.book.left(&peer);
                 if let Some(network) = &self.network {
                     self.dialer.disconnected(&peer, network.local_peer(), now);
                 }

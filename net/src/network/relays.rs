@@ -142,6 +142,10 @@ impl Relays {
         Ok(relays)
     }
 
+    pub(super) fn peers(&self) -> impl Iterator<Item = PeerId> {
+        self.list.iter().map(|relay| relay.peer)
+    }
+
     pub(super) fn contains(&self, peer: &PeerId) -> bool {
         self.list.iter().any(|relay| relay.peer == *peer)
     }

@@ -13,7 +13,7 @@ use libp2p::{
 };
 #[cfg(not(target_family = "wasm"))]
 use libp2p::{dcutr, swarm::behaviour::toggle::Toggle};
-use wavesync_transport::{MeetBehaviour, StackError, meeting, stack};
+use wavesync_transport::{Admission, MeetBehaviour, StackError, meeting, stack};
 
 use crate::{error::NetError, streams::Streams};
 
@@ -48,12 +48,13 @@ pub(super) fn build(
     executor: Arc<Executor<'static>>,
     #[cfg_attr(target_family = "wasm", expect(unused, reason = "no browser punches holes"))]
     direct: bool,
+    admission: Admission,
 ) -> Result<Swarm<Behaviour>, NetError> {
     let (circuit_transport, circuits) = relay::client::new(keypair.public().to_peer_id());
     #[cfg(not(target_family = "wasm"))]
-    let transport = stack(keypair, Some(circuit_transport), None);
+    let transport = stack(keypair, Some(circuit_transport), None, Some(admission));
     #[cfg(target_family = "wasm")]
-    let transport = stack(keypair, Some(circuit_transport));
+    let transport = stack(keypair, Some(circuit_transport), Some(admission));
     let transport = transport.map_err(|error| match error {
         StackError::Identity(reason) => NetError::Identity(reason),
         error @ StackError::Certificate(_) => NetError::Io(std::io::Error::other(error)),

@@ -12,6 +12,7 @@
 mod address;
 #[cfg(not(target_family = "wasm"))]
 mod dns;
+mod gate;
 #[cfg(not(target_family = "wasm"))]
 mod listener;
 mod meet;
@@ -21,6 +22,7 @@ mod tcp;
 
 #[cfg(not(target_family = "wasm"))]
 pub use dns::{DnsError, DnsTransport};
+pub use gate::{Admission, UNPROVEN_BYTES_MAX, UNPROVEN_FRAME_MAX_BYTES, UNPROVEN_STREAM_BYTES};
 pub use meet::{
     MEET_MEMBERS_MAX, MEET_PROTOCOL, MEET_TAG_BYTES, Meet, MeetBehaviour, MeetCodec, MeetEvent,
     Met, meeting,

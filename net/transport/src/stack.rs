@@ -20,11 +20,16 @@ use libp2p::{
     noise, relay, yamux,
 };
 
+use crate::gate::{Admission, Gated};
+
 #[cfg(not(target_family = "wasm"))]
 pub use tls::{Certificate, TRUST_VARIABLE};
 
 /// Dialing and all handshakes together.
 const CONNECT_TIMEOUT_SECONDS: u64 = 20;
+/// The longest message of a websocket, in bytes. It carries what Noise writes at once: less than 192 KiB.
+#[cfg(not(target_family = "wasm"))]
+const WEBSOCKET_MESSAGE_MAX_BYTES: usize = 256 * 1024;
 
 /// Connections, encrypted and multiplexed, with the proven peer.
 pub type Connections = Boxed<(PeerId, StreamMuxerBox)>;
@@ -40,7 +45,8 @@ pub enum StackError {
     Certificate(String),
 }
 
-/// Builds the stack. Without `circuits` nothing is dialed or heard through relays.
+/// Builds the stack. Without `circuits` nothing is dialed or heard through relays; with `admission`
+/// little is read of peers that are not on its list.
 ///
 /// # Errors
 /// If the key, the certificate or the file of [`TRUST_VARIABLE`] can not be used.
@@ -49,16 +55,19 @@ pub fn stack(
     keypair: &Keypair,
     circuits: Option<relay::client::Transport>,
     certificate: Option<Certificate>,
+    admission: Option<Admission>,
 ) -> Result<Connections, StackError> {
     use crate::{DnsTransport, TcpTransport};
 
     let names = || DnsTransport::new(TcpTransport::new());
     let mut websocket = libp2p::websocket::Config::new(names());
     websocket.set_tls_config(tls::config(certificate)?);
-    secured(keypair, circuits, websocket.or_transport(names()))
+    websocket.set_max_data_size(WEBSOCKET_MESSAGE_MAX_BYTES);
+    secured(keypair, circuits, websocket.or_transport(names()), admission)
 }
 
-/// Builds the stack of a browser. Without `circuits` nothing is heard or dialed through relays.
+/// Builds the stack of a browser. Without `circuits` nothing is heard or dialed through relays; with
+/// `admission` little is read of peers that are not on its list.
 ///
 /// # Errors
 /// If the key can not be used.
@@ -66,8 +75,9 @@ pub fn stack(
 pub fn stack(
     keypair: &Keypair,
     circuits: Option<relay::client::Transport>,
+    admission: Option<Admission>,
 ) -> Result<Connections, StackError> {
-    secured(keypair, circuits, libp2p::websocket_websys::Transport::default())
+    secured(keypair, circuits, libp2p::websocket_websys::Transport::default(), admission)
 }
 
 /// Puts encryption and multiplexing on circuits and on the platform's transport.
@@ -75,6 +85,7 @@ fn secured<T>(
     keypair: &Keypair,
     circuits: Option<relay::client::Transport>,
     platform: T,
+    admission: Option<Admission>,
 ) -> Result<Connections, StackError>
 where
     T: Transport + Send + Unpin + 'static,
@@ -90,7 +101,10 @@ where
         .or_transport(platform)
         .upgrade(Version::V1)
         .authenticate(noise)
-        .multiplex(yamux::Config::default())
+        .multiplex_ext(move |peer, _| {
+            let admission = admission.clone();
+            Gated { inner: yamux::Config::default(), peer: *peer, admission }
+        })
         .timeout(Duration::from_secs(CONNECT_TIMEOUT_SECONDS))
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
         .map_err(io::Error::other)

@@ -135,7 +135,7 @@ export class Database extends Runner {
 
   /** @internal */
   constructor(
-    worker: Worker,
+    worker: () => Worker,
     readonly name: string,
   ) {
     super();

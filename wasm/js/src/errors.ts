@@ -25,6 +25,7 @@ export type ErrorCode =
   | "worker_failed"
   | "wasm_blocked"
   | "wasm_failed"
+  | "crashed"
   | "closed"
   | "bad_name"
   | "out_of_memory"
@@ -71,11 +72,26 @@ export function fault(code: ErrorCode, message: string, hint = ""): WavesyncErro
   return new WavesyncError({ code, message, hint });
 }
 
+/** What is thrown by a module that has panicked or run out of its stack: nothing in it can be relied
+ *  on any more. Null for anything else. */
+export function crashOf(thrown: unknown): Fault | null {
+  if (!(thrown instanceof WebAssembly.RuntimeError)) return null;
+  const said = (globalThis as { wavesyncPanic?: string }).wavesyncPanic;
+  return {
+    code: "crashed",
+    message: `wavesync has failed, and this is its fault: ${said ?? thrown.message}`,
+    hint:
+      "what was committed is safe; whether this call was done is not known, so look before you " +
+      "repeat it; please report the message",
+  };
+}
+
 /** Whatever was thrown, in the plain form. */
 export function toFault(thrown: unknown): Fault {
   const error = thrown as Partial<Fault> | undefined;
   return {
-    code: error?.code ?? "engine",
+    // The browser's own exceptions have a number there.
+    code: typeof error?.code === "string" ? error.code : "engine",
     message: error?.message ?? String(thrown),
     hint: error?.hint ?? "",
     sqlite: error?.sqlite ?? 0,

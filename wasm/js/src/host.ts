@@ -4,7 +4,7 @@
 //! with the number of its request in the same commit, so a request that is sent again to the next
 //! leader is not done twice.
 
-import { fault, toFault } from "./errors.js";
+import { crashOf, fault, toFault, type Fault } from "./errors.js";
 import type { Connection, Module } from "./module.js";
 import { wasFull } from "./pool.js";
 import type { Answer, Change, JoinOptions, News, Request, Value, Written } from "./wire.js";
@@ -30,6 +30,8 @@ export class Host {
   readonly #path: string;
   readonly #own: string;
   readonly #tell: (news: News) => void;
+  readonly #crashed: (error: Fault) => void;
+  #broken = false;
   #connection: Connection;
   #waiting: Waiting[] = [];
   #transaction: { id: string; client: string; timer?: ReturnType<typeof setTimeout> } | undefined;
@@ -46,17 +48,21 @@ export class Host {
     memory: boolean,
     own: string,
     tell: (news: News) => void,
+    crashed: (error: Fault) => void,
   ) {
     this.#module = module;
     this.#path = path;
     this.#own = own;
     this.#tell = tell;
+    this.#crashed = crashed;
     this.#connection = new module.Database(path, memory);
     this.#remembers = this.#exists("__wavesync_tab");
   }
 
   /** Answers a request, at once or when it is its turn. */
   submit(client: string, request: Request): Promise<Answer> {
+    // The next leader answers.
+    if (this.#broken) return new Promise(() => {});
     return new Promise((done) => {
       if (this.#transaction && !request.tx && !UNQUEUED.has(request.call)) {
         this.#waiting.push({ client, request, done });
@@ -68,6 +74,7 @@ export class Host {
 
   /** A tab is gone: what it had begun is rolled back. */
   gone(client: string): void {
+    if (this.#broken) return;
     this.#waiting = this.#waiting.filter((waiting) => waiting.client !== client);
     if (this.#transaction?.client === client) this.#end(() => this.#connection.rollback());
     if (this.#remembers && !this.#connection.inTransaction()) {
@@ -86,7 +93,17 @@ export class Host {
     );
   }
 
+  /** The module has failed: nothing in it is called any more. */
+  break(error: Fault): void {
+    if (this.#broken) return;
+    this.#broken = true;
+    clearTimeout(this.#statusTimer);
+    clearTimeout(this.#transaction?.timer);
+    this.#crashed(error);
+  }
+
   async close(): Promise<void> {
+    if (this.#broken) return;
     if (this.joined) await this.#module.engineLeave(this.#path, false);
     this.#end(() => this.#connection.rollback());
     this.#connection.free();
@@ -98,6 +115,11 @@ export class Host {
       const result = await this.#run(client, request);
       return { number, result };
     } catch (thrown) {
+      const crash = crashOf(thrown);
+      if (crash) {
+        this.break(crash);
+        return { number, error: crash };
+      }
       const error = toFault(thrown);
       // SQLite says that writing failed; the browser knows why.
       if (error.code === "io" && wasFull()) {
@@ -108,8 +130,10 @@ export class Host {
       }
       return { number, error };
     } finally {
-      this.#published();
-      this.#next();
+      if (!this.#broken) {
+        this.#published();
+        this.#next();
+      }
     }
   }
 
@@ -316,6 +340,8 @@ export class Host {
         return engine.enginePause(this.#path);
       case "resume":
         return engine.engineResume(this.#path);
+      case "panic":
+        return engine.panicForTest(args[0] as boolean);
       case "networkChanged":
         return engine.engineNetworkChanged(this.#path);
       default:

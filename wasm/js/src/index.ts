@@ -2,7 +2,6 @@
 
 import { Database } from "./database.js";
 import { fault } from "./errors.js";
-import { start } from "./link.js";
 import { remove } from "./pool.js";
 import { VERSION } from "./version.js";
 
@@ -37,13 +36,12 @@ export async function open(name: string, options: OpenOptions = {}): Promise<Dat
       "it is 'opfs' or 'memory'",
     );
   }
-  const made = start(() =>
+  const make = () =>
     worker
       ? new Worker(worker, { type: "module", name: `wavesync ${name}` })
       : // Bundlers find the file by this very expression.
-        new Worker(new URL("./worker.js", import.meta.url), { type: "module" }),
-  );
-  const database = new Database(made, name);
+        new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
+  const database = new Database(make, name);
   await database.start(storage === "memory", wasm === undefined ? undefined : absolute(wasm));
   return database;
 }

@@ -1,7 +1,12 @@
 //! A page's connection to its Worker: requests, answers, news.
 
 import { WavesyncError, fault } from "./errors.js";
-import type { FromWorker, News, Request, ToWorker } from "./wire.js";
+import type { FromWorker, JoinOptions, News, Request, ToWorker } from "./wire.js";
+
+/** A Worker that fails is replaced, but no more often than so within this time: what made it fail may
+ *  do so again. */
+const RESTARTS_MAX = 3;
+const RESTARTS_WITHIN_MS = 60_000;
 
 interface Pending {
   resolve: (result: unknown) => void;
@@ -9,20 +14,25 @@ interface Pending {
 }
 
 export class Link {
-  readonly #worker: Worker;
+  readonly #make: () => Worker;
+  #worker: Worker;
   readonly #pending = new Map<number, Pending>();
   readonly #news: (news: News | { kind: "role"; leader: boolean }) => void;
   #next = 0;
-  #closed = false;
+  #closed: WavesyncError | undefined;
+  #opening: (ToWorker & { kind: "open" }) | undefined;
+  #restarts: number[] = [];
   #whenClosed: (() => void) | undefined;
 
-  constructor(worker: Worker, news: (news: News | { kind: "role"; leader: boolean }) => void) {
-    this.#worker = worker;
+  constructor(make: () => Worker, news: (news: News | { kind: "role"; leader: boolean }) => void) {
+    this.#make = make;
+    this.#worker = start(make);
     this.#news = news;
   }
 
   /** Tells the Worker which database it is about; gives whether this tab has it. */
   open(message: ToWorker & { kind: "open" }): Promise<boolean> {
+    this.#opening = message;
     return new Promise((resolve, reject) => {
       const forbidden = watchPolicy();
       const failed = (error: WavesyncError) => {
@@ -36,6 +46,9 @@ export class Link {
       };
       this.#worker.onmessage = ({ data }: MessageEvent<FromWorker>) => {
         if (data.kind === "failed") failed(new WavesyncError(data.error));
+        else if (data.kind === "crashed") {
+          this.#crashed(new WavesyncError(data.error), data.joined).then(resolve, reject);
+        }
         else if (data.kind === "opened") resolve(data.leader);
         else this.#heard(data);
       };
@@ -44,7 +57,7 @@ export class Link {
   }
 
   call<T>(call: string, args: unknown[] = [], tx?: string): Promise<T> {
-    if (this.#closed) return Promise.reject(closed());
+    if (this.#closed) return Promise.reject(this.#closed);
     const number = ++this.#next;
     const oldest = this.#pending.keys().next().value ?? number;
     const request: Request = { number, oldest, call, args };
@@ -97,10 +110,34 @@ export class Link {
   }
 
   #end(error: WavesyncError): void {
-    this.#closed = true;
+    this.#closed = error;
     this.#worker.terminate();
+    this.#reject(error);
+  }
+
+  #reject(error: WavesyncError): void {
     for (const { reject } of this.#pending.values()) reject(error);
     this.#pending.clear();
+  }
+
+  /** The Worker has failed and is gone: another one goes on with the files. What was in memory only
+   *  is lost, and no empty database takes its place. Gives whether this tab has the database. */
+  async #crashed(error: WavesyncError, joined: JoinOptions | null): Promise<boolean> {
+    const now = performance.now();
+    this.#restarts = this.#restarts.filter((at) => now - at < RESTARTS_WITHIN_MS);
+    const last = this.#opening?.memory || this.#restarts.length >= RESTARTS_MAX;
+    if (last || !this.#opening || this.#whenClosed) {
+      this.#end(error);
+      this.#whenClosed?.();
+      throw error;
+    }
+    this.#restarts.push(now);
+    this.#reject(error);
+    this.#worker.terminate();
+    this.#worker = start(this.#make);
+    const leader = await this.open({ ...this.#opening, joined });
+    this.#news({ kind: "role", leader });
+    return leader;
   }
 }
 

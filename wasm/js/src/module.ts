@@ -22,6 +22,7 @@ export interface Connection {
 
 export interface Module {
   version(): string;
+  panicForTest(later: boolean): void;
   poolInstall(directory: string): Promise<void>;
   Database: new (path: string, memory: boolean) => Connection;
   engineJoin(

@@ -52,46 +52,49 @@ export async function inspect(name: string): Promise<void> {
   } catch {
     return; // A new database.
   }
+  const files: FileSystemFileHandle[] = [];
+  for await (const handle of folder.values()) {
+    if (handle.kind === "file") files.push(handle as FileSystemFileHandle);
+  }
   const found = new Map<string, number>();
-  for await (const [file, handle] of folder.entries()) {
-    if (handle.kind !== "file") continue;
-    const data = await (handle as FileSystemFileHandle).getFile();
-    if (data.size < HEADER_BYTES && isZero(await bytes(data, 0, HEADER_BYTES))) {
-      await folder.removeEntry(file);
-      continue;
-    }
-    const path = await pathOf(name, data);
-    if (path === null) continue;
-    if (found.has(path)) throw corrupt(name, `two files say that they are ${path}`);
-    found.set(path, data.size - HEADER_BYTES);
+  // All at once: each look is a message to another process and back.
+  const looks = files.map(async (file) => ({ file, ...(await look(name, file)) }));
+  for (const { file, path, size } of await Promise.all(looks)) {
+    if (path === undefined) await folder.removeEntry(file.name);
+    else if (path !== null && found.has(path)) {
+      throw corrupt(name, `two files say that they are ${path}`);
+    } else if (path !== null) found.set(path, size);
   }
   if (!found.has(DATABASE) && (found.get(`${DATABASE}-wal`) ?? 0) > 0) {
     throw corrupt(name, "there is a write-ahead log, but no database");
   }
 }
 
-async function bytes(data: Blob, from: number, to: number): Promise<Uint8Array> {
-  return new Uint8Array(await data.slice(from, to).arrayBuffer());
+/** The path of a file of the pool and the size of its content; null for a file that is free,
+ *  undefined for one that was made and never written. */
+async function look(name: string, file: FileSystemFileHandle) {
+  const data = await file.getFile();
+  const header = new Uint8Array(await data.slice(0, HEADER_BYTES).arrayBuffer());
+  const size = data.size - HEADER_BYTES;
+  if (size < 0 && header.every((byte) => byte === 0)) return { path: undefined, size };
+  return { path: pathOf(name, header, size), size };
 }
 
-function isZero(part: Uint8Array): boolean {
-  return part.every((byte) => byte === 0);
-}
-
-/** The path of a file of the pool, null for one that is free. */
-async function pathOf(name: string, data: File): Promise<string | null> {
-  const header = await bytes(data, 0, NAME_BYTES + 4);
+function pathOf(name: string, header: Uint8Array, size: number): string | null {
   const length = header.indexOf(0);
   if (length === 0) {
-    if (data.size > HEADER_BYTES) throw corrupt(name, "a file with content has no name");
+    if (size > 0) throw corrupt(name, "a file with content has no name");
     return null;
   }
-  const flags = new DataView(header.buffer).getUint32(NAME_BYTES);
   const path = new TextDecoder().decode(header.subarray(0, length));
-  if (length < 0 || !KNOWN.has(path) || !(flags & PERSISTENT) || flags & DELETE_ON_CLOSE) {
-    throw corrupt(name, "the header of a file is damaged");
-  }
+  if (length < 0 || header.length < NAME_BYTES + 4 || !KNOWN.has(path)) throw damaged(name);
+  const flags = new DataView(header.buffer).getUint32(NAME_BYTES);
+  if (!(flags & PERSISTENT) || flags & DELETE_ON_CLOSE) throw damaged(name);
   return path;
+}
+
+function damaged(name: string) {
+  return corrupt(name, "the header of a file is damaged");
 }
 
 function corrupt(name: string, what: string) {

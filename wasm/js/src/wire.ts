@@ -90,7 +90,7 @@ export type TabMessage =
 
 /** From a page to its Worker. */
 export type ToWorker =
-  | { kind: "open"; name: string; memory: boolean; wasm?: string }
+  | { kind: "open"; name: string; memory: boolean; wasm?: string; joined?: JoinOptions | null }
   | { kind: "request"; request: Request }
   | { kind: "close" };
 
@@ -101,4 +101,5 @@ export type FromWorker =
   | { kind: "answer"; answer: Answer }
   | { kind: "news"; news: News }
   | { kind: "role"; leader: boolean }
+  | { kind: "crashed"; error: Fault; joined: JoinOptions | null }
   | { kind: "closed" };

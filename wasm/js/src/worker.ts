@@ -1,10 +1,10 @@
 //! The Worker of one tab. Web Locks elect one Worker of all tabs to hold the database; the others
 //! pass requests to it, and one of them takes over when it ends.
 
-import { fault, toFault } from "./errors.js";
+import { crashOf, fault, toFault, type Fault } from "./errors.js";
 import { Host } from "./host.js";
 import { load } from "./module.js";
-import { DATABASE, directory, inspect, watchQuota } from "./pool.js";
+import { DATABASE, directory, inspect, root, watchQuota } from "./pool.js";
 import { VERSION } from "./version.js";
 import type {
   Answer,
@@ -25,11 +25,21 @@ const REJOIN_AFTER_MS = 100;
 
 /** The page, as its Worker sees it. TypeScript knows either pages or Workers. */
 const page = self as unknown as {
+  close(): void;
   postMessage(message: FromWorker): void;
   onmessage: (event: MessageEvent<ToWorker>) => void;
 };
 const post = (message: FromWorker) => page.postMessage(message);
 const never = new Promise<void>(() => {});
+
+/** Ends this Worker, and with it its locks: another one takes the database. The page makes a new
+ *  one of its own. Answers that were given are sent first. */
+function crashed(error: Fault, joined: JoinOptions | null): void {
+  setTimeout(() => {
+    post({ kind: "crashed", error, joined });
+    page.close();
+  });
+}
 
 /** A Worker's part among the tabs of one database. */
 class Tab {
@@ -50,7 +60,9 @@ class Tab {
   constructor(
     readonly name: string,
     readonly wasm: string | undefined,
+    joined: JoinOptions | null,
   ) {
+    this.#joined = joined;
     this.#prefix = `wavesync:${name}`;
     this.#everybody = new BroadcastChannel(this.#prefix);
     this.#toLeader = new BroadcastChannel(`${this.#prefix}:leader`);
@@ -60,10 +72,18 @@ class Tab {
   }
 
   async open(): Promise<void> {
+    // Compiled while the locks and the files are looked at, and by every tab: whoever takes over
+    // has it. Why it failed is told below.
+    const loading = load(this.wasm);
+    loading.catch(() => {});
     // Others learn from this lock that this tab has ended.
     const lock = this.#lockOf(this.#id);
     await new Promise<void>((held, failed) => {
       navigator.locks.request(lock, () => (held(), never)).catch(failed);
+    }).catch(async (error) => {
+      // A window that may not store anything has no locks either.
+      await root();
+      throw error;
     });
     void navigator.locks.request(this.#prefix, () => this.#lead());
     this.#hello();
@@ -76,14 +96,17 @@ class Tab {
         ),
       );
     }, WELCOME_MAX_MS);
-    // Ready to take over at once.
-    await load(this.wasm);
+    await loading;
   }
 
   request(request: Request): void {
     this.#pending.set(request.number, request);
     if (this.#host) void this.#serve(request);
     else if (this.#leader) this.#send(request);
+  }
+
+  break(error: Fault): void {
+    this.#host?.break(error);
   }
 
   async close(): Promise<void> {
@@ -171,13 +194,15 @@ class Tab {
       await inspect(this.name);
       const module = await load(this.wasm);
       await untilReleased(() => module.poolInstall(directory(this.name)));
-      this.#host = new Host(module, DATABASE, false, this.#id, (news) => this.#tell(news));
+      const tell = (news: News) => this.#tell(news);
+      const gone = (error: Fault) => crashed(error, this.#host?.joined ?? this.#joined);
+      this.#host = new Host(module, DATABASE, false, this.#id, tell, gone);
     } catch (error) {
       this.#fail(error);
       return;
     }
     this.#leader = this.#id;
-    await this.#forgetTheDead();
+    void this.#forgetTheDead();
     this.#toLeader.onmessage = ({ data }) => void this.#asked(data);
     this.#sendAgain();
     this.#everybody.postMessage({ kind: "leader", leader: this.#id } satisfies TabMessage);
@@ -278,18 +303,32 @@ async function openInMemory(name: string, wasm: string | undefined) {
   const tell = (news: News) => {
     if (news.kind !== "joined") post({ kind: "news", news });
   };
-  const host = new Host(module, `/${encodeURIComponent(name)}`, true, "", tell);
+  const path = `/${encodeURIComponent(name)}`;
+  const host = new Host(module, path, true, "", tell, (error) => crashed(error, null));
   post({ kind: "opened", leader: true });
   return {
     request: (request: Request) =>
       void host.submit("", request).then((answer) => post({ kind: "answer", answer })),
+    break: (error: Fault) => host.break(error),
     close: () => host.close().then(() => post({ kind: "closed" })),
   };
 }
 
 watchQuota();
 
-let tab: { request(request: Request): void; close(): Promise<void> } | undefined;
+let tab:
+  | { request(request: Request): void; break(error: Fault): void; close(): Promise<void> }
+  | undefined;
+
+/** Of what runs on the event loop: the engine, timers. */
+function failed(event: Event, thrown: unknown): void {
+  const crash = crashOf(thrown);
+  if (!crash) return;
+  event.preventDefault();
+  tab?.break(crash);
+}
+addEventListener("error", (event) => failed(event, event.error));
+addEventListener("unhandledrejection", (event) => failed(event, event.reason));
 
 page.onmessage = async ({ data }: MessageEvent<ToWorker>) => {
   try {
@@ -298,7 +337,7 @@ page.onmessage = async ({ data }: MessageEvent<ToWorker>) => {
     else if (data.memory) tab = await openInMemory(data.name, data.wasm);
     else {
       if (!globalThis.isSecureContext) await inspect(data.name);
-      const opening = new Tab(data.name, data.wasm);
+      const opening = new Tab(data.name, data.wasm, data.joined ?? null);
       tab = opening;
       await opening.open();
     }

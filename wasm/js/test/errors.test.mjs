@@ -180,3 +180,29 @@ test("two versions of the package on one database", async () => {
   await second.close();
   await first.close();
 });
+
+test("a window that may store nothing; in memory it works", async () => {
+  // As a private window of browsers that give it no storage, or "block all site data".
+  const profile = { default_content_setting_values: { cookies: 2 } };
+  const blocked = await Stage.open({ preferences: { profile } });
+  try {
+    const page = await blocked.page("blocked");
+    const refused = await page.evaluate(() =>
+      navigator.storage.getDirectory().then(
+        () => null,
+        (error) => error.name,
+      ),
+    );
+    assert.equal(refused, "SecurityError", "this browser gives storage all the same");
+    const error = await failure(page, "await wavesync.open('test')");
+    assert.deepEqual([error.name, error.code], ["WavesyncError", "no_opfs"]);
+    assert.match(error.hint, /storage: 'memory'/);
+    const rows = await page.evaluate(async () => {
+      const db = await wavesync.open("test", { storage: "memory" });
+      return db.query("SELECT 1 AS one");
+    });
+    assert.deepEqual(rows, [{ one: 1 }]);
+  } finally {
+    await blocked.close();
+  }
+});

@@ -2,9 +2,9 @@
 //! here ends with the stage.
 
 import { once } from "node:events";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
-import { cpus, loadavg, tmpdir } from "node:os";
+import { tmpdir } from "node:os";
 import { extname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
@@ -18,8 +18,6 @@ const TYPES = {
   ".css": "text/css",
   ".json": "application/json",
 };
-/** Times are measured with a wall clock: what else the machine does is allowed for. */
-export const busy = () => Math.max(1, loadavg()[0] / cpus().length);
 /** What is waited for comes within this time, or the test has failed. */
 export const DEADLINE_MS = 30_000;
 
@@ -43,12 +41,18 @@ export class Stage {
   /** What is served instead of a file: path to a function from its text to another one. */
   rewritten = {};
 
-  static async open({ args = [] } = {}) {
+  /** `preferences`: of the browser's profile. */
+  static async open({ args = [], preferences } = {}) {
     const stage = new Stage();
     stage.directory = await mkdtemp(join(tmpdir(), "wavesync-js-"));
     stage.#ends.push(() => rm(stage.directory, { recursive: true, force: true, maxRetries: 5 }));
     await stage.#serve();
-    stage.context = await chromium.launchPersistentContext(join(stage.directory, "profile"), {
+    const profile = join(stage.directory, "profile");
+    if (preferences) {
+      await mkdir(join(profile, "Default"), { recursive: true });
+      await writeFile(join(profile, "Default", "Preferences"), JSON.stringify(preferences));
+    }
+    stage.context = await chromium.launchPersistentContext(profile, {
       executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
       headless: true,
       // Without a namespace for its sandbox, as in most containers and for root.

@@ -26,7 +26,7 @@ fn seeds_that_failed_once_hold() {
 /// engine went on with those that it remembered.
 #[test]
 fn runs_with_copies_that_failed_once_hold() {
-    for seed in [638, 533, 1818] {
+    for seed in [638, 533, 1818, 1513] {
         let outcome = run(Plan { copies: true, upheaval: false, ..Plan::new(seed) });
         assert!(outcome.is_ok(), "seed {seed}: {outcome:?}");
     }

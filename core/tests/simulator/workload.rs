@@ -249,7 +249,10 @@ fn grow(conn: &Connection, dice: &mut Dice, use_it: bool) -> String {
     }
     let spec = &TABLES[[2, 5, 6][dice.index(3)]];
     let mut script = match spec.later {
-        Some((_, text)) if columns_here(conn, spec).len() == spec.columns.len() => {
+        Some((_, text))
+            if has_table(conn, spec.name)
+                && columns_here(conn, spec).len() == spec.columns.len() =>
+        {
             format!("ALTER TABLE {} ADD COLUMN {text}", spec.name)
         }
         None if !has_table(conn, spec.name) => spec.sql.to_string(),

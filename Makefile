@@ -27,7 +27,7 @@ PACKAGES := wavesync-core wavesync-transport wavesync-net wavesync-relay wavesyn
 
 # In the order written, also under -j: cargo uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup ext wasm browser relay demo demo-web fmt clippy deny unit sim groups sim-quick ext-test sql check test fuzz bench bench-sync bench-contention clean
+.PHONY: help setup ext wasm core-tests browser relay demo demo-web fmt clippy deny unit sim groups sim-quick ext-test sql check test fuzz bench bench-sync bench-contention clean
 
 help: ## this list
 	@echo "wavesync: any SQLite database, synced peer to peer"
@@ -53,7 +53,11 @@ wasm: | setup ## build the browser module into wasm/pkg, the npm package into wa
 	CARGO="$(CARGO)" scripts/web.sh
 	cd wasm/js && npm ci --no-audit --no-fund --silent && npm run --silent build
 
-browser: wasm relay ext ## the browser build in Chromium, with a relay and sqlite3 shells
+core-tests: | setup ## core's own tests as a module for the browser, into wasm/core-tests/pkg
+	scripts/wasm.sh $(CARGO) build --locked --profile simulator -p wavesync-core-tests --target $(WASM)
+	$(CARGO) run --locked -q -p wavesync-bindgen -- $(TARGET_DIR)/$(WASM)/simulator/wavesync_core_tests.wasm wasm/core-tests/pkg
+
+browser: wasm core-tests relay ext ## the browser build in Chromium, with a relay and sqlite3 shells
 	cd wasm/tests && npm ci --no-audit --no-fund --silent
 	WAVESYNC_RELAY="$(abspath $(TARGET_DIR)/debug/wavesync-relay)" WAVESYNC_EXT="$(abspath wavesync)" \
 	  $(BOUNDED) npm test --silent --prefix wasm/tests
@@ -83,6 +87,7 @@ clippy: | setup ## lints, warnings are errors
 	@$(CARGO) clippy --locked -q -p wavesync-bindgen --all-targets -- -D warnings
 	@echo "clippy wavesync-wasm"
 	@scripts/wasm.sh $(CARGO) clippy --locked -q -p wavesync-wasm --target $(WASM) -- -D warnings
+	@scripts/wasm.sh $(CARGO) clippy --locked -q -p wavesync-core-tests --target $(WASM) -- -D warnings
 
 deny: | setup ## licences, banned crates, advisories
 	@scripts/deny.sh
@@ -123,8 +128,8 @@ bench: | setup ## what it costs beside plain SQLite (ONLY='fold merge' KEYS=int 
 	ONLY="$(ONLY)" KEYS="$(KEYS)" ROWS="$(ROWS)" ROUNDS="$(ROUNDS)" \
 	  $(CARGO) bench --locked -q -p wavesync-core --bench bench
 
-bench-sync: ext ## what a sync costs end to end, between two sqlite3 shells (ONLY='rows blob' ROWS=100000)
-	ONLY="$(ONLY)" ROWS="$(ROWS)" /usr/bin/python3 scripts/bench-sync.py ./wavesync.so
+bench-sync: ext relay ## what a sync costs end to end, between two sqlite3 shells (ONLY='rows blob' ROWS=100000)
+	ONLY="$(ONLY)" ROWS="$(ROWS)" /usr/bin/python3 scripts/bench-sync.py ./wavesync.so $(TARGET_DIR)/debug/wavesync-relay
 
 bench-contention: ext ## what a program that writes and the engine cost each other
 	/usr/bin/python3 scripts/bench-contention.py .

@@ -9,6 +9,7 @@ above that of the same shell before it joined; the memory-hard derivation of the
 by then. Nothing fails because of a timing. Needs Linux (/proc) and /usr/bin/python3 alone.
 """
 
+import json
 import os
 import pathlib
 import random
@@ -20,6 +21,7 @@ import tempfile
 import time
 
 EXTENSION = pathlib.Path(sys.argv[1]).resolve()
+RELAY = pathlib.Path(sys.argv[2]).resolve()
 SHELL = os.environ.get("SQLITE3") or "sqlite3"
 ONLY = os.environ.get("ONLY", "").split()
 ROWS = int(os.environ.get("ROWS") or 1_000_000)
@@ -144,13 +146,34 @@ def fill_large(count, size):
     return fill
 
 
-def catch_up(folder, name, fill, goal, count):
-    """A database with rows, and an empty one that joins."""
+class Relay:
+    """A relay process on a free port."""
+
+    def __init__(self, folder):
+        self.process = subprocess.Popen(
+            [RELAY, "--listen", "/ip4/127.0.0.1/tcp/0", "--identity", folder / "relay.key"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.address = self.process.stdout.readline().split()[-1]
+
+    def close(self):
+        self.process.terminate()
+        self.process.wait(timeout=30)
+
+
+def catch_up(folder, name, fill, goal, count, relay=None):
+    """A database with rows, and an empty one that joins; in sight of each other, or by a relay."""
     with sqlite3.connect(folder / "a.db") as conn:
         conn.execute("PRAGMA journal_mode=WAL")
         fill(conn)
     conn.close()
-    a, b = Host(folder, "a"), Host(folder, "b", join=False)
+    options = {"listen": ["/ip4/127.0.0.1/tcp/0"], "mdns": False}
+    if relay:
+        options |= {"relays": [relay.address], "direct": False}
+    a, b = Host(folder, "a", join=False), Host(folder, "b", join=False)
+    a.join(json.dumps(options))
     # The rows that are there become part of what is synced; that is not what is measured.
     deadline = time.monotonic() + 600
     while int(a.run("SELECT rows FROM wavesync_tables WHERE name = 't'") or 0) < count or a.run(
@@ -160,12 +183,15 @@ def catch_up(folder, name, fill, goal, count):
         time.sleep(0.1)
     b.run("BEGIN")
     b.run("ROLLBACK")
-    b.join('{"listen":["/ip4/127.0.0.1/tcp/0"],"mdns":false,"adopt_schema":true}')
+    began = time.monotonic()
+    used = a.cpu(), b.cpu()
+    b.join(json.dumps(options | {"adopt_schema": True}))
     for host in (a, b):
         host.forget_peak()
-    used = a.cpu(), b.cpu()
-    began = time.monotonic()
-    b.dial(a)
+    if not relay:
+        used = a.cpu(), b.cpu()
+        began = time.monotonic()
+        b.dial(a)
     b.wait()
     took = time.monotonic() - began
     got = int(b.run("SELECT count(*) FROM t"))
@@ -176,8 +202,17 @@ def catch_up(folder, name, fill, goal, count):
         f"peak memory {a.peak():.1f} MiB, {b.peak():.1f} MiB (sender, receiver; goal <= 64 MiB)"
     )
     line(name, goal, f"{count / took:,.0f} rows/s", detail)
+    if relay:
+        paths = b.run("SELECT path FROM wavesync_peers")
+        assert paths == "relayed", paths
     a.close()
     b.close()
+
+
+def relayed(folder, *arguments):
+    relay = Relay(folder)
+    catch_up(folder, *arguments, relay)
+    relay.close()
 
 
 def pair(folder, table="CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT)"):
@@ -345,6 +380,7 @@ def main():
     if wanted("large"):
         count = max(ROWS // 10, 1)
         in_folder(catch_up, f"catch-up of {count:,} rows of 10 KB", fill_large(count, 10_000), "", count)
+        in_folder(relayed, "the same through a relay", fill_large(count, 10_000), "", count)
     if wanted("latency"):
         in_folder(push_latency, 200)
     if wanted("burst"):

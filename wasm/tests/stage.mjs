@@ -15,6 +15,7 @@ import { chromium } from "playwright-core";
 
 const HERE = fileURLToPath(new URL(".", import.meta.url));
 const BUILT = process.env.WAVESYNC_WEB ?? join(HERE, "../pkg");
+const CORE_TESTS = process.env.WAVESYNC_CORE_TESTS ?? join(HERE, "../core-tests/pkg");
 const RELAY = process.env.WAVESYNC_RELAY;
 const EXTENSION = process.env.WAVESYNC_EXT;
 const CHROMIUM = process.env.CHROMIUM ?? "/usr/bin/chromium";
@@ -71,9 +72,9 @@ export class Stage {
   async #serve() {
     const answer = async (request, response) => {
       const path = new URL(request.url, "http://x").pathname;
-      const file = path.startsWith("/module/")
-        ? join(BUILT, path.slice("/module/".length))
-        : join(HERE, "site", path === "/" ? "index.html" : path);
+      const folders = { "/module/": BUILT, "/core-tests/": CORE_TESTS, "/": join(HERE, "site") };
+      const [prefix, folder] = Object.entries(folders).find(([start]) => path.startsWith(start));
+      const file = join(folder, path.slice(prefix.length) || "index.html");
       try {
         const body = await readFile(file);
         response.writeHead(200, { "content-type": TYPES[extname(file)] ?? "text/plain" }).end(body);
@@ -99,6 +100,13 @@ export class Stage {
     const made = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", ...subject, ...files];
     execFileSync("openssl", made, { stdio: "ignore" });
     return { key: await readFile(key), cert: await readFile(cert) };
+  }
+
+  /** A page that does nothing. */
+  async blank(name) {
+    const page = await this.browser.newPage();
+    await page.goto(`http://${name}.localhost:${this.port}/`);
+    return page;
   }
 
   /** A tab with storage of its own, its database open. */

@@ -8,8 +8,8 @@ use rusqlite::{Connection, params_from_iter};
 use wavesync_core::ids::{Dot, SiteId, Stamp};
 use wavesync_core::value::Value;
 
-use crate::image::{Columns, Image, Row};
-use crate::schemas::{Action, Key, Schema, Table};
+use super::image::{Columns, Image, Row};
+use super::schemas::{Action, Key, Schema, Table};
 
 pub type RowId = (&'static str, Value);
 type Rank = (Stamp, SiteId, Reverse<Option<Dot>>, Value, &'static str);

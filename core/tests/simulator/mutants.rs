@@ -135,3 +135,13 @@ fn p14_a_copy_that_keeps_its_site_is_noticed() {
 fn p14_a_second_history_that_counts_as_seen_is_noticed() {
     is_killed(Mutant::CapUnheeded);
 }
+
+#[test]
+fn an_untracked_table_that_counts_as_seen_is_noticed() {
+    is_killed(Mutant::UntrackedClaimed);
+}
+
+#[test]
+fn a_dropped_column_whose_values_are_gone_is_noticed() {
+    is_killed(Mutant::DropColumnLoses);
+}

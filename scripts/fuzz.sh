@@ -25,6 +25,17 @@ else
   sanitizer=${SANITIZER:-none}
 fi
 
+# The committed corpus stays small: the examples, and of what was found at most so many files, of all sizes.
+KEPT_MAX=80
+keep() { # keep FROM CORPUS
+  local count step
+  count=$(find "$1" -type f | wc -l)
+  step=$(((count + KEPT_MAX - 1) / KEPT_MAX))
+  find "$2" -type f ! -name 'example-*' -delete
+  find "$1" -type f -printf '%s %p\n' | sort -n | awk -v step="$step" 'NR % step == 0 { print $2 }' |
+    while read -r file; do cp "$file" "$2/$(basename "$file")"; done
+}
+
 seconds=${TIME:-60}
 target_dir=${CARGO_TARGET_DIR:-target}
 found=$target_dir/fuzz-corpus
@@ -48,9 +59,9 @@ for target in "${targets[@]}"; do
   if [ -n "${KEEP:-}" ]; then
     merged=$(mktemp -d)
     cargo fuzz run --sanitizer "$sanitizer" "$target" "$merged" "fuzz/corpus/$target" "$found/$target" -- \
-      -merge=1 -max_len=2048 >/dev/null 2>&1
-    rm -rf "fuzz/corpus/$target"
-    mv "$merged" "fuzz/corpus/$target"
+      -set_cover_merge=1 -max_len=1024 >/dev/null 2>&1
+    keep "$merged" "fuzz/corpus/$target"
+    rm -rf "$merged"
   fi
 done
 if [ "${#failed[@]}" -gt 0 ]; then

@@ -67,6 +67,8 @@ pub enum Mutant {
     RenameIsNew,
     /// Rows that a dropped or rebuilt table lost keep their clocks.
     DropKeepsClocks,
+    /// What a table held still counts as seen when it is tracked no longer.
+    UntrackedClaimed,
     /// `wavesync_alter` does not park the values of a column.
     DropColumnLoses,
     /// Parked rows are not served to others.

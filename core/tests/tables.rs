@@ -335,3 +335,37 @@ fn taking_existing_rows_in_reads_the_schema_once() {
     site.run("UPDATE num SET a = 9 WHERE id = 3");
     assert_eq!(site.fold(NOW).len(), 1);
 }
+
+/// Another connection renames a table and creates one under the old name, while the engine has TEMP
+/// triggers on it: for rows that stand in each other's way, and for triggers of the application.
+#[test]
+fn a_table_may_take_the_name_of_one_that_was_renamed() {
+    for trigger in ["", "CREATE TRIGGER own AFTER INSERT ON t BEGIN UPDATE t SET v = 1; END"] {
+        let table = "CREATE TABLE t(k TEXT PRIMARY KEY NOT NULL, n UNIQUE, v);";
+        let [mut a, mut b] = [1, 2].map(|n| Site::new(n, &format!("{table} {trigger}")));
+        let contend = |a: &mut Site, b: &mut Site, table: &str, n: i64| {
+            a.run(&format!("INSERT INTO {table}(k, n) VALUES('a{n}', {n})"));
+            b.run(&format!("INSERT INTO {table}(k, n) VALUES('b{n}', {n})"));
+            send(a, b);
+            send(b, a);
+            let image = b.image();
+            let parked = image.tables[table].rows.values().filter(|row| row.parked.is_some());
+            assert_eq!(parked.count() as i64, n, "{table}: one of two rows has to wait");
+        };
+        contend(&mut a, &mut b, "t", 1);
+        for site in [&mut a, &mut b] {
+            site.run("ALTER TABLE t RENAME TO older");
+            site.fold(NOW);
+        }
+        contend(&mut a, &mut b, "older", 2);
+        for site in [&mut a, &mut b] {
+            site.run("CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, w UNIQUE)");
+            site.fold(NOW);
+            site.run("INSERT INTO t VALUES('x', 1)");
+            site.fold(NOW);
+        }
+        a.run("DELETE FROM t");
+        send(&mut a, &mut b);
+        assert_eq!(rows(&b, "SELECT * FROM t"), Vec::<Vec<Value>>::new(), "{trigger}");
+    }
+}

@@ -416,6 +416,8 @@ impl Machine {
                     self.inbox.push_front((stream, opened));
                     return Err(error);
                 }
+                // The peer did nothing wrong: this engine goes on under another identity.
+                Err(Error::Replaced) => return Err(Error::Replaced),
                 Err(error) => self.give_up_stream(stream, &error),
             }
             self.after_store(now, store)?;

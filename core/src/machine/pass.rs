@@ -50,11 +50,14 @@ impl Machine {
             (known.site, known.state.boot, known.state.end, known.state.closed);
         let cursor = store.cursor_for(now, site)?;
         let own = store.own_state(now)?;
-        let covered = own.vector.covers_all(&known.vector);
+        // A cap may have come with a chunk since the peer told this: above it nothing can be had.
+        let mut claimed = known.vector.clone();
+        claimed.clamp(&own.caps);
+        let covered = own.vector.covers_all(&claimed);
         let read = cursor.boot == boot && cursor.seq >= end;
         // What found no room here would find none again.
         let fetched = covered || {
-            let mut theirs = known.vector.0.iter();
+            let mut theirs = claimed.0.iter();
             theirs.all(|(site, (stamp, _))| {
                 own.vector.get(*site) >= *stamp || own.left_out.contains(site)
             })

@@ -68,7 +68,7 @@ impl Tx<'_> {
                 self.park_column(table, column)?;
             }
             self.drop_triggers(table.num)?;
-            self.drop_notes_of(table)?;
+            self.drop_temp_triggers()?;
         }
         self.conn.execute_batch(sql)?;
         if let (Some(table), Some(_)) = (&tracked, drops) {

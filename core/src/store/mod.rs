@@ -143,7 +143,7 @@ struct Cache {
     vector: Option<vector::Vector>,
     caps: Option<vector::Caps>,
     left_out: Option<BTreeSet<SiteId>>,
-    /// The state of the file in which these four were read.
+    /// The state of the file in which these, and the sites, were read.
     read_at: Option<i64>,
     plan: Rc<foreign::Plan>,
     /// Rows that were looked at to decide which ones stand; see [`Store::examined`].
@@ -429,6 +429,9 @@ impl Store {
         if version.is_none() || self.cache.read_at != version {
             (self.cache.parked, self.cache.vector) = (None, None);
             (self.cache.caps, self.cache.left_out) = (None, None);
+            // A copy of the file may have come back that nothing but its sites tell apart.
+            self.cache.sites.clear();
+            self.cache.numbers.clear();
             self.cache.read_at = version;
         }
     }

@@ -77,6 +77,23 @@ impl Tx<'_> {
             .collect()
     }
 
+    /// Takes away every TEMP trigger of ours that stands on a table. One whose table another
+    /// connection dropped or renamed cannot be reached; it is back when there is such a table again.
+    pub(super) fn drop_temp_triggers(&self) -> Result<()> {
+        let names = self
+            .conn
+            .prepare_cached(
+                "SELECT name FROM sqlite_temp_schema
+                 WHERE type = 'trigger' AND name GLOB 'wavesync_*'",
+            )?
+            .query_map([], |row| row.get(0))?
+            .collect::<rusqlite::Result<Vec<String>>>()?;
+        names.iter().try_for_each(|name| {
+            let sql = format!("DROP TRIGGER IF EXISTS temp.{}", ident(name)?);
+            Ok(self.conn.execute_batch(&sql)?)
+        })
+    }
+
     /// Creates the TEMP table and triggers, once per schema.
     fn prepare_probe(&mut self) -> Result<()> {
         if self.cache.probing {
@@ -91,9 +108,10 @@ impl Tx<'_> {
         for table in self.tables() {
             let Some(shape) = &table.shape else { continue };
             let number = table.num.0;
+            let name = temp_trigger("vanish", number, &shape.name)?;
             self.conn.execute_batch(&format!(
-                "DROP TRIGGER IF EXISTS temp.wavesync_vanish_{number};
-                 CREATE TEMP TRIGGER wavesync_vanish_{number} AFTER DELETE ON main.{}
+                "DROP TRIGGER IF EXISTS temp.{name};
+                 CREATE TEMP TRIGGER {name} AFTER DELETE ON main.{}
                  WHEN (SELECT active FROM wavesync_probing) BEGIN
                    INSERT INTO wavesync_vanished(tbl, k) VALUES({number}, {});
                  END;",
@@ -104,4 +122,10 @@ impl Tx<'_> {
         self.cache.probing = true;
         Ok(())
     }
+}
+
+/// The quoted name of a TEMP trigger. It names the table, too: the number may get another table
+/// while a trigger cannot be reached, and two of one name would make the TEMP schema unreadable.
+pub(super) fn temp_trigger(what: &str, number: i64, table: &str) -> Result<String> {
+    ident(&format!("wavesync_{what}_{number} {}", table.to_ascii_lowercase()))
 }

@@ -12,6 +12,7 @@ use rusqlite::params_from_iter;
 use crate::ids::TableNum;
 use crate::mutants::{self, Mutant};
 use crate::store::Tx;
+use crate::store::probe::temp_trigger;
 use crate::store::rows::Values;
 use crate::store::sql::{ident, ident_list, parameters};
 use crate::store::tables::Table;
@@ -234,15 +235,6 @@ impl Tx<'_> {
         tables.iter().try_for_each(|table| self.prepare_notes_of(table))
     }
 
-    /// Takes away what names the columns of a table, so that one of them can be dropped.
-    pub(super) fn drop_notes_of(&self, table: &Table) -> Result<()> {
-        for event in ["insert", "update", "delete"] {
-            let name = format!("wavesync_note_{event}_{}", table.num.0);
-            self.conn.execute_batch(&format!("DROP TRIGGER IF EXISTS temp.{name}"))?;
-        }
-        Ok(())
-    }
-
     fn prepare_notes_of(&self, table: &Table) -> Result<()> {
         let Some(shape) = &table.shape else { return Ok(()) };
         let number = table.num.0;
@@ -275,9 +267,10 @@ impl Tx<'_> {
                     )
                 })
                 .collect();
+            let name = temp_trigger(&format!("note_{event}"), number, &shape.name)?;
             self.conn.execute_batch(&format!(
-                "DROP TRIGGER IF EXISTS temp.wavesync_note_{event}_{number};
-                 CREATE TEMP TRIGGER wavesync_note_{event}_{number} {when} {event} ON main.{}
+                "DROP TRIGGER IF EXISTS temp.{name};
+                 CREATE TEMP TRIGGER {name} {when} {event} ON main.{}
                  WHEN (SELECT active FROM wavesync_noting) BEGIN
                    INSERT INTO wavesync_noted(tbl, event) VALUES({number}, '{event}');
                    {}

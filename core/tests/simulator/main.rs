@@ -14,6 +14,7 @@ mod oracle;
 mod plan;
 mod regressions;
 mod sole;
+mod upheaval;
 mod workload;
 mod world;
 
@@ -49,6 +50,9 @@ fn run_unguarded(plan: Plan) -> Result<u64, Failure> {
     oracle::during(&mut world)?;
     if world.plan.schemas_meet {
         workload::complete_schemas(&mut world);
+    }
+    if world.plan.upheaval {
+        upheaval::track_everything(&mut world)?;
     }
     world.say(|| "settle".into());
     oracle::tell_all(&mut world)?;

@@ -16,14 +16,18 @@ fn is_killed_by(mutant: Mutant, oracle: &str) {
 }
 
 fn is_killed(mutant: Mutant) -> &'static str {
+    is_killed_in(Plan::new, mutant)
+}
+
+fn is_killed_in(plan: fn(u64) -> Plan, mutant: Mutant) -> &'static str {
     for seed in 1..=SEEDS_MAX {
         mutants::set(Some(mutant));
-        let outcome = run(Plan::new(seed));
+        let outcome = run(plan(seed));
         mutants::set(None);
         let Err(failure) = outcome else { continue };
         eprintln!("{mutant:?}: seed {seed}: {}: {}", failure.oracle, failure.message);
         for seed in 1..=seed {
-            let healthy = run(Plan::new(seed));
+            let healthy = run(plan(seed));
             assert!(healthy.is_ok(), "seed {seed} fails without {mutant:?}: {healthy:?}");
         }
         return failure.oracle;
@@ -134,4 +138,14 @@ fn p14_a_copy_that_keeps_its_site_is_noticed() {
 #[test]
 fn p14_a_second_history_that_counts_as_seen_is_noticed() {
     is_killed(Mutant::CapUnheeded);
+}
+
+#[test]
+fn an_untracked_table_that_counts_as_seen_is_noticed() {
+    is_killed_in(crate::upheaval::plan, Mutant::UntrackedClaimed);
+}
+
+#[test]
+fn a_dropped_column_whose_values_are_gone_is_noticed() {
+    is_killed_in(crate::upheaval::plan, Mutant::DropColumnLoses);
 }

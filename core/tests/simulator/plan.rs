@@ -1,6 +1,7 @@
 //! What a run is about, as its seed says.
 
 use wavesync_core::limits::Bounds;
+use wavesync_core::store::group::Join;
 
 use crate::dice::Dice;
 
@@ -20,6 +21,8 @@ pub struct Plan {
     pub contended: bool,
     /// Copies of files are put back, or over other files.
     pub copies: bool,
+    /// Tables are untracked, rebuilt and lose columns, and members leave and come back.
+    pub upheaval: bool,
     pub bounds: Bounds,
 }
 
@@ -57,6 +60,12 @@ impl Clocks {
 }
 
 impl Plan {
+    /// How everybody joins.
+    pub fn join(&self) -> Join {
+        let foreign_keys = self.contended;
+        Join { topic: "simulator".into(), foreign_keys, ..Join::default() }
+    }
+
     pub fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed ^ 0xA5A5);
         let topologies = [Topology::Line, Topology::Star, Topology::Mesh, Topology::Random];
@@ -74,6 +83,7 @@ impl Plan {
             calm: false,
             contended: seed % 4 < 2,
             copies: seed % 5 == 3,
+            upheaval: false,
             bounds: Bounds {
                 chunk_rows: dice.within(1, 4) as usize,
                 chunk_scan_entries: dice.within(3, 9) as usize,

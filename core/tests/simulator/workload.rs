@@ -187,7 +187,12 @@ fn statement(spec: &Spec, columns: &[&str], dice: &mut Dice) -> String {
     }
 }
 
-fn has_table(conn: &Connection, name: &str) -> bool {
+/// Names of the tables here, but for the one without deletes.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    TABLES.iter().map(|spec| spec.name)
+}
+
+pub fn has_table(conn: &Connection, name: &str) -> bool {
     let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1";
     conn.prepare(sql).unwrap().exists([name]).unwrap()
 }
@@ -204,7 +209,7 @@ fn columns_here(conn: &Connection, spec: &Spec) -> Vec<&'static str> {
 }
 
 /// One transaction of an application, or a schema change. Returns what was run.
-fn transaction(conn: &Connection, dice: &mut Dice) -> String {
+pub fn transaction(conn: &Connection, dice: &mut Dice) -> String {
     let specs: Vec<&Spec> = TABLES.iter().filter(|spec| has_table(conn, spec.name)).collect();
     if specs.is_empty() {
         return String::new();
@@ -244,7 +249,10 @@ fn grow(conn: &Connection, dice: &mut Dice, use_it: bool) -> String {
     }
     let spec = &TABLES[[2, 5, 6][dice.index(3)]];
     let mut script = match spec.later {
-        Some((_, text)) if columns_here(conn, spec).len() == spec.columns.len() => {
+        Some((_, text))
+            if has_table(conn, spec.name)
+                && columns_here(conn, spec).len() == spec.columns.len() =>
+        {
             format!("ALTER TABLE {} ADD COLUMN {text}", spec.name)
         }
         None if !has_table(conn, spec.name) => spec.sql.to_string(),
@@ -266,6 +274,29 @@ fn grow(conn: &Connection, dice: &mut Dice, use_it: bool) -> String {
         assert!(error.to_string().contains("constraint"), "{script}: {error}");
         conn.execute_batch("ROLLBACK").unwrap();
     }
+    script
+}
+
+/// Makes a table anew, with the same rows, in one transaction. Returns what was run.
+pub fn rebuild(conn: &Connection, dice: &mut Dice) -> String {
+    let specs: Vec<&Spec> = TABLES.iter().filter(|spec| has_table(conn, spec.name)).collect();
+    if specs.is_empty() {
+        return String::new();
+    }
+    let spec = specs[dice.index(specs.len())];
+    let name = spec.name;
+    let create = spec.sql.replacen(&format!(" {name}("), " made_anew(", 1);
+    let column = match spec.later {
+        Some((_, text)) if columns_here(conn, spec).len() > spec.columns.len() => {
+            format!("ALTER TABLE made_anew ADD COLUMN {text};")
+        }
+        _ => String::new(),
+    };
+    let script = format!(
+        "BEGIN; {create}; {column} INSERT INTO made_anew SELECT * FROM {name}; DROP TABLE {name}; \
+         ALTER TABLE made_anew RENAME TO {name}; COMMIT"
+    );
+    conn.execute_batch(&script).unwrap();
     script
 }
 
@@ -338,6 +369,9 @@ pub fn act(world: &mut World) -> Result<(), Failure> {
         }
         81.. if world.plan.copies && !world.plan.calm && world.dice.percent(25) => {
             crate::copies::act(world, at)
+        }
+        81.. if world.plan.upheaval && !world.plan.calm && world.dice.percent(40) => {
+            crate::upheaval::act(world, at)
         }
         81..=100 if world.plan.calm => Ok(()),
         81..=93 => {

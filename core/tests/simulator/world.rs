@@ -9,7 +9,6 @@ use wavesync_core::ids::{Millis, SiteId};
 use wavesync_core::machine::{Config, Event as Report, Input, Level, Machine, Output, PeerId};
 use wavesync_core::store::Store;
 use wavesync_core::store::contact::Existing;
-use wavesync_core::store::group::Join;
 use wavesync_core::store::identity::FileIdentity;
 use wavesync_core::value::Value;
 
@@ -21,6 +20,7 @@ use crate::network::{Event, Item, Link, Network};
 use crate::oracle::{self, Failure, Forks, Memory};
 use crate::plan::WILD_MS;
 pub use crate::plan::{Clocks, Plan, Topology};
+use crate::upheaval;
 
 /// 2023-11-14, in milliseconds since 1970.
 const START: u64 = 1_700_000_000_000;
@@ -101,15 +101,13 @@ impl World {
 
     fn add_replica(&mut self, at: usize, skew: i64) {
         let file = File::new();
-        let foreign_keys = self.plan.contended;
-        file.app.pragma_update(None, "foreign_keys", foreign_keys).unwrap();
+        file.app.pragma_update(None, "foreign_keys", self.plan.contended).unwrap();
         crate::workload::existing_rows(self, &file.app, at);
         let mut store = Store::open(file.connect()).unwrap();
         store.set_bounds(self.plan.bounds);
         let identity = FileIdentity(format!("file {at}"));
         let now = Millis(self.now.saturating_add_signed(skew));
-        let join = Join { topic: "simulator".into(), foreign_keys, ..Join::default() };
-        store.join(now, &join, &identity, &self.dice.bytes()).unwrap();
+        store.join(now, &self.plan.join(), &identity, &self.dice.bytes()).unwrap();
         self.memory.clocks[at] = now.0;
         let mut peer = self.dice.bytes::<8>().to_vec();
         peer.push(at as u8);
@@ -349,6 +347,36 @@ impl World {
     /// Ends a replica's engine and starts a new one on its database.
     pub fn restart(&mut self, at: usize) -> Result<(), Failure> {
         self.say(|| format!("restart {at}"));
+        self.lose_links(at)?;
+        self.start_again(at, |store| store)
+    }
+
+    /// A member leaves the group and joins again a moment later. If it forgets, nothing of ours is
+    /// left meanwhile, and what the application writes is not recorded.
+    pub fn leave_and_join(&mut self, at: usize, forget: bool) -> Result<(), Failure> {
+        self.say(|| format!("r{at} leaves, forgetting: {forget}"));
+        self.lose_links(at)?;
+        let mut script = String::new();
+        if forget {
+            upheaval::forget_what_nobody_has(self, at);
+            let replica = &mut self.replicas[at];
+            replica.store.as_mut().expect("nobody else has it").forget().unwrap();
+            script = upheaval::write_meanwhile(&replica.file.app, &mut self.dice);
+            self.memory.restored(at, at);
+        } else {
+            self.application(at, |conn, dice| script = upheaval::write_meanwhile(conn, dice));
+        }
+        self.say(|| format!("r{at} {script}"));
+        let (now, random) = (self.clock(at), self.dice.bytes());
+        let (join, file) = (self.plan.join(), self.replicas[at].identity.clone());
+        self.start_again(at, |mut store| {
+            store.join(now, &join, &file, &random).unwrap();
+            store
+        })
+    }
+
+    /// The engine of a replica is about to end: it learns nothing any more.
+    fn lose_links(&mut self, at: usize) -> Result<(), Failure> {
         let links: Vec<usize> = (0..self.network.links.len())
             .filter(|link| self.network.links[*link].replicas.contains(&at))
             .collect();
@@ -360,12 +388,18 @@ impl World {
             let late = self.dice.percent(30).then(|| (1 - own, self.dice.within(1, 2_500)));
             self.cut(*link, late)?;
         }
+        Ok(())
+    }
+
+    /// Starts an engine on a replica's file, after its store was opened anew.
+    fn start_again(&mut self, at: usize, open: impl FnOnce(Store) -> Store) -> Result<(), Failure> {
         let now = self.clock(at);
         self.memory.clocks[at] = self.memory.clocks[at].max(now.0);
         let replica = &mut self.replicas[at];
         let store = replica.store.take().expect("a restart follows another");
         let mut store = Store::open(store.into_connection()).unwrap();
         store.set_bounds(self.plan.bounds);
+        let mut store = open(store);
         let (file, peer) = (&replica.identity, &replica.peer);
         (replica.site, replica.machine) = start(&mut store, now, file, peer, &mut self.dice, at);
         replica.store = Some(store);

@@ -22,6 +22,9 @@ pub struct Failure {
     pub message: String,
 }
 
+/// A row that moves from one INTEGER key to the next does so at most this often in a run.
+const MOVES_MAX: usize = 6;
+
 /// Every oracle, by the name under which it fails.
 pub const ORACLES: [&str; 17] = [
     "panic",
@@ -198,6 +201,7 @@ fn vector_is_sound(images: &[Rc<Image>], fresh: &[bool], forks: &Forks) -> Check
 fn is_held(own: &Table, key: &Value, other: &Row, column: Option<&String>, dot: Dot) -> bool {
     own.held.iter().any(|(known, held)| {
         let linked = known == key || (own.integer_key && held.birth == other.birth);
+        // Each event has a dot of its own, so this is it, whatever key its row has there.
         let stored = held.dots().any(|(_, known)| known == dot);
         let newer = held.length >= other.length && dominates(held, other, column, dot);
         // What this delete ended is over there, too, by a delete that is still to come.
@@ -205,7 +209,9 @@ fn is_held(own: &Table, key: &Value, other: &Row, column: Option<&String>, dot: 
         let over = column.is_none()
             && ended.peek().is_some()
             && ended.all(|(birth, _)| held.ended.contains_key(birth));
-        linked && (stored || newer || over)
+        // The row of the other, wherever it has moved, is over as soon as this delete's time comes.
+        let ends = own.integer_key && other.alive() && held.ended.contains_key(&other.birth);
+        ends || (own.integer_key && stored) || (linked && (stored || newer || over))
     })
 }
 
@@ -247,12 +253,9 @@ fn lives_or_ended(
         let one = |known: Dot| known == birth || (known.stamp.is_base() && birth.stamp.is_base());
         let Value::Integer(number) = key else { return false };
         // The row may be at its key, at the one to which it moved, or here still and moved there.
-        let moved = moved_key(*number, birth);
         let linked = own.rows.iter().filter(|(known, _)| match known {
             Value::Integer(known) => {
-                known == number
-                    || *known == moved
-                    || (*number < 0 && moved_key(*known, birth) == *number)
+                moves_to(*number, *known, birth) || moves_to(*known, *number, birth)
             }
             _ => false,
         });
@@ -263,6 +266,13 @@ fn lives_or_ended(
         let mut over = linked.clone().flat_map(|(_, row)| row.ended.keys());
         over.any(|known| one(*known)) || (!is_delete && lives.any(|(_, row)| written(row)))
     })
+}
+
+/// Whether a row may get from one key to the other: the place to which it moved can be taken, too,
+/// by a row that a member which started over tells as one from before joining.
+fn moves_to(from: i64, to: i64, birth: Dot) -> bool {
+    let steps = std::iter::successors(Some(from), |key| Some(moved_key(*key, birth)));
+    steps.take(MOVES_MAX).any(|key| key == to)
 }
 
 /// P1, `T = f(L)`: what is alive and not parked is in the table, and nothing else is.

@@ -33,10 +33,11 @@ fn runs_with_copies_that_failed_once_hold() {
 }
 
 /// Members whose engine heard of another site in their file from a peer first; a TEMP trigger whose
-/// table was renamed and came again.
+/// table was renamed and came again; and four that the oracle, not the engine, had wrong: rows that
+/// are over by a delete still held back, and rows that moved twice.
 #[test]
 fn runs_with_upheaval_that_failed_once_hold() {
-    for seed in [64, 3113, 3292, 3476] {
+    for seed in [64, 232, 466, 538, 1693, 3113, 3292, 3476] {
         let outcome = run(Plan { upheaval: true, ..Plan::new(seed) });
         assert!(outcome.is_ok(), "seed {seed}: {outcome:?}");
     }

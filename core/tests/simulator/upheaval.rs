@@ -18,9 +18,10 @@ pub fn plan(seed: u64) -> Plan {
     Plan { upheaval: true, ..Plan::new(seed) }
 }
 
-/// They are not among the default seeds: a few runs in a thousand still end otherwise than they
-/// should, among them seeds 466, 538 and 1693 (a row that moved counts as seen and is not there) and
-/// 1273 (replicas differ in a row).
+/// They are not among the default seeds: in seed 1273 a file is restored from an old copy and a table
+/// untracked before the engine has met anybody. The member takes a new site for the latter, so nobody
+/// compares any more what others know of its former one, and a row that it wrote under that site
+/// counts as seen.
 #[test]
 fn upheaval_loses_nothing_and_parts_nobody() {
     for seed in (1..60).step_by(2) {

@@ -23,7 +23,7 @@ BUILT := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 WASM := wasm32-unknown-unknown
 # Packages that can share one set of features. The extension and the browser build choose how
 # SQLite is linked and are always built apart.
-PACKAGES := wavesync-core wavesync-transport wavesync-net wavesync-relay wavesync-sql-tests
+TESTED := $(addprefix -p wavesync-,core transport net relay bindgen)
 
 # In the order written, also under -j: cargo uses all cores by itself.
 .NOTPARALLEL:
@@ -78,13 +78,11 @@ fmt: | setup ## is the code formatted?
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 
 clippy: | setup ## lints, warnings are errors
-	@for package in $(PACKAGES); do \
-	  echo "clippy $$package"; \
-	  $(CARGO) clippy --locked -q -p $$package --all-targets -- -D warnings; done
+	@# In one call: else libp2p is checked, and built, anew for the features that each package wants.
+	$(CARGO) clippy --locked -q $(TESTED) -p wavesync-sql-tests --all-targets -- -D warnings
 	@$(CARGO) clippy --locked -q -p wavesync-core --all-targets --features mutants -- -D warnings
 	@echo "clippy wavesync"
 	@$(CARGO) clippy --locked -q -p wavesync --all-targets -- -D warnings
-	@$(CARGO) clippy --locked -q -p wavesync-bindgen --all-targets -- -D warnings
 	@echo "clippy wavesync-wasm"
 	@scripts/wasm.sh $(CARGO) clippy --locked -q -p wavesync-wasm --target $(WASM) -- -D warnings
 	@scripts/wasm.sh $(CARGO) clippy --locked -q -p wavesync-core-tests --target $(WASM) -- -D warnings
@@ -93,11 +91,7 @@ deny: | setup ## licences, banned crates, advisories
 	@scripts/deny.sh
 
 unit: | setup ## unit, property and network tests of core, transport, net and relay
-	$(BOUNDED) $(CARGO) test --locked -p wavesync-core
-	$(BOUNDED) $(CARGO) test --locked -p wavesync-transport
-	$(BOUNDED) $(CARGO) test --locked -p wavesync-net
-	$(BOUNDED) $(CARGO) test --locked -p wavesync-relay
-	$(BOUNDED) $(CARGO) test --locked -p wavesync-bindgen
+	$(BOUNDED) $(CARGO) test --locked $(TESTED)
 
 sim: | setup ## the simulator and the reference model: many seeds, every property, planted mutants
 	$(CARGO) test --locked -p wavesync-core --features mutants --lib --test auth

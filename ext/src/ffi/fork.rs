@@ -12,9 +12,8 @@ use std::sync::{Once, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Whoever forks waits at most this long for the threads to pause, in milliseconds. They do a few
-/// milliseconds of work at a time; the bound is for a thread that has lost the processor, or
-/// forks itself.
+/// Whoever forks waits at most this long for the threads to pause, in milliseconds, and then forks
+/// all the same: one of them may be at a long piece of work, or be the one that forks.
 const PAUSE_MAX_MS: u64 = 5_000;
 /// It looks this often whether they have, in microseconds.
 const PAUSE_RETRY_US: u64 = 100;
@@ -27,7 +26,7 @@ thread_local! {
 }
 
 /// To be held by a thread of this library while it uses SQLite or locks that calls from SQL use,
-/// and to be given back before it waits for anything. The process does not fork meanwhile.
+/// and to be given back before it waits for anything. A fork waits meanwhile, but not for ever.
 pub fn working() -> RwLockReadGuard<'static, ()> {
     WORK.read().unwrap_or_else(PoisonError::into_inner)
 }

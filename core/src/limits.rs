@@ -63,6 +63,19 @@ pub const LOG_TRIM_BLOCK_ROWS: i64 = 2_000;
 pub const LOG_TRIM_PAUSE_MS: u64 = 10;
 /// The length of the log is looked at at most this often.
 pub const LOG_TRIM_INTERVAL_MS: u64 = 1_000;
+/// A deleted row is remembered for at least this long.
+pub const TOMBSTONE_KEEP_MS: u64 = 30 * 24 * 60 * 60 * 1000;
+/// Whether a member that was not seen for this long has applied a delete is not waited for, unless
+/// the setting `member_keep_ms` says else.
+pub const MEMBER_KEEP_MS: u64 = 90 * 24 * 60 * 60 * 1000;
+/// Rows that one step of the search for tombstones looks at.
+pub const COLLECT_BLOCK_ROWS: usize = 2_000;
+/// Pause between two steps of the search for tombstones.
+pub const COLLECT_PAUSE_MS: u64 = 20;
+/// However little is kept, the search for tombstones begins no sooner after the one before.
+pub const COLLECT_INTERVAL_MIN_MS: u64 = 500;
+/// The search for tombstones begins this long after the one before, and after the start.
+pub const COLLECT_INTERVAL_MS: u64 = 30 * 60 * 1000;
 /// For a member that was not seen for this long, the log is not kept.
 pub const LOG_MEMBER_MAX_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
 /// Parked rows that are tried again in one transaction.
@@ -183,6 +196,14 @@ pub struct Bounds {
     pub parked_rows: i64,
     /// See [`IDENTITY_CHANGES_MAX`].
     pub identity_changes: usize,
+    /// See [`TOMBSTONE_KEEP_MS`].
+    pub tombstone_keep_ms: u64,
+    /// See [`MEMBER_KEEP_MS`].
+    pub member_keep_ms: u64,
+    /// See [`COLLECT_BLOCK_ROWS`].
+    pub collect_rows: usize,
+    /// See [`COLLECT_INTERVAL_MS`].
+    pub collect_interval_ms: u64,
 }
 
 impl Default for Bounds {
@@ -199,6 +220,10 @@ impl Default for Bounds {
             bulk_rows: BULK_MIN_ROWS,
             parked_rows: PARKED_MAX_ROWS,
             identity_changes: IDENTITY_CHANGES_MAX,
+            tombstone_keep_ms: TOMBSTONE_KEEP_MS,
+            member_keep_ms: MEMBER_KEEP_MS,
+            collect_rows: COLLECT_BLOCK_ROWS,
+            collect_interval_ms: COLLECT_INTERVAL_MS,
         }
     }
 }

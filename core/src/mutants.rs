@@ -155,6 +155,18 @@ pub enum Mutant {
     CloneKeepsSite,
     /// P14: what two histories wrote under one site counts as seen.
     CapUnheeded,
+    /// P18: rows begin at the bottom, whatever was forgotten.
+    NoFloor,
+    /// P18b: tombstones are forgotten although a member had taken in what is not here.
+    CollectAhead,
+    /// P18: deletes are forgotten that a member has not applied.
+    CollectUnasked,
+    /// P19: who has not seen what was forgotten is merged with like any other.
+    StaleMerged,
+    /// P20: rows that were deleted while a replica was away stay with it.
+    NoAbsence,
+    /// P20: rows that were written unaware of deletes begin no higher.
+    NoRebase,
     /// What the user can do nothing about now is told as an error.
     WarningIsError,
     /// P10b: a push across a gap is not expected.

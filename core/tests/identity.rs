@@ -90,7 +90,7 @@ impl Site {
             let batch = Batch::decode(&piece.rows.encode()).unwrap();
             cursor = Cursor { boot: from.identity.boot, seq: piece.to, high: piece.high };
             let last = piece.last.then_some(&piece.vector);
-            let reach = Reach { cursor, ordered: piece.ordered, last, place: &[] };
+            let reach = Reach { cursor, ordered: piece.ordered, last, ..Reach::default() };
             self.store.write_applying(NOW, |tx| tx.apply_piece(other, &batch, &reach)).unwrap();
             if piece.last {
                 return;

@@ -30,6 +30,7 @@ fn state(end: i64) -> State {
         closed: false,
         cursor: Cursor::default(),
         caps: Vec::new(),
+        collected: None,
     }
 }
 
@@ -46,6 +47,8 @@ fn last_chunk(end: i64, rows: &[u8]) -> Chunk {
         ordered: false,
         expected: 0,
         place: Vec::new(),
+        collected: Vec::new(),
+        floors: Vec::new(),
     }
 }
 

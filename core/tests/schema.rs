@@ -125,7 +125,7 @@ impl Site {
             let batch = Batch::decode(&piece.rows.encode()).unwrap();
             cursor = Cursor { boot: wavesync_core::ids::Boot(1), seq: piece.to, high: piece.high };
             let last: Option<&Vector> = piece.last.then_some(&piece.vector);
-            let reach = Reach { cursor, ordered: piece.ordered, last, place: &[] };
+            let reach = Reach { cursor, ordered: piece.ordered, last, ..Reach::default() };
             self.store
                 .write_applying(Millis(now), |tx| tx.apply_piece(other, &batch, &reach))
                 .unwrap();

@@ -38,6 +38,7 @@ pub static FUNCTIONS: &[SqlFunction] = &[
     function("wavesync_export", 0, 1, "wavesync_export([since])", export),
     function("wavesync_apply", 1, 1, "wavesync_apply(blob)", apply),
     function("wavesync_retry", 0, 0, "wavesync_retry()", retry),
+    function("wavesync_resync", 0, 0, "wavesync_resync()", resync),
     function("wavesync_restore", 1, 1, "wavesync_restore(conflict_id)", restore),
     function("wavesync_config", 1, 2, "wavesync_config(key [, value])", config),
     function("wavesync_id", 0, 0, "wavesync_id()", id),
@@ -60,7 +61,11 @@ const fn function(
 const SETTINGS: &[(&str, &str)] = &[
     ("name", "what other members see as this replica's name"),
     (FUTURE_LIMIT, "changes from clocks that are further ahead than this, in ms, wait"),
+    (TOMBSTONE_KEEP, "deleted rows are remembered for at least this long, in ms"),
+    (MEMBER_KEEP, "members that were away for longer than this, in ms, are not waited for"),
 ];
+const TOMBSTONE_KEEP: &str = "tombstone_keep_ms";
+const MEMBER_KEEP: &str = "member_keep_ms";
 const FUTURE_LIMIT: &str = "future_limit_ms";
 
 /// The file behind a handle, by one name however it was opened.
@@ -387,6 +392,16 @@ fn retry(context: &CallContext, _: &[Value]) -> Outcome {
     Ok(Value::Integer(store.retry(driver::now())?))
 }
 
+fn resync(context: &CallContext, _: &[Value]) -> Outcome {
+    let (path, mut store) = store(context)?;
+    joined(&store)?;
+    let forgotten = store.resync(driver::now())?;
+    if let Some((control, _)) = engine::find(&path) {
+        control.committed(engine::next_token());
+    }
+    Ok(Value::Integer(i64::from(forgotten)))
+}
+
 fn restore(context: &CallContext, args: &[Value]) -> Outcome {
     let Some(Value::Integer(id)) = args.first() else {
         return Err(SqlError::new(
@@ -432,8 +447,9 @@ fn config(context: &CallContext, args: &[Value]) -> Outcome {
             Some(number) => number,
             None => text(value, "the value")?,
         };
-        if key == FUTURE_LIMIT && !value.parse().is_ok_and(|limit: u64| limit >= 1_000) {
-            return Err(SqlError::new("future_limit_ms takes milliseconds, 1000 or more"));
+        let is_duration = [FUTURE_LIMIT, TOMBSTONE_KEEP, MEMBER_KEEP].contains(&key);
+        if is_duration && !value.parse().is_ok_and(|limit: u64| limit >= 1_000) {
+            return Err(SqlError::new(format!("{key} takes milliseconds, 1000 or more")));
         }
         if value.len() > wavesync_core::limits::REPLICA_NAME_MAX_BYTES {
             return Err(SqlError::new("the value is too long"));

@@ -60,7 +60,8 @@ fn receive(store: &mut Store, sent: &Sent) -> u64 {
     for (bytes, piece) in &sent.pieces {
         let cursor = Cursor { boot: Boot(1), seq: piece.to, high: piece.high };
         let (place, last) = (piece.next.encode(), piece.last.then_some(&sent.vector));
-        let reach = Reach { cursor, place: &place, ordered: piece.ordered, last };
+        let reach =
+            Reach { cursor, place: &place, ordered: piece.ordered, last, ..Reach::default() };
         let applied = store.receive_piece(now(), sent.site, bytes, &reach).unwrap();
         changed += applied.changed;
     }

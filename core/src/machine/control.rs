@@ -7,6 +7,9 @@ use crate::machine::{Level, Machine, Output};
 use crate::mutants::{self, Mutant};
 use crate::store::Store;
 use crate::store::adopt::TableSchema;
+use crate::store::apply::Full;
+use crate::store::collect::Collected;
+use crate::store::vector::Vector;
 use crate::wire::message::{
     Answer, Attach, Hello, Refusal, RefusalCode, State, VectorList, plain, sealed,
 };
@@ -91,6 +94,11 @@ impl Machine {
         match stream.kind {
             StreamKind::Incoming { .. } => {
                 peer.requesting = false;
+                if std::mem::take(&mut peer.full) != Full::No {
+                    // Others were not asked meanwhile.
+                    let soon = self.seen_at.plus(limits::ASK_AGAIN_MS);
+                    self.compare_at = self.compare_at.min(soon);
+                }
                 if std::mem::take(&mut peer.first_contact) {
                     // Somebody else may be asked now.
                     let soon = self.seen_at.plus(limits::ASK_AGAIN_MS);
@@ -280,6 +288,7 @@ impl Machine {
         peer.session = Some(session);
         (peer.greeting, peer.attached, peer.last_error, peer.known) = (false, 0, None, None);
         (peer.told, peer.caps_told, peer.schema_told) = (None, None, None);
+        (peer.collected_told, peer.apart) = (None, false);
         (peer.hello_due, peer.refusals) = (true, 0);
         self.outputs.push(Output::Proven { peer: stream.peer.clone() });
         if let Some(before) = before.filter(|before| *before != id) {
@@ -326,6 +335,8 @@ impl Machine {
         vector.clamp(&store.own_state(now)?.caps);
         let lowered = hello.state.applied.check()?;
         let applied = vector.with_lowered(&lowered);
+        let mut collected = Collected::new();
+        learn_collected(&mut collected, hello.state.collected.as_deref(), &vector);
         let cursor = store.cursor_for(now, hello.site)?;
         let read = hello.state.cursor;
         store.write(now, |tx| {
@@ -340,7 +351,8 @@ impl Machine {
         let (site, name) = (hello.site, hello.name);
         let state = hello.state;
         let in_order = (0, 0);
-        let known = Known { site, name, state, vector, applied, cursor, started_at, in_order };
+        let known =
+            Known { site, name, state, vector, applied, collected, cursor, started_at, in_order };
         peer.known = Some(known);
         let message = "a member is connected";
         self.event(Level::Info, "connected", message, "", Some(id));
@@ -374,6 +386,7 @@ impl Machine {
             known.vector = vector;
         }
         known.applied = known.vector.with_lowered(&lowered);
+        learn_collected(&mut known.collected, state.collected.as_deref(), &known.vector);
         known.state = state;
         self.trim_due = true;
         self.check_held_back(id, &lowered);
@@ -497,8 +510,15 @@ impl Machine {
         };
         // Streams keep the order, so what was told on this one has been heard.
         let told = peer.as_mut().and_then(|peer| peer.told.replace(own.vector.clone()));
-        let caps_told = peer.and_then(|peer| peer.caps_told.replace(own.caps.clone()));
-        let caps_told = caps_told.unwrap_or_default();
+        let (caps_told, collected_told) = match peer {
+            Some(peer) => (
+                peer.caps_told.replace(own.caps.clone()).unwrap_or_default(),
+                peer.collected_told.replace(own.collected.clone()),
+            ),
+            None => Default::default(),
+        };
+        let collected = (collected_told.as_ref() != Some(&own.collected))
+            .then(|| own.collected.iter().map(|(site, stamp)| (*site, *stamp)).collect());
         let fell = |(site, stamp): &(&SiteId, &Stamp)| caps_told.get(*site) != Some(*stamp);
         let moved = told.and_then(|told| VectorList::since(&own.vector, &told));
         Ok(State {
@@ -510,6 +530,7 @@ impl Machine {
             closed: own.closed,
             cursor,
             caps: own.caps.iter().filter(fell).map(|(site, stamp)| (*site, *stamp)).collect(),
+            collected,
         })
     }
 
@@ -548,6 +569,17 @@ impl Machine {
         frame.extend_from_slice(&body);
         self.outputs.push(Output::Send { stream: id, frame });
     }
+}
+
+/// Takes in what a member says it has forgotten: nothing beyond what it has seen.
+fn learn_collected(known: &mut Collected, told: Option<&[(SiteId, Stamp)]>, vector: &Vector) {
+    if let Some(told) = told {
+        *known = told.iter().copied().collect();
+    }
+    known.retain(|site, stamp| {
+        *stamp = (*stamp).min(vector.get(*site));
+        vector.0.contains_key(site)
+    });
 }
 
 /// Whether a stream names this session, and a number in it that is the peer's to give. A number of

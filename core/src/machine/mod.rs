@@ -6,6 +6,7 @@
 //! Who does what: the peer with the lower id opens the control stream of a connection; either side
 //! opens a stream of its own for each catch-up, so that pushes are never queued behind one.
 
+mod collect;
 mod contact;
 mod control;
 mod faults;
@@ -21,6 +22,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::auth::{GroupKey, Opened};
 use crate::ids::Millis;
 use crate::store::Store;
+use crate::store::apply::Full;
+use crate::store::collect::SearchPlace;
 use crate::store::identity::Identity;
 use crate::store::state::OwnState;
 use crate::wire::message::{Message, sealed};
@@ -232,6 +235,14 @@ pub struct Machine {
     /// The log may be longer than it needs to be, and when to look.
     trim_due: bool,
     trim_at: Millis,
+    /// Where the search for tombstones stands, if one is under way, and when it goes on.
+    search: Option<SearchPlace>,
+    collect_at: Millis,
+    /// When the last search began, and whether settings may have changed since.
+    searched_at: Option<Millis>,
+    /// Milliseconds from one search to the next.
+    collect_pause: u64,
+    keeps_due: bool,
     openness_pending: bool,
     importing: bool,
     last_error: Option<String>,
@@ -271,6 +282,11 @@ impl Machine {
             compare_at: Millis(0),
             trim_due: true,
             trim_at: Millis(0),
+            search: None,
+            collect_at: Millis(0),
+            searched_at: None,
+            collect_pause: limits::COLLECT_INTERVAL_MS,
+            keeps_due: true,
             openness_pending: true,
             importing: true,
             last_error: None,
@@ -299,7 +315,7 @@ impl Machine {
                 if let Some((peer, _)) = self.opening.remove(&token)
                     && let Some(peer) = self.peers.get_mut(&peer)
                 {
-                    (peer.requesting, peer.greeting) = (false, false);
+                    (peer.requesting, peer.greeting, peer.full) = (false, false, Full::No);
                 }
             }
             Input::Frame { stream, bytes } => self.frame(now, stream, &bytes),
@@ -317,7 +333,7 @@ impl Machine {
             Input::Committed => {
                 self.fold_waiting = true;
                 // A call in this or another process may have merged, or folded what was waiting.
-                self.own_dirty = true;
+                (self.own_dirty, self.keeps_due) = (true, true);
             }
             Input::Timer => {}
         }
@@ -359,6 +375,7 @@ impl Machine {
             if self.trim_due {
                 sooner(self.trim_at);
             }
+            sooner(self.collect_at);
         }
         for (id, peer) in &self.peers {
             if let (true, None, false, Some(at)) =
@@ -452,6 +469,7 @@ impl Machine {
         self.compare(now, store)?;
         self.ask(now, store)?;
         self.trim(now, store)?;
+        self.collect(now, store)?;
         self.after_store(now, store)
     }
 

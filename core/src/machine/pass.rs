@@ -2,11 +2,13 @@
 
 use crate::ids::{Boot, Cursor, Millis, Seq, SiteId, Stamp};
 use crate::machine::Machine;
+use crate::machine::collect::Standing;
 use crate::machine::contact::Approach;
 use crate::machine::peer::{PeerId, Serving, Stream, StreamId, StreamKind};
 use crate::mutants::{self, Mutant};
 use crate::store::Store;
-use crate::store::apply::Reach;
+use crate::store::apply::{Full, Reach};
+use crate::store::collect::{self, Collected};
 use crate::store::scan::Place;
 use crate::store::vector::Vector;
 use crate::wire::message::{
@@ -63,9 +65,24 @@ impl Machine {
                 own.vector.get(*site) >= *stamp || own.left_out.contains(site)
             })
         };
+        let standing = self.standing(id, &own);
+        if standing != Standing::Apart {
+            self.no_longer_apart(id);
+        }
+        let full = match standing {
+            Standing::Even => Full::No,
+            Standing::Behind if self.waits_for_time(id, &own) => return Ok(()),
+            Standing::Behind => Full::Resync,
+            Standing::Ahead => return Ok(()),
+            Standing::Apart => return self.tell_apart(id),
+        };
+        if self.must_wait(now, full) {
+            return Ok(());
+        }
         let same_branch = cursor.boot == Boot(0) || cursor.boot == boot;
         let may_jump = !mutants::on(Mutant::NoJump);
-        let jump = covered && closed && same_branch && !read && may_jump;
+        let even = full == Full::No;
+        let jump = even && covered && closed && same_branch && !read && may_jump;
         if jump {
             // Rule P12: nothing in its log can be new.
             store.jump_cursor(now, site, Cursor { boot, seq: end, high: end })?;
@@ -76,14 +93,14 @@ impl Machine {
         if let Some(known) = peer.known.as_mut() {
             known.cursor = cursor;
         }
-        if fetched && (read || jump) {
+        if even && fetched && (read || jump) {
             peer.ahead_since = None;
             return self.resume(now, id, store);
         }
-        if !covered && self.will_be_pushed(now, id) {
+        if even && !covered && self.will_be_pushed(now, id) {
             return Ok(());
         }
-        if fetched && self.was_just_asked(now, id) {
+        if even && fetched && self.was_just_asked(now, id) {
             return Ok(());
         }
         let Some(own) = self.own.clone() else { return Ok(()) };
@@ -91,13 +108,16 @@ impl Machine {
         let Some(peer) = self.peers.get_mut(id).filter(|_| approach != Approach::Wait) else {
             return Ok(());
         };
-        peer.sampled = approach == Approach::Sampled;
+        (peer.sampled, peer.full) = (approach == Approach::Sampled, full);
         let known = peer.known.as_ref();
         peer.first_contact = known.is_some_and(|k| !own.has_met(&k.vector));
         (peer.requesting, peer.ahead_since) = (true, None);
         if let Some(known) = peer.known.as_mut() {
-            known.started_at = cursor.seq;
+            known.started_at = if even { cursor.seq } else { Seq(0) };
             known.in_order = (0, 0);
+        }
+        if full == Full::Resync {
+            self.tell_resync(id);
         }
         self.open_stream(id, true);
         Ok(())
@@ -169,10 +189,17 @@ impl Machine {
                 self.close_stream(stream);
                 continue;
             };
-            let cursor = store.cursor_for(now, site)?;
-            let place = store.place_for(now, site)?;
-            let own = store.own_state(now)?;
             let sampled = peer.is_some_and(|peer| peer.sampled);
+            let full = peer.map_or(Full::No, |peer| peer.full);
+            let collected = peer.and_then(|peer| peer.known.as_ref()).map(|k| k.collected.clone());
+            let (cursor, place) = match (full, collected) {
+                (Full::No, _) => (store.cursor_for(now, site)?, store.place_for(now, site)?),
+                (Full::Resync, Some(collected)) => {
+                    (Cursor::default(), store.begin_resync(now, site, &collected)?)
+                }
+                _ => (Cursor::default(), Vec::new()),
+            };
+            let own = store.own_state(now)?;
             let sample = if sampled { store.folded(now, |tx| tx.sample())? } else { Vec::new() };
             let request = Request {
                 vector: VectorList::from(&own.vector),
@@ -181,7 +208,7 @@ impl Machine {
                 place,
                 sample,
                 chunk_rows: u32::try_from(store.bounds().chunk_rows).unwrap_or(u32::MAX),
-                full: false,
+                full: full != Full::No,
             };
             self.asking.pop();
             if let Some(StreamKind::Incoming { position, .. }) =
@@ -217,7 +244,9 @@ impl Machine {
         if serving.is_some() {
             return Err(Error::protocol("a second request on one stream"));
         }
-        if own.importing {
+        let applied = vector.with_lowered(&request.applied.check()?);
+        let stale = !applied.reaches(&own.collected) && !mutants::on(Mutant::StaleMerged);
+        if own.importing || (stale && !request.full) {
             return self.put_off(stream);
         }
         if !self.judge(now, stream, request, store)? {
@@ -233,13 +262,24 @@ impl Machine {
         let expected = store.folded(now, |tx| tx.rows_from(&place))?;
         let rows = usize::try_from(request.chunk_rows).unwrap_or(usize::MAX);
         let rows = rows.max(limits::CHUNK_ASKED_MIN_ROWS).min(store.bounds().chunk_rows);
-        *serving = Some(Serving { place, vector, credit, rows, expected, end_at_start });
+        let (collected, full) = (own.collected, request.full);
+        *serving = Some(Serving {
+            place,
+            vector,
+            applied,
+            collected,
+            full,
+            credit,
+            rows,
+            expected,
+            end_at_start,
+        });
         self.serve(now, stream, store)
     }
 
     /// Existing rows are being taken in: rows that are told before all of them are could not be
     /// recognised. The new state tells when.
-    fn put_off(&mut self, stream: StreamId) -> Result<()> {
+    pub(super) fn put_off(&mut self, stream: StreamId) -> Result<()> {
         let code = RefusalCode::Other.number();
         self.send_sealed(stream, sealed::ABORT, &wire::encode(&Refusal { code })?)?;
         self.close_stream(stream);
@@ -283,9 +323,13 @@ impl Machine {
             let phase_one = mutants::on(Mutant::KeysEndPass) && piece.ordered;
             piece.last |= fixed_end || (phase_one && matches!(piece.next, Place::Log(_)));
             let own = store.own_state(now)?;
-            if own.importing {
+            if own.importing || self.outlived(stream, &own) {
                 return self.put_off(stream);
             }
+            let last = piece.last;
+            let floors = if last { store.folded(now, |tx| tx.floors())? } else { Vec::new() };
+            let collected = own.collected.iter().filter(|_| last);
+            let collected = collected.map(|(site, stamp)| (*site, *stamp)).collect();
             let rows = piece.rows.row_count() as u64;
             let with_vector = piece.last || mutants::on(Mutant::VectorEachChunk);
             let vector = if fixed_end { own.vector.clone() } else { piece.vector };
@@ -301,6 +345,8 @@ impl Machine {
                 ordered: piece.ordered,
                 expected: if piece.ordered { expected } else { 0 },
                 place: if piece.last { Vec::new() } else { piece.next.encode() },
+                collected,
+                floors,
             };
             self.send_sealed(stream, sealed::CHUNK, &wire::encode(&chunk)?)?;
             if let Some(peer) = self.peers.get_mut(&id) {
@@ -343,10 +389,20 @@ impl Machine {
         let known = self.peers.get(&id).and_then(|peer| peer.known.as_ref());
         let site = known.map(|known| known.site);
         let site = site.ok_or_else(|| Error::protocol("a chunk before the hello"))?;
+        let full = self.peers.get(&id).map_or(Full::No, |peer| peer.full);
         let cursor = Cursor { boot: chunk.boot, seq: chunk.to, high: chunk.high };
         let vector = chunk.vector.as_ref().map(VectorList::check).transpose()?;
         let (place, ordered) = (&chunk.place[..], chunk.ordered);
-        let reach = Reach { cursor, place, ordered, last: vector.as_ref() };
+        let collected: Collected = chunk.collected.iter().copied().collect();
+        let reach = Reach {
+            cursor,
+            place,
+            ordered,
+            last: vector.as_ref(),
+            collected: Some(&collected),
+            floors: &chunk.floors,
+            full,
+        };
         let applied = store.receive_piece(now, site, &chunk.rows, &reach)?;
         // From here on memory follows what is committed.
         self.own_dirty = true;
@@ -359,13 +415,16 @@ impl Machine {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.counters.rows_in += applied.rows;
             if let Some(known) = peer.known.as_mut() {
-                known.cursor = cursor;
+                if full == Full::No || chunk.last {
+                    known.cursor = cursor;
+                }
                 known.in_order.0 += applied.rows;
                 if chunk.ordered {
                     known.in_order.1 = chunk.expected;
                 }
                 if let (true, Some(vector)) = (chunk.last, vector) {
                     known.vector.merge(&vector);
+                    collect::raise(&mut known.collected, &collected);
                     if known.state.end < chunk.high || known.state.boot != chunk.boot {
                         known.state.end = chunk.high;
                         known.state.boot = chunk.boot;
@@ -380,8 +439,12 @@ impl Machine {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.counters.last_sync = Some(now);
             (peer.faults, peer.ask_after) = (0, None);
+            if full == Full::Resync {
+                peer.taken_over = Some(collected);
+            }
         }
         self.close_stream(stream);
+        self.end_outlived(now, store)?;
         self.consider(now, &id, store)
     }
 }

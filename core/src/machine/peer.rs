@@ -6,6 +6,8 @@ use crate::auth::{Accepting, Channel, Offering, Session};
 use crate::ids::{Cursor, Millis, Seq, SiteId};
 use crate::limits;
 use crate::store::adopt::TableSchema;
+use crate::store::apply::Full;
+use crate::store::collect::Collected;
 use crate::store::scan::Place;
 use crate::store::vector::{Caps, Vector};
 use crate::wire::message::State;
@@ -48,6 +50,12 @@ pub(super) struct Peer {
     pub first_contact: bool,
     /// The catch-up is asked for with a sample of the rows here.
     pub sampled: bool,
+    /// What the catch-up asks for.
+    pub full: Full,
+    /// What it had forgotten when everything was taken over from it.
+    pub taken_over: Option<Collected>,
+    /// Each has forgotten deletes that the other has not seen (rule K5).
+    pub apart: bool,
     /// Nothing is exchanged with it until the user has decided.
     pub stopped: Option<super::contact::Judged>,
     /// Its schema is to come first.
@@ -62,6 +70,8 @@ pub(super) struct Peer {
     /// The version vector and the caps that it was last told on this control stream.
     pub told: Option<Vector>,
     pub caps_told: Option<Caps>,
+    /// What it was told of what was forgotten here.
+    pub collected_told: Option<Collected>,
     /// The schema that it was last told on this control stream.
     pub schema_told: Option<Vec<TableSchema>>,
     /// Highest number of a stream that the peer attached to the session.
@@ -88,6 +98,8 @@ pub(super) struct Known {
     pub vector: Vector,
     /// What of that it has applied (rule P17).
     pub applied: Vector,
+    /// What it has forgotten (rule P18).
+    pub collected: Collected,
     /// Our cursor into its log.
     pub cursor: Cursor,
     /// Folded end of its log that a pass of ours is heading for.
@@ -138,6 +150,10 @@ pub(super) enum StreamKind {
 pub(super) struct Serving {
     pub place: Place,
     pub vector: Vector,
+    /// What the requester has applied, and what was forgotten here when it asked (rule P19).
+    pub applied: Vector,
+    pub collected: Collected,
+    pub full: bool,
     /// Chunks that may still be sent.
     pub credit: u32,
     /// Rows that a chunk may have.

@@ -3,6 +3,7 @@
 use crate::Result;
 use crate::ids::{Millis, SiteId};
 use crate::machine::Machine;
+use crate::machine::collect::Standing;
 use crate::machine::peer::PeerId;
 use crate::mutants::{self, Mutant};
 use crate::store::apply::PushVerdict;
@@ -37,7 +38,11 @@ impl Machine {
         if message.site == self.identity.site || own.vector.get(message.site) >= message.upto {
             return Ok(());
         }
-        if !self.acquainted(from, &own) {
+        if self.is_resyncing() {
+            return Ok(());
+        }
+        let stale = matches!(self.standing(from, &own), Standing::Ahead | Standing::Apart);
+        if stale || !self.acquainted(from, &own) {
             return self.consider_from(now, from, &message, store);
         }
         let rows = Batch::decode(&message.rows)?;

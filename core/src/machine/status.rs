@@ -13,7 +13,7 @@ pub struct PeerReport {
     pub site: Option<SiteId>,
     /// What its user calls it.
     pub name: String,
-    /// `connecting`, `synced`, `syncing`, `unrelated` or `refused`.
+    /// `connecting`, `synced`, `syncing`, `unrelated`, `apart` or `refused`.
     pub state: &'static str,
     /// Through a relay.
     pub relayed: bool,
@@ -76,6 +76,7 @@ impl Machine {
                 let behind = known.map_or(0, behind);
                 let state = match (known, &peer.last_error) {
                     (Some(_), _) if peer.stopped.is_some() => "unrelated",
+                    (Some(_), _) if peer.apart => "apart",
                     (Some(_), _) if behind == 0 && !peer.requesting => "synced",
                     (Some(_), _) => "syncing",
                     (None, Some(_)) => "refused",
@@ -114,7 +115,7 @@ impl Machine {
     pub fn progress(&self) -> Progress {
         let members: Vec<_> =
             self.peers.values().filter_map(|p| p.known.as_ref().map(|k| (p, k))).collect();
-        let related = || members.iter().filter(|(peer, _)| peer.stopped.is_none());
+        let related = || members.iter().filter(|(peer, _)| peer.stopped.is_none() && !peer.apart);
         let pending =
             self.peers.values().any(|peer| peer.known.is_none() && peer.last_error.is_none());
         let own = self.announced.as_ref();

@@ -8,12 +8,14 @@ use crate::ids::{ColumnNum, Cursor, Dot, Seq, SiteId, Stamp};
 use crate::merge::{Clock, Ended, Incoming, KeyKind, Verdict, join_ended, judge, one_incarnation};
 use crate::mutants::{self, Mutant};
 use crate::store::clock::ClockRow;
+use crate::store::collect::Collected;
 use crate::store::held::Due;
 use crate::store::rows::{Kind, Parked, Values, refusal};
 use crate::store::tables::Table;
 use crate::store::vector::Vector;
 use crate::store::{Tx, bulk, claim, key};
 use crate::value::Value;
+use crate::wire::message::Floor;
 use crate::wire::rows::{Batch, Row, TableRows};
 use crate::{Error, Result};
 
@@ -49,6 +51,24 @@ pub struct Reach<'a> {
     pub ordered: bool,
     /// With the last chunk, its sender's vector.
     pub last: Option<&'a Vector>,
+    /// With the last chunk, what its sender has forgotten (rule P18).
+    pub collected: Option<&'a Collected>,
+    /// With the last chunk, above which causal lengths new rows begin.
+    pub floors: &'a [Floor],
+    /// All rows come, whole.
+    pub full: Full,
+}
+
+/// Whether a pass sends all rows, and what for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Full {
+    /// It sends what the vector does not cover.
+    #[default]
+    No,
+    /// To compare them.
+    Compare,
+    /// To take everything over anew (rule P20).
+    Resync,
 }
 
 /// What to do with a push (rule P10b, c).
@@ -69,6 +89,32 @@ impl Tx<'_> {
     /// Applies rows. Neither cursor nor vector move: see [`Tx::apply_piece`], [`Tx::apply_push`].
     pub fn apply(&mut self, batch: &Batch) -> Result<Applied> {
         self.apply_unseen(batch, None)
+    }
+
+    /// Applies rows that come by other ways than a catch-up or a push, however old they are: a row
+    /// whose delete was forgotten does not come back (rule P18).
+    pub fn apply_from_outside(&mut self, batch: &Batch) -> Result<Applied> {
+        if self.collected()?.is_empty() {
+            return self.apply(batch);
+        }
+        let vector = self.vector()?;
+        let mut batch = batch.clone();
+        for part in &mut batch.tables {
+            let known = self.table_on_wire(&part.name, part.integer_key, part.key_columns)?;
+            let Some(table) = known else { continue };
+            let mut rows = Vec::with_capacity(part.rows.len());
+            for row in std::mem::take(&mut part.rows) {
+                // What is covered is here, or was deleted and forgotten (rule P6).
+                let known = !vector.covers(row.birth)
+                    || self.clock(&table, &key::pack(&row.key))?.is_some()
+                    || self.has_moved(&table, &row)?;
+                if known {
+                    rows.push(row);
+                }
+            }
+            part.rows = rows;
+        }
+        self.apply(&batch)
     }
 
     /// Applies rows, but not those of which a vector covers everything.
@@ -139,14 +185,27 @@ impl Tx<'_> {
         reach: &Reach<'_>,
     ) -> Result<Applied> {
         // What the vector covers is dominated by what is here (rule P6).
-        let seen = if self.waits_for_known()? { None } else { Some(self.vector()?) };
+        let all = reach.full != Full::No || self.waits_for_known()?;
+        let seen = if all { None } else { Some(self.vector()?) };
         let applied = self.apply_unseen(rows, seen.as_ref())?;
-        self.set_cursor(from, reach.cursor, reach.place)?;
-        if let Some(vector) = reach.last {
-            self.check_sites(vector)?;
-            self.raise_all(vector)?;
-            self.effects.openness_left |= self.test_openness()?;
+        if reach.full == Full::No {
+            self.set_cursor(from, reach.cursor, reach.place)?;
         }
+        if reach.full == Full::Resync {
+            self.note_rows(from, rows, reach.place)?;
+        }
+        let Some(vector) = reach.last else { return Ok(applied) };
+        self.check_sites(vector)?;
+        self.take_floors(reach.floors)?;
+        let none = Collected::new();
+        let collected = reach.collected.unwrap_or(&none);
+        if reach.full == Full::Resync && !self.finish_resync(from, vector, collected)? {
+            return Ok(applied);
+        }
+        self.set_cursor(from, reach.cursor, &[])?;
+        self.raise_all(vector)?;
+        self.raise_collected(collected)?;
+        self.effects.openness_left |= self.test_openness()?;
         Ok(applied)
     }
 

@@ -68,7 +68,7 @@ impl Tx<'_> {
     }
 
     /// Whether the incarnation that a row patches has moved, and is known where it is now.
-    fn has_moved(&mut self, table: &Table, row: &Row) -> Result<bool> {
+    pub(super) fn has_moved(&mut self, table: &Table, row: &Row) -> Result<bool> {
         match (table.kind, row.key.as_slice()) {
             (KeyKind::Integer, [Value::Integer(key)]) => {
                 let to = Value::Integer(moved_key(*key, row.birth));

@@ -131,12 +131,13 @@ impl Tx<'_> {
         // The vector covers this birth only once the whole table is in (rule P12).
         self.mark_open(Seq(self.log_end()?.0 + 1))?;
         let cells = table.local_columns().map(|column| (column.num, birth)).collect();
-        let clock = Clock { length: 1, birth, cells, claim: None, ended: Ended::new() };
+        let length = self.length_above(table.num, 0)?;
+        let clock = Clock { length, birth, cells, claim: None, ended: Ended::new() };
         let cells = self.encode_cells(table, &clock)?;
         let site = self.site_num(birth.site)?;
         let seq = self.append_span(table, first, last)?;
         self.cache.folded = Some(seq);
-        let stored = Stored { length: 1, stamp: birth.stamp.0, site: site.0, cells };
+        let stored = Stored { length, stamp: birth.stamp.0, site: site.0, cells };
         let rows: Vec<(&Value, &Stored)> = new.iter().map(|key| (key, &stored)).collect();
         self.insert_span(table, seq, &rows)?;
         Ok(others)
@@ -168,7 +169,8 @@ impl Tx<'_> {
         let Some(known) = current else {
             let cells: BTreeMap<ColumnNum, Dot> =
                 table.local_columns().map(|column| (column.num, birth)).collect();
-            let (length, birth) = once.unwrap_or((1, birth));
+            let fresh = self.length_above(table.num, 0)?;
+            let (length, birth) = once.unwrap_or((fresh, birth));
             let clock = Clock { length, birth, cells, claim: None, ended: Ended::new() };
             let seq = self.append_log(table.num, key)?;
             self.set_clock(table, key, &ClockRow { clock: clock.clone(), seq })?;

@@ -77,7 +77,7 @@ impl Store {
             tx.check_related(&batches)?;
             let mut sum = Applied::default();
             for batch in &batches {
-                let applied = tx.apply(batch)?;
+                let applied = tx.apply_from_outside(batch)?;
                 sum.rows += applied.rows;
                 sum.changed += applied.changed;
                 sum.parked += applied.parked;

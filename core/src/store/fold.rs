@@ -212,8 +212,8 @@ impl Tx<'_> {
                     known.map_or((0, Ended::new()), |clock| (clock.length, clock.ended));
                 // Above what is held, too, so that this write still stands when that is released.
                 let length = length.max(self.held_length(&table, &key)?);
-                let length = length + length % 2;
-                if length >= limits::CAUSAL_LENGTH_MAX {
+                let length = self.length_above(table.num, length)?;
+                if length > limits::CAUSAL_LENGTH_MAX {
                     // Nobody would accept more. The row stays here, as one without a key does.
                     self.note_used_up(&table, &key);
                     return Ok(());
@@ -228,8 +228,8 @@ impl Tx<'_> {
                     _ => birth,
                 };
                 let cells = columns.iter().map(|column| (*column, written)).collect();
-                let length = if mutants::on(Mutant::RebirthShort) { 0 } else { length };
-                (Clock { length: length + 1, birth, cells, claim: None, ended }, columns)
+                let length = if mutants::on(Mutant::RebirthShort) { 1 } else { length };
+                (Clock { length, birth, cells, claim: None, ended }, columns)
             }
         };
         if table.shape.is_some() {
@@ -249,7 +249,8 @@ impl Tx<'_> {
         let Some(import) = table.import else { return Ok(None) };
         let birth = self.import_dot(table.num, import)?;
         let cells = table.local_columns().map(|column| (column.num, birth)).collect();
-        Ok(Some(Clock { length: 1, birth, cells, claim: None, ended: Ended::new() }))
+        let length = self.length_above(table.num, 0)?;
+        Ok(Some(Clock { length, birth, cells, claim: None, ended: Ended::new() }))
     }
 
     /// Columns that an entry wrote, and those that a declared rule couples with them.

@@ -135,19 +135,20 @@ impl Tx<'_> {
         // The same for all of them: what is stored besides the birth does not name it.
         let birth = Dot { stamp: Stamp::NONE, site: own };
         let cells = table.local_columns().map(|column| (column.num, birth)).collect();
-        let clock = Clock { length: 1, birth, cells, claim: None, ended: Ended::new() };
+        let length = self.length_above(table.num, 0)?;
+        let clock = Clock { length, birth, cells, claim: None, ended: Ended::new() };
         let cells = self.encode_cells(table, &clock)?;
         let site = self.site_num(own)?;
         // The plus keeps SQLite from making an index on `tbl` for each statement.
         let order = if rising { "" } else { "ORDER BY l.pk, l.seq" };
         let sql = format!(
             "INSERT OR IGNORE INTO __wavesync_clock_{}(k, cl, seq, stamp, site, cells)
-             SELECT l.pk, 1, l.seq, l.seq + s.plus, ?1, ?2
+             SELECT l.pk, ?4, l.seq, l.seq + s.plus, ?1, ?2
              FROM temp.wavesync_segment AS s CROSS JOIN __wavesync_log AS l
              ON l.seq BETWEEN s.low AND s.high WHERE +l.tbl = ?3 {order}",
             table.num.0
         );
-        Ok(self.conn.prepare_cached(&sql)?.execute(params![site.0, cells, table.num.0])?)
+        Ok(self.conn.prepare_cached(&sql)?.execute(params![site.0, cells, table.num.0, length])?)
     }
 
     /// Rows of a run that did not become the clock of their key.

@@ -41,6 +41,7 @@ impl Store {
         let boot: [u8; 8] = random[..8].try_into().map_err(|_| damaged())?;
         // Positive and not 0, which stands for "never read".
         let boot = Boot((i64::from_be_bytes(boot) & i64::MAX) | 1);
+        self.conn.execute_batch(super::internal::NOTED)?;
         self.bind_identity(now, file, random)?;
         if mutants::on(Mutant::ForgetVector) {
             self.conn.execute_batch(
@@ -337,6 +338,8 @@ impl Tx<'_> {
         self.cache.vector = None;
         self.reset_cursors()?;
         self.open_everything()?;
+        self.lower_collected()?;
+        self.end_resync()?;
         self.effects.new_site = true;
         Ok(())
     }

@@ -390,7 +390,7 @@ impl Tx<'_> {
             tables[at].columns = columns;
         }
         self.conn.execute_batch("SAVEPOINT wavesync_posted")?;
-        let applied = self.apply(&Batch { tables });
+        let applied = self.apply_from_outside(&Batch { tables });
         match applied {
             Err(Error::Protocol(reason) | Error::Argument(reason)) => {
                 self.conn.execute_batch("ROLLBACK TO wavesync_posted; RELEASE wavesync_posted")?;

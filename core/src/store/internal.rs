@@ -45,3 +45,9 @@ CREATE TABLE __wavesync_address(peer BLOB NOT NULL, address TEXT NOT NULL, reach
   failed INTEGER NOT NULL, at INTEGER NOT NULL, PRIMARY KEY(peer, address)) WITHOUT ROWID;
 INSERT INTO __wavesync_meta(key, value) VALUES('format', 1), ('folded', 0), ('hlc', 0);
 ";
+
+/// Added to format 1; made when an engine starts on a file that lacks it.
+pub(super) const NOTED: &str = "
+CREATE TABLE IF NOT EXISTS __wavesync_noted(tbl INTEGER NOT NULL, k NOT NULL,
+  PRIMARY KEY(tbl, k)) WITHOUT ROWID;
+";

@@ -18,6 +18,7 @@ pub mod changes;
 pub mod checkup;
 pub mod claim;
 pub mod clock;
+pub mod collect;
 pub mod contact;
 pub mod contend;
 pub mod coupling;
@@ -43,6 +44,7 @@ mod receive;
 mod renumber;
 pub mod report;
 pub mod restore;
+pub mod resync;
 mod room;
 pub mod rows;
 pub mod scan;
@@ -142,6 +144,8 @@ struct Cache {
     parked: Option<i64>,
     vector: Option<vector::Vector>,
     caps: Option<vector::Caps>,
+    collected: Option<collect::Collected>,
+    floors: Option<BTreeMap<TableNum, i64>>,
     left_out: Option<BTreeSet<SiteId>>,
     /// The state of the file in which these, and the sites, were read.
     read_at: Option<i64>,
@@ -268,6 +272,7 @@ impl Store {
 
     fn create_tables(&self) -> Result<()> {
         self.conn.execute_batch(internal::SCHEMA)?;
+        self.conn.execute_batch(internal::NOTED)?;
         Ok(self.conn.execute_batch(inbox::SCHEMA)?)
     }
 
@@ -429,6 +434,7 @@ impl Store {
         if version.is_none() || self.cache.read_at != version {
             (self.cache.parked, self.cache.vector) = (None, None);
             (self.cache.caps, self.cache.left_out) = (None, None);
+            (self.cache.collected, self.cache.floors) = (None, None);
             // A copy of the file may have come back that nothing but its sites tell apart.
             self.cache.sites.clear();
             self.cache.numbers.clear();

@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::ids::{Millis, SiteId};
-use crate::store::apply::{Applied, Reach};
+use crate::store::apply::{Applied, Full, Reach};
 use crate::store::{Store, Tx};
 use crate::wire::rows::Batch;
 
@@ -20,7 +20,8 @@ impl Store {
         reach: &Reach<'_>,
     ) -> Result<Applied> {
         // Decoding takes a while, so it is done before the file is locked.
-        let news = match self.raw(|tx| tx.has_all(rows))? {
+        let full = reach.full != Full::No;
+        let news = match !full && self.raw(|tx| tx.has_all(rows))? {
             true => None,
             false => Some(Batch::decode(rows)?),
         };

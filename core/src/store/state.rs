@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::Result;
 use crate::ids::{Boot, Cursor, Millis, Seq, SiteId};
 use crate::mutants::{self, Mutant};
+use crate::store::collect::Collected;
 use crate::store::span::LogEntry;
 use crate::store::vector::{Caps, Vector};
 use crate::store::{Store, Tx};
@@ -26,6 +27,8 @@ pub struct OwnState {
     pub closed: bool,
     /// Upper bounds of vector entries.
     pub caps: Caps,
+    /// Of each site the highest write event among the tombstones that were forgotten.
+    pub collected: Collected,
     /// Existing rows are still being taken in.
     pub importing: bool,
     /// Sites of which something found no room here; see [`super::room`].
@@ -35,6 +38,12 @@ pub struct OwnState {
 }
 
 impl OwnState {
+    /// The vector of what was applied (rule P17).
+    #[must_use]
+    pub fn applied(&self) -> Vector {
+        self.vector.with_lowered(&self.lowered)
+    }
+
     /// Whether all back-fills that a member has seen are here, as far as there is room for them.
     #[must_use]
     pub fn has_met(&self, other: &Vector) -> bool {
@@ -59,6 +68,7 @@ impl Store {
                 vector,
                 release_at: tx.release_at()?,
                 caps: tx.caps()?,
+                collected: tx.collected()?,
                 closed: tx.meta::<i64>("open_from")?.is_none(),
                 importing: tx.backfill_pending(),
                 left_out: tx.left_out_sites()?,

@@ -341,6 +341,8 @@ impl Tx<'_> {
         if fell {
             self.reset_cursors()?;
             self.open_everything()?;
+            self.lower_collected()?;
+            self.end_resync()?;
         }
         Ok(fell)
     }

@@ -107,7 +107,7 @@ impl<'a> Reader<'a, '_> {
             return Err(broken("a name has an impossible length"));
         }
         let name = std::str::from_utf8(self.take(length)?).map_err(|_| broken("a name"))?;
-        if name.contains('\0') || name.to_ascii_lowercase().starts_with("__wavesync_") {
+        if is_reserved(name) {
             return Err(broken("a name is reserved"));
         }
         Ok(name.into())
@@ -137,4 +137,15 @@ impl<'a> Reader<'a, '_> {
         *self.bytes = rest;
         Ok(head)
     }
+}
+
+fn is_reserved(name: &str) -> bool {
+    name.contains('\0') || name.to_ascii_lowercase().starts_with("__wavesync_")
+}
+
+/// Whether a name outside of a batch could be one of a table.
+pub(super) fn is_possible_name(name: &str) -> bool {
+    (1..=limits::NAME_MAX_BYTES).contains(&name.len())
+        && !is_reserved(name)
+        && !name.to_ascii_lowercase().starts_with("sqlite_")
 }

@@ -139,6 +139,9 @@ pub struct State {
     pub cursor: Cursor,
     /// Upper bounds of vector entries, for ever (rule P14).
     pub caps: Vec<(SiteId, Stamp)>,
+    /// Of each site the highest write event among the tombstones that it forgot (rule P18); none if
+    /// that is what it last told on this stream.
+    pub collected: Option<Vec<(SiteId, Stamp)>>,
 }
 
 /// A version vector as it travels.
@@ -286,6 +289,23 @@ pub struct Chunk {
     /// its first phase is over.
     #[serde(with = "serde_bytes")]
     pub place: Vec<u8>,
+    /// As in [`State::collected`], all of it, with the last chunk.
+    pub collected: Vec<(SiteId, Stamp)>,
+    /// With the last chunk, above which causal lengths new rows begin (rule P18).
+    pub floors: Vec<Floor>,
+}
+
+/// The highest causal length among the tombstones of a table that were forgotten.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Floor {
+    /// The table.
+    pub table: String,
+    /// As in a row batch.
+    pub integer_key: bool,
+    /// As in a row batch.
+    pub key_columns: usize,
+    /// New rows begin above this.
+    pub length: i64,
 }
 
 /// A sealed message, decoded and checked.
@@ -367,6 +387,8 @@ impl Message {
                     return Err(Error::protocol("a chunk that ends a pass says where it goes on"));
                 }
                 chunk.vector.iter().try_for_each(|vector| vector.check().map(|_| ()))?;
+                check_collected(&chunk.collected)?;
+                check_floors(&chunk.floors)?;
                 Self::Chunk(chunk)
             }
             sealed::CREDIT => Self::Credit,
@@ -406,11 +428,34 @@ fn check_state(state: &State) -> Result<()> {
     if state.caps.len() > limits::CAPS_MAX_SITES || !state.caps.iter().all(possible) {
         return Err(Error::protocol("a cap is absurd"));
     }
+    state.collected.iter().try_for_each(|collected| check_collected(collected))?;
     state.vector.check()?;
     state.applied.check()?;
     check_cursor(state.cursor)?;
     if state.end < Seq(0) || state.end.0 > limits::SEQ_MAX {
         return Err(Error::protocol("a log end is absurd"));
+    }
+    Ok(())
+}
+
+fn check_collected(collected: &[(SiteId, Stamp)]) -> Result<()> {
+    let stamps = -limits::STAMP_MS_MAX..=limits::STAMP_MAX;
+    let possible = |(_, stamp): &(SiteId, Stamp)| stamps.contains(&stamp.0);
+    if collected.len() > limits::VECTOR_MAX_SITES || !collected.iter().all(possible) {
+        return Err(Error::protocol("what a member has forgotten is absurd"));
+    }
+    Ok(())
+}
+
+fn check_floors(floors: &[Floor]) -> Result<()> {
+    let possible = |floor: &Floor| {
+        super::bytes::is_possible_name(&floor.table)
+            && (1..=limits::KEY_COLUMNS_MAX).contains(&floor.key_columns)
+            && (!floor.integer_key || floor.key_columns == 1)
+            && (0..limits::CAUSAL_LENGTH_MAX).contains(&floor.length)
+    };
+    if floors.len() > limits::TABLES_MAX || !floors.iter().all(possible) {
+        return Err(Error::protocol("the floor of a table is absurd"));
     }
     Ok(())
 }

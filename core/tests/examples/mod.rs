@@ -13,8 +13,8 @@ use wavesync_core::store::vector::Vector;
 use wavesync_core::value::Value;
 use wavesync_core::wire;
 use wavesync_core::wire::message::{
-    Answer, Attach, Chunk, Hello, PushMessage, Refusal, Request, SampleTable, State, Unrelated,
-    VectorList, plain, sealed,
+    Answer, Attach, Chunk, Floor, Hello, PushMessage, Refusal, Request, SampleTable, State,
+    Unrelated, VectorList, plain, sealed,
 };
 use wavesync_core::wire::rows::{Batch, Row, TableRows};
 
@@ -111,6 +111,7 @@ fn state() -> State {
         closed: true,
         cursor: cursor(),
         caps: Vec::new(),
+        collected: None,
     }
 }
 
@@ -119,6 +120,7 @@ fn control() -> Vec<Example> {
     let state_of_hello = State {
         applied: VectorList::from(&lowered),
         caps: vec![(SiteId([0x55; 16]), Stamp(131_072))],
+        collected: Some(vec![(site(), Stamp(65_535))]),
         ..state()
     };
     let hello = Hello {
@@ -178,6 +180,8 @@ fn pass() -> Vec<Example> {
         ordered: true,
         expected: 9,
         place: vec![1],
+        collected: Vec::new(),
+        floors: Vec::new(),
     };
     let last = Chunk {
         vector: Some(vector()),
@@ -185,6 +189,8 @@ fn pass() -> Vec<Example> {
         ordered: false,
         expected: 0,
         place: Vec::new(),
+        collected: vec![(site(), Stamp(65_535))],
+        floors: vec![Floor { table: "t".into(), integer_key: true, key_columns: 1, length: 2 }],
         ..chunk.clone()
     };
     let empty = |bytes: &[u8]| bytes.to_vec();

@@ -142,6 +142,7 @@ impl Scene {
             closed: true,
             cursor: Cursor::default(),
             caps: Vec::new(),
+            collected: None,
         }
     }
 
@@ -244,6 +245,8 @@ impl Scene {
             closed: false,
             ordered: false,
             place: Vec::new(),
+            collected: Vec::new(),
+            floors: Vec::new(),
             expected: Default::default(),
         }
     }

@@ -81,6 +81,8 @@ impl Table {
 pub struct Image {
     pub tables: BTreeMap<String, Table>,
     pub vector: BTreeMap<SiteId, Stamp>,
+    /// Of each site the highest write event among the tombstones that were forgotten.
+    pub collected: BTreeMap<SiteId, Stamp>,
     pub folded: i64,
     pub hlc: i64,
 }
@@ -88,6 +90,20 @@ pub struct Image {
 impl Image {
     pub fn covers(&self, dot: Dot) -> bool {
         self.vector.get(&dot.site).is_some_and(|stamp| *stamp >= dot.stamp)
+    }
+
+    /// What it has applied reaches what another one has forgotten (rule P19). Held rows lower it.
+    pub fn reaches(&self, collected: &BTreeMap<SiteId, Stamp>) -> bool {
+        let held: Vec<Dot> = self
+            .tables
+            .values()
+            .flat_map(|table| &table.held)
+            .flat_map(|(_, row)| row.dots().map(|(_, dot)| dot).collect::<Vec<_>>())
+            .collect();
+        collected.iter().all(|(site, stamp)| {
+            let dot = Dot { stamp: *stamp, site: *site };
+            self.covers(dot) && !held.iter().any(|held| held.site == *site && held.stamp <= *stamp)
+        })
     }
 
     pub fn read(conn: &Connection) -> Self {
@@ -100,6 +116,10 @@ impl Image {
         let mut image = Self { folded: meta("folded"), hlc: meta("hlc"), ..Self::default() };
         each(conn, "SELECT site, stamp FROM __wavesync_vector", |row| {
             image.vector.insert(sites[&integer(&row[0])], Stamp(integer(&row[1])));
+        });
+        each(conn, "SELECT value FROM __wavesync_meta WHERE key = 'collected'", |row| {
+            let Value::Blob(bytes) = &row[0] else { panic!("what was forgotten is a blob") };
+            image.collected = bytes.chunks(24).map(forgotten).collect();
         });
         let mut numbers = Vec::new();
         each(
@@ -190,6 +210,11 @@ impl Image {
             }
         }
     }
+}
+
+fn forgotten(entry: &[u8]) -> (SiteId, Stamp) {
+    let stamp = entry[16..24].try_into().unwrap();
+    (SiteId::from_slice(&entry[..16]).unwrap(), Stamp(i64::from_be_bytes(stamp)))
 }
 
 fn sites(conn: &Connection) -> BTreeMap<i64, SiteId> {

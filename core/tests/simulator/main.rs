@@ -7,6 +7,7 @@ mod contended;
 mod copies;
 mod dice;
 mod file;
+mod forgetful;
 mod image;
 mod mutants;
 mod network;
@@ -56,6 +57,9 @@ fn run_unguarded(plan: Plan) -> Result<u64, Failure> {
     }
     world.say(|| "settle".into());
     oracle::tell_all(&mut world)?;
+    if let Some(until) = world.away.values().max().copied() {
+        while world.step(until)? {}
+    }
     // Longer than the pause after a refused handshake and two rounds of the slow timer.
     world.settle(45_000, 600_000)?;
     oracle::during(&mut world)?;
@@ -64,6 +68,9 @@ fn run_unguarded(plan: Plan) -> Result<u64, Failure> {
         world.pass_days();
         world.settle(45_000, 600_000)?;
         oracle::during(&mut world)?;
+    }
+    if world.apart {
+        return Ok(world.trace());
     }
     oracle::nothing_held(&world)?;
     oracle::converged(&world)?;

@@ -3,6 +3,7 @@
 
 use wavesync_core::mutants::{self, Mutant};
 
+use crate::forgetful;
 use crate::run;
 use crate::world::Plan;
 
@@ -148,4 +149,29 @@ fn an_untracked_table_that_counts_as_seen_is_noticed() {
 #[test]
 fn a_dropped_column_whose_values_are_gone_is_noticed() {
     is_killed_in(crate::upheaval::plan, Mutant::DropColumnLoses);
+}
+
+#[test]
+fn p18_rows_that_begin_at_the_bottom_are_noticed() {
+    is_killed_in(forgetful::plan, Mutant::NoFloor);
+}
+
+#[test]
+fn p18b_tombstones_that_are_forgotten_too_early_are_noticed() {
+    is_killed_in(forgetful::plan, Mutant::CollectAhead);
+}
+
+#[test]
+fn p19_merging_with_who_missed_what_was_forgotten_is_noticed() {
+    is_killed_in(forgetful::plan, Mutant::StaleMerged);
+}
+
+#[test]
+fn p20_rows_that_were_deleted_meanwhile_and_stay_are_noticed() {
+    is_killed_in(forgetful::plan, Mutant::NoAbsence);
+}
+
+#[test]
+fn p20_rows_of_who_comes_back_that_begin_no_higher_are_noticed() {
+    is_killed_in(forgetful::plan, Mutant::NoRebase);
 }

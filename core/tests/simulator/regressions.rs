@@ -60,6 +60,7 @@ fn a_write_at_any_moment_of_the_handshake_arrives() {
             contended: false,
             copies: false,
             upheaval: false,
+            forgetful: false,
             bounds: Bounds::default(),
         });
         world.network.links[0].delay = (40, 0);
@@ -97,6 +98,7 @@ fn everybody_who_adopts_tables_is_told_of_a_new_one() {
             contended: false,
             copies: false,
             upheaval: false,
+            forgetful: false,
             bounds: Bounds::default(),
         });
         world.network.links[1].delay = (40, 0);

@@ -373,6 +373,9 @@ pub fn act(world: &mut World) -> Result<(), Failure> {
         81.. if world.plan.upheaval && !world.plan.calm && world.dice.percent(40) => {
             crate::upheaval::act(world, at)
         }
+        81.. if world.plan.forgetful && world.dice.percent(40) => {
+            crate::forgetful::go_away(world, at)
+        }
         81..=100 if world.plan.calm => Ok(()),
         81..=93 => {
             let link = world.dice.index(world.network.links.len());

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use rusqlite::Connection;
 use wavesync_core::auth::GroupKey;
@@ -15,6 +16,7 @@ use wavesync_core::value::Value;
 use crate::copies::Copy;
 use crate::dice::Dice;
 use crate::file::File;
+use crate::forgetful;
 use crate::image::Image;
 use crate::network::{Event, Item, Link, Network};
 use crate::oracle::{self, Failure, Forks, Memory};
@@ -68,6 +70,10 @@ pub struct World {
     steps: u64,
     pub copy: Option<Copy>,
     pub forks: Forks,
+    /// Who is where nobody is, and until when.
+    pub away: BTreeMap<usize, u64>,
+    /// Some members found each other apart (rule K5): they do not converge.
+    pub apart: bool,
 }
 
 impl World {
@@ -87,6 +93,8 @@ impl World {
             steps: 0,
             copy: None,
             forks: Forks::new(),
+            away: BTreeMap::new(),
+            apart: false,
             dice: dice.clone(),
             plan,
         };
@@ -240,6 +248,13 @@ impl World {
             let text = format!("replica {at} reports {}: {}", report.code, report.message);
             return oracle::fail("error report", text);
         }
+        if report.code == "resync" {
+            forgetful::RESYNCS.fetch_add(1, Ordering::Relaxed);
+        }
+        if report.code == "apart" {
+            forgetful::APART.fetch_add(1, Ordering::Relaxed);
+            self.apart = true;
+        }
         if report.code == "unrelated" {
             // The user says what the rows are; here or there, sooner or later.
             let now = self.clock(at);
@@ -304,6 +319,13 @@ impl World {
     }
 
     fn reconnect(&mut self, link: usize) -> Result<(), Failure> {
+        let now = self.now;
+        self.away.retain(|_, until| *until > now);
+        let ends = self.network.links[link].replicas;
+        if let Some(until) = ends.iter().filter_map(|end| self.away.get(end)).max().copied() {
+            self.network.schedule(until, Event::Reconnect { link });
+            return Ok(());
+        }
         let entry = &mut self.network.links[link];
         if entry.up {
             return Ok(());

@@ -220,6 +220,22 @@ impl Stage {
         self.run();
     }
 
+    /// A connection that lasts for so many inputs.
+    pub fn connect_and_cut_after(&mut self, a: usize, b: usize, inputs: usize) {
+        self.join_up(a, b);
+        // The handshake comes first.
+        let limit = 1_000;
+        for _ in 0..limit {
+            self.run_some(1);
+            if self.joined(a, b) {
+                break;
+            }
+        }
+        self.run_some(inputs);
+        self.disconnect(a, b);
+        self.pass(500);
+    }
+
     /// A connection comes or goes, and nothing else happens yet.
     pub fn flip(&mut self, a: usize, b: usize) {
         if self.connections.contains(&(a.min(b), a.max(b))) {

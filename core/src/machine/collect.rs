@@ -1,0 +1,167 @@
+//! Forgetting deletes, and who has missed what was forgotten (rules P18 to P20, K5).
+
+use crate::Result;
+use crate::ids::Millis;
+use crate::machine::peer::{PeerId, StreamId, StreamKind};
+use crate::machine::{Level, Machine};
+use crate::mutants::{self, Mutant};
+use crate::store::Store;
+use crate::store::apply::Full;
+use crate::store::collect::SearchPlace;
+use crate::store::state::OwnState;
+use crate::{ids::TableNum, limits, value::Value};
+
+/// What this replica and a member have missed of what the other one has forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nothing.
+    Even,
+    /// This replica has: it takes everything over anew.
+    Behind,
+    /// The member has: nothing of it is merged before it has taken everything over anew.
+    Ahead,
+    /// Both have. Nothing is exchanged.
+    Apart,
+}
+
+impl Machine {
+    pub(super) fn standing(&self, id: &PeerId, own: &OwnState) -> Standing {
+        let known = self.peers.get(id).and_then(|peer| peer.known.as_ref());
+        let Some(known) = known.filter(|_| !mutants::on(Mutant::StaleMerged)) else {
+            return Standing::Even;
+        };
+        match (own.applied().reaches(&known.collected), known.applied.reaches(&own.collected)) {
+            (true, true) => Standing::Even,
+            (false, true) => Standing::Behind,
+            (true, false) => Standing::Ahead,
+            (false, false) => Standing::Apart,
+        }
+    }
+
+    /// Everything was taken over from a member, but some of it is held until its time comes (rule
+    /// P17), so it is not applied: nothing more can be done before.
+    pub(super) fn waits_for_time(&self, id: &PeerId, own: &OwnState) -> bool {
+        let Some(peer) = self.peers.get(id) else { return false };
+        let forgotten = peer.known.as_ref().map(|known| &known.collected);
+        let done = peer.taken_over.as_ref() == forgotten;
+        done && forgotten.is_some_and(|forgotten| own.vector.reaches(forgotten))
+    }
+
+    /// Whether a pass that takes everything over anew is under way.
+    pub(super) fn is_resyncing(&self) -> bool {
+        self.peers.values().any(|peer| peer.full == Full::Resync)
+    }
+
+    /// Such a pass runs alone (rule P20). Returns whether a catch-up has to wait for others.
+    pub(super) fn must_wait(&mut self, now: Millis, full: Full) -> bool {
+        let others = self.peers.values().any(|peer| peer.requesting);
+        let wait = self.is_resyncing() || (full == Full::Resync && others);
+        if wait {
+            self.compare_at = self.compare_at.min(now.plus(limits::ASK_AGAIN_MS));
+        }
+        wait
+    }
+
+    pub(super) fn tell_resync(&mut self, id: &PeerId) {
+        let fresh = self.own.as_ref().is_none_or(|own| own.end.0 == 0);
+        if !fresh {
+            let message = "this replica was away for longer than deletes are remembered; it takes \
+                           everything over anew from a member";
+            let hint = "what was written here and not sent yet is kept; rows that were deleted \
+                        meanwhile go";
+            self.event(Level::Info, "resync", message, hint, Some(id));
+        }
+    }
+
+    /// Rule K5: merging would bring deleted rows back on either side.
+    pub(super) fn tell_apart(&mut self, id: &PeerId) -> Result<()> {
+        let Some(peer) = self.peers.get_mut(id).filter(|peer| !peer.apart) else { return Ok(()) };
+        let message = "this replica and the member were apart for so long that each has forgotten \
+                       deletes which the other one never saw; nothing is exchanged";
+        let hint = "on one side, best the one with fewer changes, call wavesync_resync(): it takes \
+                    everything over from the other; what only it has written is kept, and what it \
+                    deleted and has forgotten comes back";
+        (peer.apart, peer.last_error) = (true, Some((message.into(), hint.into())));
+        self.event(Level::Warning, "apart", message, hint, Some(id));
+        Ok(())
+    }
+
+    pub(super) fn no_longer_apart(&mut self, id: &PeerId) {
+        if let Some(peer) = self.peers.get_mut(id).filter(|peer| peer.apart) {
+            (peer.apart, peer.last_error) = (false, None);
+        }
+    }
+
+    /// Now and then, looks a little at a time for tombstones that nobody needs (rule P18).
+    pub(super) fn collect(&mut self, now: Millis, store: &mut Store) -> Result<()> {
+        if std::mem::take(&mut self.keeps_due) {
+            // Often enough for who keeps little.
+            let often = (store.keeps()?.member_ms / 8).max(limits::COLLECT_INTERVAL_MIN_MS);
+            let interval = store.bounds().collect_interval_ms.min(often);
+            if self.search.is_none() {
+                self.collect_at = self.searched_at.get_or_insert(now).plus(interval);
+            }
+            self.collect_pause = interval;
+        }
+        if self.collect_at > now {
+            return Ok(());
+        }
+        self.collect_at = now.plus(self.collect_pause);
+        if self.importing || self.is_resyncing() {
+            return Ok(());
+        }
+        let place = match self.search.take() {
+            Some(place) => place,
+            None => {
+                self.searched_at = Some(now);
+                let related = self.peers.values().filter(|peer| peer.stopped.is_none());
+                let known = related.filter_map(|peer| peer.known.as_ref());
+                let applied: Vec<_> = known.map(|k| (k.site, k.applied.clone())).collect();
+                if applied.is_empty() {
+                    return Ok(());
+                }
+                store.note_applied(now, &applied)?;
+                SearchPlace::from((TableNum(0), Value::Null))
+            }
+        };
+        let searched = store.collect_block(now, place)?;
+        if searched.next.is_some() {
+            self.collect_at = now.plus(limits::COLLECT_PAUSE_MS);
+        }
+        self.search = searched.next;
+        if searched.forgotten > 0 {
+            self.own_dirty = true;
+            self.end_outlived(now, store)?;
+        }
+        Ok(())
+    }
+
+    /// Whether something was forgotten here that the requester of a pass has not seen, or, of one
+    /// that takes everything over, since it began.
+    pub(super) fn outlived(&self, stream: StreamId, own: &OwnState) -> bool {
+        let kind = self.streams.get(&stream).map(|stream| &stream.kind);
+        let Some(StreamKind::Outgoing { serving: Some(serving), .. }) = kind else { return false };
+        let grown = serving.collected != own.collected;
+        let seen = if serving.full { !grown } else { serving.applied.reaches(&own.collected) };
+        !seen && !mutants::on(Mutant::StaleMerged)
+    }
+
+    /// What was forgotten has grown: passes with members that have not seen it end (rule P19).
+    pub(super) fn end_outlived(&mut self, now: Millis, store: &mut Store) -> Result<()> {
+        let own = store.own_state(now)?;
+        let streams: Vec<StreamId> = self.streams.keys().copied().collect();
+        for stream in streams {
+            if self.outlived(stream, &own) {
+                self.put_off(stream)?;
+                continue;
+            }
+            let Some(entry) = self.streams.get(&stream) else { continue };
+            let asking = matches!(entry.kind, StreamKind::Incoming { .. });
+            let standing = self.standing(&entry.peer, &own);
+            if asking && matches!(standing, Standing::Ahead | Standing::Apart) {
+                self.close_stream(stream);
+            }
+        }
+        Ok(())
+    }
+}

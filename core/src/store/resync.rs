@@ -1,0 +1,275 @@
+//! The way back of a replica that is stale: it was away for longer than deletes are remembered, so
+//! others have forgotten tombstones of which it never heard (rules P19, P20).
+//!
+//! It reads all rows of one member, whole, and notes their keys. What it has beyond these was either
+//! deleted there meanwhile, namely if the member's vector covers its birth, or written here and never
+//! told. The former goes; the latter comes to life again above the floor, so that no
+//! tombstone which others still have is newer. What such a pass notes is stored, so an interrupted
+//! one goes on, unless the member has forgotten more since.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use rusqlite::params;
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use crate::ids::{Dot, Millis, Seq, SiteId, Stamp};
+use crate::merge::{Clock, Ended, Incoming, KeyKind, join_ended, moved_key};
+use crate::mutants::{self, Mutant};
+use crate::store::clock::ClockRow;
+use crate::store::collect::Collected;
+use crate::store::rows::{Kind, Values};
+use crate::store::tables::Table;
+use crate::store::vector::Vector;
+use crate::store::{Push, Store, Tx, key};
+use crate::value::Value;
+use crate::wire;
+use crate::wire::rows::{Batch, Row};
+
+/// Where a row could have moved to is noted for this many moves.
+const MOVES_NOTED: usize = 4;
+
+/// A pass that takes everything over anew, as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resync {
+    /// The member that is read.
+    pub from: SiteId,
+    /// What it had forgotten when the pass began: it begins again if that changes.
+    pub collected: Vec<(SiteId, Stamp)>,
+    /// Where the pass goes on, in the member's words.
+    #[serde(with = "serde_bytes")]
+    pub place: Vec<u8>,
+    /// Keys are noted. They need not be if nothing was here when it began.
+    pub noted: bool,
+}
+
+impl Store {
+    /// What was forgotten here counts no more: this replica takes everything over anew from the next
+    /// member that has forgotten deletes which it never saw. For two groups that forgot apart (rule
+    /// K5). Returns whether anything had been forgotten.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub fn resync(&mut self, now: Millis) -> Result<bool> {
+        self.write(now, |tx| {
+            let forgotten = !tx.collected()?.is_empty();
+            tx.conn.execute("DELETE FROM __wavesync_meta WHERE key = 'collected'", [])?;
+            tx.cache.collected = None;
+            Ok(forgotten)
+        })
+    }
+
+    /// Begins a pass that takes everything over anew, or goes on with the one that is stored.
+    /// Returns where.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub fn begin_resync(
+        &mut self,
+        now: Millis,
+        from: SiteId,
+        collected: &Collected,
+    ) -> Result<Vec<u8>> {
+        self.write(now, |tx| {
+            let collected: Vec<_> = collected.iter().map(|(site, stamp)| (*site, *stamp)).collect();
+            let known = tx.resync()?;
+            if let Some(known) = known.filter(|known| {
+                known.from == from && known.collected == collected && !known.place.is_empty()
+            }) {
+                return Ok(known.place);
+            }
+            tx.end_resync()?;
+            let mut noted = false;
+            for table in tx.tables() {
+                let sql = format!("SELECT 1 FROM __wavesync_clock_{} LIMIT 1", table.num.0);
+                noted |= tx.conn.prepare_cached(&sql)?.exists([])?;
+            }
+            tx.set_resync(&Resync { from, collected, place: Vec::new(), noted })?;
+            Ok(Vec::new())
+        })
+    }
+}
+
+impl Tx<'_> {
+    /// The pass that takes everything over anew, if one was begun.
+    pub(super) fn resync(&self) -> Result<Option<Resync>> {
+        let stored: Option<Vec<u8>> = self.meta("resync")?;
+        stored.map(|bytes| wire::decode(&bytes)).transpose()
+    }
+
+    fn set_resync(&self, resync: &Resync) -> Result<()> {
+        self.set_meta("resync", wire::encode(resync)?)
+    }
+
+    /// Whatever such a pass noted is not needed any more.
+    pub(super) fn end_resync(&self) -> Result<()> {
+        self.conn.execute("DELETE FROM __wavesync_noted", [])?;
+        self.conn.execute("DELETE FROM __wavesync_meta WHERE key = 'resync'", [])?;
+        Ok(())
+    }
+
+    /// Notes the keys of rows that a member has, and where the pass goes on.
+    pub(super) fn note_rows(&mut self, from: SiteId, batch: &Batch, place: &[u8]) -> Result<()> {
+        let Some(mut resync) = self.resync()?.filter(|resync| resync.from == from) else {
+            return Ok(());
+        };
+        for part in batch.tables.iter().filter(|_| resync.noted) {
+            let table = self.table_on_wire(&part.name, part.integer_key, part.key_columns)?;
+            let Some(table) = table else { continue };
+            for row in &part.rows {
+                self.note_row(&table, row)?;
+            }
+        }
+        resync.place = place.to_vec();
+        self.set_resync(&resync)
+    }
+
+    fn note_row(&mut self, table: &Table, row: &Row) -> Result<()> {
+        let mut statement =
+            self.conn.prepare_cached("INSERT OR IGNORE INTO __wavesync_noted VALUES(?1, ?2)")?;
+        let key = key::pack(&row.key);
+        statement.execute(params![table.num.0, key])?;
+        // The member may not know yet that a row has to move.
+        let (KeyKind::Integer, Value::Integer(home)) = (table.kind, key) else { return Ok(()) };
+        let moves = std::iter::successors(Some(home), |key| Some(moved_key(*key, row.birth)));
+        for moved in moves.skip(1).take(MOVES_NOTED).filter(|_| row.length % 2 == 1) {
+            statement.execute(params![table.num.0, moved])?;
+        }
+        Ok(())
+    }
+
+    /// The end of such a pass (rule P20): what the member does not have goes, or comes to life above
+    /// the floor. Returns whether the pass counts.
+    pub(super) fn finish_resync(
+        &mut self,
+        from: SiteId,
+        theirs: &Vector,
+        collected: &Collected,
+    ) -> Result<bool> {
+        let Some(resync) = self.resync()?.filter(|resync| resync.from == from) else {
+            return Ok(false);
+        };
+        let same = resync.collected.iter().copied().eq(collected.iter().map(|(s, d)| (*s, *d)));
+        if !same {
+            self.end_resync()?;
+            return Ok(false);
+        }
+        let start = self.log_end()?;
+        let own = self.own_site()?;
+        let prev = self.seen(own)?;
+        let mut last = Stamp(self.meta("hlc")?.unwrap_or(0));
+        let mut written = BTreeSet::new();
+        let mut removed = Vec::new();
+        for table in self.tables() {
+            for key in self.rows_not_noted(&table)? {
+                let Some(clock) = self.clock(&table, &key)?.map(|row| row.clock) else { continue };
+                if theirs.covers(clock.birth) {
+                    if resync.noted && !mutants::on(Mutant::NoAbsence) {
+                        let gone = end_of(collected, clock.birth);
+                        self.remove(&table, &key, clock, gone, theirs)?;
+                        removed.push((table.num, key));
+                    }
+                    continue;
+                }
+                // Without notes it is not known what came from the member, but what was written here.
+                let here = resync.noted || clock.birth.site == own;
+                if here && clock.length <= self.floor(table.num)? {
+                    let wall = Stamp::at(i64::try_from(self.now.0).unwrap_or(i64::MAX));
+                    let dot = Dot { stamp: wall.max(last.next()), site: own };
+                    if self.revive(&table, &key, clock, dot)? {
+                        last = dot.stamp;
+                        written.insert((table.num, key));
+                    }
+                }
+            }
+        }
+        self.set_meta("hlc", last.0)?;
+        if !written.is_empty() {
+            let boot = self.boot;
+            self.raise(own, last, boot)?;
+            let rows = self.push_rows(own, prev, written)?;
+            self.pushes.push(Push { site: own, boot, prev, upto: last, rows });
+        }
+        self.mark_open(Seq(start.0 + 1))?;
+        self.settle(start)?;
+        for (table, key) in removed {
+            // As if the delete had come here and been forgotten.
+            let sql = format!("DELETE FROM __wavesync_clock_{} WHERE k = ?1", table.0);
+            self.conn.prepare_cached(&sql)?.execute([key])?;
+        }
+        self.store_folded_end()?;
+        self.end_resync()?;
+        Ok(true)
+    }
+
+    /// Alive rows whose keys were not noted.
+    fn rows_not_noted(&self, table: &Table) -> Result<Vec<Value>> {
+        let sql = format!(
+            "SELECT k FROM __wavesync_clock_{0} AS c WHERE cl % 2 = 1 AND NOT EXISTS
+             (SELECT 1 FROM __wavesync_noted AS n WHERE n.tbl = {0} AND n.k = c.k) ORDER BY k",
+            table.num.0
+        );
+        let mut statement = self.conn.prepare(&sql)?;
+        let keys = statement.query_map([], |row| Ok(Value::from_ref(row.get_ref(0)?)))?;
+        Ok(keys.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// A row that was deleted while this replica was away. What was written to it and never told is
+    /// kept for the user.
+    fn remove(
+        &mut self,
+        table: &Rc<Table>,
+        key: &Value,
+        clock: Clock,
+        gone: Dot,
+        theirs: &Vector,
+    ) -> Result<()> {
+        if clock.dots().any(|dot| !theirs.covers(dot)) {
+            let ours = self.all_values(table, key)?;
+            let reason = "the row was deleted by another member while this replica was away";
+            let kind = ("overwritten", reason);
+            self.add_conflict(table, key, kind, &ours, &Values::new(), gone.site)?;
+        }
+        let mut ended = Ended::new();
+        if table.kind == KeyKind::Integer {
+            ended.insert(clock.birth, gone);
+        }
+        let (length, cells) = (clock.length + 1, BTreeMap::new());
+        let end = Incoming { length, birth: gone, whole: true, cells, ended };
+        self.join(table, key, Some(clock), end)?;
+        Ok(())
+    }
+
+    /// A row that was written here and that others have not seen: it begins again above the floor, as
+    /// if it had been deleted and inserted now.
+    fn revive(
+        &mut self,
+        table: &Rc<Table>,
+        key: &Value,
+        mut clock: Clock,
+        dot: Dot,
+    ) -> Result<bool> {
+        let parked = self.parked(table, key)?;
+        if mutants::on(Mutant::NoRebase) || parked.is_some_and(|p| p.kind == Kind::Incomplete) {
+            return Ok(false);
+        }
+        clock.length = self.length_above(table.num, clock.length)?;
+        if table.kind == KeyKind::Integer {
+            // Whoever has it where it had to move to learns that it is not there any more.
+            clock.ended = join_ended(&clock.ended, &Ended::from([(clock.birth, dot)]));
+        }
+        clock.birth = dot;
+        clock.cells.values_mut().for_each(|cell| *cell = dot);
+        let seq = self.append_log(table.num, key)?;
+        self.set_clock(table, key, &ClockRow { clock, seq })?;
+        Ok(true)
+    }
+}
+
+/// Stands for the delete of a row that is gone, until it is forgotten, too: which one it was is not
+/// known.
+fn end_of(collected: &Collected, birth: Dot) -> Dot {
+    let known = collected.iter().map(|(site, stamp)| Dot { stamp: *stamp, site: *site });
+    known.max().unwrap_or(birth)
+}

@@ -1,0 +1,318 @@
+//! Deletes are forgotten once nobody needs them, and who was away for longer comes back without harm
+//! (rules P18 to P20, K5). The simulator has the same under all kinds of interruptions.
+#![allow(clippy::unwrap_used)]
+
+mod stage;
+
+use stage::{Stage, key, peer};
+use wavesync_core::ids::{Millis, Seq};
+use wavesync_core::limits::Bounds;
+use wavesync_core::store::Store;
+use wavesync_core::wire::message::sealed;
+
+const TABLES: &str = "CREATE TABLE note(id TEXT PRIMARY KEY, body, more);
+    CREATE TABLE num(id INTEGER PRIMARY KEY, v);";
+/// Who was away for longer is not waited for, in milliseconds.
+const MEMBER_KEEP_MS: u64 = 60_000;
+const TOMBSTONE_KEEP_MS: u64 = 1_000;
+/// More than one search.
+const A_WHILE_MS: u64 = 20_000;
+
+fn keep_little(store: &mut Store, now: u64) {
+    for (key, value) in
+        [("member_keep_ms", MEMBER_KEEP_MS), ("tombstone_keep_ms", TOMBSTONE_KEEP_MS)]
+    {
+        store.set_setting(Millis(now), key, &value.to_string()).unwrap();
+    }
+}
+
+/// Members who are all connected and keep things for a minute.
+fn group(count: u8) -> Stage {
+    let mut stage = Stage::new();
+    for number in 1..=count {
+        let at = stage.member(peer(number), key(7), TABLES, u64::from(number));
+        let now = stage.now;
+        keep_little(&mut stage.at_mut(at).store, now);
+        stage.write(at, "");
+    }
+    connect_all(&mut stage);
+    stage.pass(1_000);
+    stage
+}
+
+fn connect_all(stage: &mut Stage) {
+    let count = stage.actors.len();
+    for (a, b) in (0..count).flat_map(|a| (a + 1..count).map(move |b| (a, b))) {
+        if !stage.joined(a, b) {
+            stage.connect(a, b);
+        }
+    }
+}
+
+fn isolate(stage: &mut Stage, at: usize) {
+    for other in (0..stage.actors.len()).filter(|other| *other != at) {
+        stage.disconnect(at, other);
+    }
+}
+
+fn tombstones(stage: &Stage, at: usize) -> String {
+    stage.read(
+        at,
+        "SELECT (SELECT count(*) FROM __wavesync_clock_1 WHERE cl % 2 = 0)
+              + (SELECT count(*) FROM __wavesync_clock_2 WHERE cl % 2 = 0)",
+    )
+}
+
+fn rows(stage: &Stage, at: usize) -> String {
+    let notes = stage.read(at, "SELECT id, body, more FROM note ORDER BY id");
+    format!("{notes}\n{}", stage.read(at, "SELECT id, v FROM num ORDER BY id"))
+}
+
+fn all_equal(stage: &Stage) -> String {
+    let first = rows(stage, 0);
+    (1..stage.actors.len()).for_each(|at| assert_eq!(rows(stage, at), first, "member {at}"));
+    first
+}
+
+#[test]
+fn p18_a_delete_is_forgotten_once_every_member_has_applied_it() {
+    let mut stage = group(3);
+    stage.write(0, "INSERT INTO note VALUES('a', 1, 1), ('b', 2, 2); INSERT INTO num VALUES(1, 1)");
+    stage.write(1, "DELETE FROM note WHERE id = 'a'; DELETE FROM num");
+    (0..3).for_each(|at| assert_eq!(tombstones(&stage, at), "2"));
+    stage.pass(A_WHILE_MS);
+    (0..3).for_each(|at| assert_eq!(tombstones(&stage, at), "0", "member {at}"));
+    // The keys are free as before, and a delete of what came after is no older than what was.
+    stage.write(2, "INSERT INTO note VALUES('a', 3, 3); INSERT INTO num VALUES(1, 3)");
+    stage.write(0, "UPDATE note SET more = 4 WHERE id = 'a'");
+    assert_eq!(all_equal(&stage), "a|3|4\nb|2|2\n1|3");
+    stage.write(1, "DELETE FROM note WHERE id = 'a'; DELETE FROM num WHERE id = 1");
+    assert_eq!(all_equal(&stage), "b|2|2\n");
+}
+
+#[test]
+fn p18_young_deletes_are_kept_and_a_lone_replica_keeps_all() {
+    let mut stage = group(2);
+    stage.write(0, "INSERT INTO note VALUES('a', 1, 1)");
+    for at in 0..2 {
+        let now = Millis(stage.now);
+        stage.at_mut(at).store.set_setting(now, "tombstone_keep_ms", "30000").unwrap();
+        stage.write(at, "");
+    }
+    stage.write(0, "DELETE FROM note");
+    stage.pass(A_WHILE_MS);
+    assert_eq!(tombstones(&stage, 0), "1", "it is not 30 s old");
+    isolate(&mut stage, 1);
+    stage.pass(2 * MEMBER_KEEP_MS);
+    assert_eq!(tombstones(&stage, 0), "1", "nobody is there who could tell of it");
+    stage.connect(0, 1);
+    stage.pass(A_WHILE_MS);
+    assert_eq!(tombstones(&stage, 0), "0");
+}
+
+#[test]
+fn p18_a_member_is_waited_for_as_long_as_the_setting_says() {
+    let mut stage = group(3);
+    stage.write(0, "INSERT INTO note VALUES('a', 1, 1)");
+    stage.pass(A_WHILE_MS);
+    isolate(&mut stage, 2);
+    stage.write(0, "DELETE FROM note");
+    stage.pass(MEMBER_KEEP_MS / 2);
+    assert_eq!(tombstones(&stage, 0), "1");
+    connect_all(&mut stage);
+    stage.pass(A_WHILE_MS);
+    assert_eq!((tombstones(&stage, 0), tombstones(&stage, 2)), ("0".into(), "0".into()));
+    assert!(!stage.codes(2).contains(&"resync"), "it came back in time");
+}
+
+/// A member that is away while a row is deleted and that is forgotten. It wrote meanwhile.
+fn away_for_too_long() -> Stage {
+    let mut stage = group(3);
+    stage.write(
+        0,
+        "INSERT INTO note VALUES('a', 1, 1), ('b', 2, 2), ('c', 3, 3), ('d', 4, 4);
+         INSERT INTO num VALUES(1, 'one'), (2, 'two'), (3, 'three')",
+    );
+    stage.pass(1_000);
+    isolate(&mut stage, 2);
+    stage.write(0, "DELETE FROM note WHERE id IN ('a', 'b'); DELETE FROM num WHERE id < 3");
+    stage.pass(MEMBER_KEEP_MS + A_WHILE_MS);
+    assert_eq!((tombstones(&stage, 0), tombstones(&stage, 1)), ("0".into(), "0".into()));
+    stage.write(1, "INSERT INTO num VALUES(1, 'another one')");
+    stage.write(
+        2,
+        "UPDATE note SET body = 'edited' WHERE id IN ('b', 'c');
+         INSERT INTO note VALUES('n', 'new', 0); INSERT INTO num VALUES(9, 'nine');
+         UPDATE num SET v = 'edited' WHERE id = 3",
+    );
+    stage
+}
+
+const AFTER: &str = "c|edited|3\nd|4|4\nn|new|0\n1|another one\n3|edited\n9|nine";
+
+#[test]
+fn p20_who_was_away_loses_what_was_deleted_and_keeps_what_it_wrote() {
+    let mut stage = away_for_too_long();
+    connect_all(&mut stage);
+    stage.pass(A_WHILE_MS);
+    assert_eq!(all_equal(&stage), AFTER);
+    let told = stage.codes(2).into_iter().filter(|code| *code == "resync").count();
+    assert_eq!(told, 1, "{:?}", stage.codes(2));
+    assert!(!stage.codes(0).contains(&"resync") && !stage.codes(1).contains(&"resync"));
+    // The edit of a row that is gone is kept for the user.
+    let kept = "SELECT k, ours FROM __wavesync_conflict WHERE kind = 'overwritten'";
+    assert_eq!(stage.read(2, kept), "b|{\"body\": \"edited\", \"more\": 2}");
+    assert_eq!(stage.read(2, "SELECT count(*) FROM __wavesync_noted"), "0");
+    // From here on it is a member like any other.
+    let requests = |stage: &Stage| -> u64 {
+        (0..3).flat_map(|at| stage.at(at).machine.peers()).map(|peer| peer.requests_out).sum()
+    };
+    let before = requests(&stage);
+    stage.write(2, "DELETE FROM note WHERE id = 'n'; UPDATE num SET v = 'last' WHERE id = 9");
+    stage.pass(1_000);
+    assert_eq!(all_equal(&stage), "c|edited|3\nd|4|4\n1|another one\n3|edited\n9|last");
+    assert_eq!(requests(&stage), before, "pushes are enough");
+}
+
+#[test]
+fn p20_a_pass_that_takes_everything_over_goes_on_where_it_was_cut() {
+    let mut stage = away_for_too_long();
+    let bounds = Bounds { chunk_rows: 1, chunk_scan_entries: 2, ..Bounds::default() };
+    stage.at_mut(0).store.set_bounds(bounds);
+    let many: Vec<String> = (10..40).map(|n| format!("('e{n}', {n}, 0)")).collect();
+    stage.write(0, &format!("INSERT INTO note VALUES {}", many.join(", ")));
+    let mut places = Vec::new();
+    for cut in 0..40 {
+        stage.connect_and_cut_after(0, 2, 6);
+        places.push(stage.read(2, "SELECT count(*) FROM __wavesync_noted"));
+        if stage.read(2, "SELECT 1 FROM __wavesync_meta WHERE key = 'resync'").is_empty() && cut > 0
+        {
+            break;
+        }
+    }
+    connect_all(&mut stage);
+    stage.pass(A_WHILE_MS);
+    let lines: Vec<_> = all_equal(&stage).lines().map(String::from).collect();
+    assert_eq!(lines.len(), AFTER.lines().count() + many.len());
+    let noted: Vec<u64> = places.iter().map(|noted| noted.parse().unwrap()).collect();
+    assert!(noted.iter().filter(|noted| **noted > 0).count() > 1, "it was cut: {noted:?}");
+    let grows = noted.windows(2).all(|pair| pair[0] <= pair[1] || pair[1] == 0);
+    assert!(grows, "it begins anew: {noted:?}");
+}
+
+#[test]
+fn p20_a_pass_that_takes_everything_over_begins_anew_when_more_is_forgotten() {
+    let mut stage = away_for_too_long();
+    let bounds = Bounds { chunk_rows: 1, chunk_scan_entries: 2, ..Bounds::default() };
+    stage.at_mut(0).store.set_bounds(bounds);
+    let noted = |stage: &Stage| -> u64 {
+        stage.read(2, "SELECT count(*) FROM __wavesync_noted WHERE k = 'd'").parse().unwrap()
+    };
+    for _ in 0..40 {
+        stage.connect_and_cut_after(0, 2, 6);
+        if noted(&stage) == 1 {
+            break;
+        }
+    }
+    assert_eq!(noted(&stage), 1, "the row was seen before the pass was cut");
+    stage.write(0, "DELETE FROM note WHERE id = 'd'");
+    stage.pass(MEMBER_KEEP_MS + A_WHILE_MS);
+    assert_eq!(tombstones(&stage, 0), "0", "its delete is forgotten, too");
+    connect_all(&mut stage);
+    stage.pass(A_WHILE_MS);
+    assert_eq!(all_equal(&stage), AFTER.replace("d|4|4\n", ""));
+}
+
+#[test]
+fn p19_nothing_of_who_has_to_take_everything_over_is_merged_before() {
+    let mut stage = away_for_too_long();
+    // Its request does not get through, but everything that it says does.
+    let asked = |bytes: &[u8]| bytes[0] == sealed::REQUEST;
+    stage.tap = Some(Box::new(move |frame| {
+        if frame.from == 2 && asked(&frame.bytes) { Vec::new() } else { vec![frame.bytes.clone()] }
+    }));
+    connect_all(&mut stage);
+    stage.write(2, "UPDATE note SET more = 'pushed' WHERE id = 'a'");
+    stage.pass(5_000);
+    let others = "c|3|3\nd|4|4\n1|another one\n3|three";
+    assert_eq!((rows(&stage, 0), rows(&stage, 1)), (others.into(), others.into()));
+    stage.tap = None;
+    stage.pass(2 * A_WHILE_MS);
+    assert_eq!(all_equal(&stage), AFTER);
+}
+
+#[test]
+fn a_newcomer_with_rows_of_its_own_brings_them_in_above_what_was_forgotten() {
+    let mut stage = group(2);
+    stage.write(0, "INSERT INTO note VALUES('a', 1, 1), ('b', 2, 2); INSERT INTO num VALUES(1, 1)");
+    stage.write(0, "DELETE FROM note WHERE id = 'a'; DELETE FROM num");
+    stage.pass(A_WHILE_MS);
+    assert_eq!(tombstones(&stage, 0), "0");
+    let own = format!("{TABLES} INSERT INTO note VALUES('a', 'own', 0), ('z', 'own', 0);");
+    let late = stage.member(peer(9), key(7), &own, 9);
+    connect_all(&mut stage);
+    stage.pass(A_WHILE_MS);
+    assert_eq!(all_equal(&stage), "a|own|0\nb|2|2\nz|own|0\n");
+    stage.write(0, "DELETE FROM note WHERE id = 'a'");
+    stage.write(late, "UPDATE note SET more = 1 WHERE id = 'z'");
+    assert_eq!(all_equal(&stage), "b|2|2\nz|own|1\n");
+}
+
+#[test]
+fn an_old_export_brings_nothing_back_that_was_deleted_and_forgotten() {
+    let mut stage = group(2);
+    stage.write(0, "INSERT INTO note VALUES('a', 1, 1), ('b', 2, 2); INSERT INTO num VALUES(1, 1)");
+    let now = Millis(stage.now);
+    let export = stage.at_mut(1).store.export(now, Seq(0)).unwrap();
+    stage.write(0, "DELETE FROM note WHERE id = 'a'; DELETE FROM num");
+    stage.pass(A_WHILE_MS);
+    assert_eq!((tombstones(&stage, 0), tombstones(&stage, 1)), ("0".into(), "0".into()));
+    stage.write(0, "UPDATE note SET body = 3");
+    let now = Millis(stage.now);
+    stage.at_mut(0).store.import(now, &export).unwrap();
+    stage.pass(1_000);
+    assert_eq!(all_equal(&stage), "b|3|2\n");
+}
+
+#[test]
+fn k5_two_groups_that_forgot_apart_exchange_nothing_and_are_told_what_to_do() {
+    let mut stage = group(4);
+    stage.write(
+        0,
+        "INSERT INTO note VALUES('a', 1, 1), ('b', 2, 2), ('c', 3, 3);
+         INSERT INTO num VALUES(1, 1), (2, 2)",
+    );
+    stage.pass(1_000);
+    for (a, b) in [(0, 2), (0, 3), (1, 2), (1, 3)] {
+        stage.disconnect(a, b);
+    }
+    stage.pass(MEMBER_KEEP_MS);
+    stage.write(0, "DELETE FROM note WHERE id = 'a'; INSERT INTO note VALUES('left', 0, 0)");
+    stage.write(2, "DELETE FROM note WHERE id = 'b'; INSERT INTO note VALUES('right', 0, 0)");
+    stage.pass(A_WHILE_MS);
+    (0..4).for_each(|at| assert_eq!(tombstones(&stage, at), "0"));
+    let (left, right) = (rows(&stage, 0), rows(&stage, 2));
+    connect_all(&mut stage);
+    stage.pass(A_WHILE_MS);
+    assert_eq!((rows(&stage, 1), rows(&stage, 3)), (left, right), "nothing is exchanged");
+    for at in 0..4 {
+        let told = stage.codes(at).into_iter().filter(|code| *code == "apart").count();
+        assert_eq!(told, 2, "once for each: {:?}", stage.codes(at));
+        let apart = stage.at(at).machine.peers().iter().filter(|p| p.state == "apart").count();
+        assert_eq!(apart, 2);
+    }
+    // Each side goes on by itself.
+    stage.write(3, "UPDATE note SET more = 'on' WHERE id = 'right'");
+    assert_eq!(rows(&stage, 2), rows(&stage, 3));
+    // What the hint says, for one member of one side; the other one follows it by itself.
+    let now = Millis(stage.now);
+    assert!(stage.at_mut(2).store.resync(now).unwrap());
+    stage.write(2, "");
+    stage.pass(2 * A_WHILE_MS);
+    // Deletes that this side had forgotten come back with the rows of the other; nothing is lost.
+    assert_eq!(all_equal(&stage), "b|2|2\nc|3|3\nleft|0|0\nright|0|on\n1|1\n2|2");
+    (0..4).for_each(|at| {
+        let peers = stage.at(at).machine.peers();
+        assert!(peers.iter().all(|peer| peer.state == "synced"), "{peers:?}");
+    });
+}

@@ -157,10 +157,6 @@ pub enum Mutant {
     CapUnheeded,
     /// P18: rows begin at the bottom, whatever was forgotten.
     NoFloor,
-    /// P18b: tombstones are forgotten although a member had taken in what is not here.
-    CollectAhead,
-    /// P18: deletes are forgotten that a member has not applied.
-    CollectUnasked,
     /// P19: who has not seen what was forgotten is merged with like any other.
     StaleMerged,
     /// P20: rows that were deleted while a replica was away stay with it.

@@ -299,12 +299,9 @@ impl Tx<'_> {
         for told in members {
             let Some(told) = told else { return Ok(None) };
             let told = wire::decode::<VectorList>(&told)?.check()?;
-            if mutants::on(Mutant::CollectUnasked) {
-                continue;
-            }
             // What a member had written or taken in when it told this has to be here, too: an insert
             // that did not know of the delete may still be on its way (rule P18b).
-            if !vector.covers_all(&told) && !mutants::on(Mutant::CollectAhead) {
+            if !vector.covers_all(&told) {
                 return Ok(None);
             }
             applied.push(told);

@@ -157,11 +157,6 @@ fn p18_rows_that_begin_at_the_bottom_are_noticed() {
 }
 
 #[test]
-fn p18b_tombstones_that_are_forgotten_too_early_are_noticed() {
-    is_killed_in(forgetful::plan, Mutant::CollectAhead);
-}
-
-#[test]
 fn p19_merging_with_who_missed_what_was_forgotten_is_noticed() {
     is_killed_in(forgetful::plan, Mutant::StaleMerged);
 }

@@ -27,7 +27,7 @@ TESTED := $(addprefix -p wavesync-,core transport net relay bindgen)
 
 # In the order written, also under -j: cargo uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup ext wasm core-tests browser relay demo demo-web fmt clippy deny unit sim groups sim-quick ext-test sql check test fuzz bench bench-sync bench-contention clean
+.PHONY: help setup ext wasm core-tests browser relay demo demo-web fmt clippy deny unit sim groups sim-quick ext-test sql kill faults check test soak fuzz bench bench-sync bench-contention clean
 
 help: ## this list
 	@echo "wavesync: any SQLite database, synced peer to peer"
@@ -112,11 +112,21 @@ ext-test: | setup ## load the extension into real hosts (shell, Python, apsw, ol
 sql: ext ## scenarios in real sqlite3 shells, and what the documents show
 	$(BOUNDED) $(CARGO) test --locked -p wavesync-sql-tests -- $(ONLY)
 
+kill: ext ## processes that sync are killed by SIGKILL (KILLS=200 SEED=1)
+	KILLS="$(KILLS)" SEED="$(SEED)" $(BOUNDED) /usr/bin/python3 ext/tests/kill.py ./wavesync.so
+
+faults: | setup ## each call of SQLite under a sync fails once and for ever (FAULTS=40 of each kind; hours)
+	FAULTS=$(or $(FAULTS),all) $(CARGO) test --locked --profile simulator -p wavesync-core --test faults -- --nocapture
+
 check: fmt clippy ## the quick part, before every commit
 	$(CARGO) test --locked -p wavesync-core --lib
 
-test: fmt clippy deny unit sim-quick ext-test sql demo browser ## everything, in this order
+test: fmt clippy deny unit sim-quick ext-test sql kill demo browser ## everything, in this order
 	@echo "make test: all of it passed"
+
+soak: ## what takes hours: 1,000 kills, every call of SQLite that can fail (KILLS=1000 FAULTS=all)
+	@$(MAKE) kill KILLS=$(or $(KILLS),1000) STEP_MAX=14400
+	@$(MAKE) faults
 
 bench: | setup ## what it costs beside plain SQLite (ONLY='fold merge' KEYS=int ROWS=1000000 ROUNDS=3)
 	ONLY="$(ONLY)" KEYS="$(KEYS)" ROWS="$(ROWS)" ROUNDS="$(ROUNDS)" \

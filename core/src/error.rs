@@ -40,9 +40,57 @@ impl Error {
                     | rusqlite::ErrorCode::DiskFull
                     | rusqlite::ErrorCode::OutOfMemory
                     | rusqlite::ErrorCode::SystemIoFailure
+                    | rusqlite::ErrorCode::FileLockingProtocolFailed
             ),
             Self::Argument(_) | Self::Database(_) | Self::Protocol(_) | Self::Auth(_) => false,
             Self::Replaced | Self::Sqlite(_) => false,
+        }
+    }
+
+    /// Whether SQLite, the file or the machine failed, and not what was asked of it.
+    pub(crate) fn is_fault(&self) -> bool {
+        use rusqlite::ErrorCode as Code;
+        let Self::Sqlite(rusqlite::Error::SqliteFailure(failure, _)) = self else { return false };
+        !matches!(
+            failure.code,
+            Code::Unknown
+                | Code::ConstraintViolation
+                | Code::TooBig
+                | Code::TypeMismatch
+                | Code::AuthorizationForStatementDenied
+        )
+    }
+
+    /// What to do about it, if SQLite failed; for anything else the text says that itself.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        use rusqlite::ErrorCode as Code;
+        let Self::Sqlite(rusqlite::Error::SqliteFailure(failure, _)) = self else {
+            return "see the message";
+        };
+        match failure.code {
+            Code::DatabaseBusy | Code::DatabaseLocked => {
+                "some connection keeps the file locked: end its transaction; one with PRAGMA \
+                 locking_mode = EXCLUSIVE keeps the lock until it is NORMAL again"
+            }
+            Code::DiskFull => "make room on the disk; it is tried again",
+            Code::OutOfMemory => "there is too little memory; it is tried again",
+            Code::SystemIoFailure if failure.extended_code == rusqlite::ffi::SQLITE_IOERR_NOMEM => {
+                "there is too little memory; it is tried again"
+            }
+            Code::SystemIoFailure => {
+                "the file cannot be read or written: look at the disk and its file system; it is \
+                 tried again"
+            }
+            Code::CannotOpen | Code::ReadOnly | Code::PermissionDenied => {
+                "the file and its directory must be readable and writable for this program; it is \
+                 tried again"
+            }
+            Code::DatabaseCorrupt | Code::NotADatabase => {
+                "the file, or what the disk gave of it, is damaged: PRAGMA integrity_check tells; \
+                 what was synced is at the other members"
+            }
+            _ => "see the message",
         }
     }
 

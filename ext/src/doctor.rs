@@ -191,7 +191,10 @@ fn running(shown: &Snapshot, now: Millis, found: &mut Vec<Finding>) {
             "store",
             Severity::Error,
             format!("SQLite refuses the engine: {}", shown.progress.last_error),
-            "it is tried again; if it stays, the message says what is in the way",
+            match shown.progress.hint {
+                "" => "it is tried again; if it stays, the message says what is in the way",
+                hint => hint,
+            },
         ));
     }
     for relay in shown.relays.iter().filter(|relay| relay.state != "reserved") {

@@ -290,8 +290,10 @@ fn open_patiently(
                     told = true;
                     board.log(driver::now(), Event::kept_out(&error));
                 }
-                let message = error.to_string();
-                board.update(|snapshot| snapshot.progress.last_error = message);
+                board.update(|snapshot| {
+                    snapshot.progress.last_error = error.to_string();
+                    snapshot.progress.hint = error.hint();
+                });
                 if inbox.stopped_within(Duration::from_millis(START_RETRY_MS)) {
                     return Ok(None);
                 }

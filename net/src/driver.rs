@@ -132,8 +132,8 @@ pub fn file_identity(path: &Path) -> std::io::Result<FileIdentity> {
     Ok(FileIdentity(text))
 }
 
-/// What goes on when an engine ended because the identity of its database changed: the file is to
-/// be opened again, and an engine run with these.
+/// What goes on when an engine ended because the identity of its database changed, or because its
+/// connection is of no use any more: the file is to be opened again, and an engine run with these.
 pub struct Again {
     /// Commands.
     pub inbox: Inbox,

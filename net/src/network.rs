@@ -240,7 +240,10 @@ impl Network {
         let target = address::parse_target(address)?;
         match target.peer {
             Some(peer) => self.start_dial(Some(peer), vec![target.address]),
-            None if self.swarm.behaviour().streams.is_connected_to(&target.address) => Ok(()),
+            None if self.swarm.behaviour().streams.is_connected_to(&target.address) => {
+                self.reached(&[target.address]);
+                Ok(())
+            }
             None => self.start_dial(None, vec![target.address]),
         }
     }
@@ -271,7 +274,11 @@ impl Network {
             peer == *self.swarm.local_peer_id()
                 || self.swarm.behaviour().streams.is_connected(&peer)
         });
-        if known || self.dials.values().any(|dial| dial.addresses == addresses) {
+        if known {
+            self.reached(&addresses);
+            return Ok(());
+        }
+        if self.dials.values().any(|dial| dial.addresses == addresses) {
             return Ok(());
         }
         if self.dials.len() >= PENDING_DIALS_MAX {
@@ -288,9 +295,11 @@ impl Network {
             Ok(()) => {
                 self.dials.insert(id, dial);
             }
-            Err(DialError::DialPeerConditionFalse(PeerCondition::Disconnected)) => {}
             // The swarm leaves out what we listen at ourselves.
-            Err(DialError::NoAddresses) => {}
+            Err(
+                DialError::DialPeerConditionFalse(PeerCondition::Disconnected)
+                | DialError::NoAddresses,
+            ) => self.reached(&dial.addresses),
             Err(error) => self.dial_failed(dial, &error),
         }
         Ok(())
@@ -298,6 +307,7 @@ impl Network {
 
     fn dial_failed(&mut self, dial: Dial, error: &DialError) {
         if matches!(error, DialError::LocalPeerId { .. }) {
+            self.reached(&dial.addresses);
             return;
         }
         let addresses: Vec<String> =
@@ -307,6 +317,11 @@ impl Network {
             peer: dial.peer.map(PeerKey::from),
             reason: dial_reason(error),
         });
+    }
+
+    fn reached(&mut self, addresses: &[Multiaddr]) {
+        let addresses = addresses.iter().map(|address| without_peer(address).to_string());
+        self.ready.extend(addresses.map(|address| Event::Reached { address }));
     }
 
     /// A peer may send as much as it likes from now on, as long as it is connected. Of others, no more
@@ -431,8 +446,10 @@ impl Network {
                 };
                 self.ready.push_back(Event::ListenFailed { address, reason });
             }
-            SwarmEvent::ConnectionEstablished { connection_id, .. } => {
-                self.dials.remove(&connection_id);
+            SwarmEvent::ConnectionEstablished { connection_id, endpoint, .. } => {
+                if self.dials.remove(&connection_id).is_some() {
+                    self.reached(&[endpoint.get_remote_address().clone()]);
+                }
             }
             SwarmEvent::ConnectionClosed { connection_id, .. } => {
                 self.ping_failures.remove(&connection_id);

@@ -162,12 +162,15 @@ impl Machine {
 
     /// All is well with a peer.
     pub(super) fn resume(&mut self, now: Millis, id: &PeerId, store: &mut Store) -> Result<()> {
-        let Some(peer) = self.peers.get_mut(id).filter(|peer| peer.stopped.is_some()) else {
+        if self.peers.get(id).is_none_or(|peer| peer.stopped.is_none()) {
             return Ok(());
-        };
-        (peer.stopped, peer.last_error) = (None, None);
-        let Some(site) = self.site_of(id) else { return Ok(()) };
-        store.write(now, |tx| tx.set_contact(site, None))?;
+        }
+        if let Some(site) = self.site_of(id) {
+            store.write(now, |tx| tx.set_contact(site, None))?;
+        }
+        if let Some(peer) = self.peers.get_mut(id) {
+            (peer.stopped, peer.last_error) = (None, None);
+        }
         Ok(())
     }
 

@@ -354,9 +354,8 @@ impl Machine {
         let known =
             Known { site, name, state, vector, applied, collected, cursor, started_at, in_order };
         peer.known = Some(known);
-        let message = "a member is connected";
-        self.event(Level::Info, "connected", message, "", Some(id));
         self.recall_contact(now, id, store)?;
+        self.event(Level::Info, "connected", "a member is connected", "", Some(id));
         self.check_held_back(id, &lowered);
         if hello.wants_schema {
             let tables = store.schema(now)?;

@@ -55,7 +55,7 @@ impl Machine {
             Error::Protocol(_) => {
                 ("protocol", "update wavesync on both sides; it is tried again", RefusalCode::Other)
             }
-            _ => ("store", "see the message; it is tried again", RefusalCode::Other),
+            _ => ("store", error.hint(), RefusalCode::Other),
         };
         if handshake {
             self.send_plain(id, plain::REFUSAL, &Refusal { code: refusal.number() });

@@ -20,6 +20,7 @@ impl Machine {
         store: &mut Store,
     ) -> Result<bool> {
         let (fell, own) = store.take_caps(now, &state.caps.iter().copied().collect())?;
+        self.caps_due |= fell;
         let common = match own {
             Some(cap) => Some(cap),
             None => store.folded(now, |tx| tx.contradiction(vector, state.cursor))?,
@@ -28,8 +29,9 @@ impl Machine {
             self.renew(now, common, store)?;
             return Ok(true);
         }
-        if fell {
+        if self.caps_due {
             self.caps_fell(store.own_state(now)?.caps);
+            self.caps_due = false;
         }
         Ok(false)
     }

@@ -15,6 +15,7 @@ mod identity;
 mod pass;
 mod peer;
 mod push;
+mod refused;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -140,8 +141,9 @@ pub enum Output {
     },
     /// Tell the user.
     Event(Event),
-    /// This replica goes on under another identity: end the network, start the store again and
-    /// make a new machine from what it returns. This one does nothing any more.
+    /// This replica goes on under another identity, or its connection to the file is of no use any
+    /// more: end the network, open and start the store again, and make a new machine from what it
+    /// returns. This one does nothing any more.
     Restart,
 }
 
@@ -158,28 +160,6 @@ pub struct Event {
     pub hint: String,
     /// The peer it is about.
     pub peer: Option<PeerId>,
-}
-
-impl Event {
-    /// SQLite has kept the engine from the file for [`limits::LOCKED_TOLD_MS`], for a reason that
-    /// passes.
-    #[must_use]
-    pub fn kept_out(error: &Error) -> Self {
-        let (code, hint) = match error {
-            Error::Sqlite(rusqlite::Error::SqliteFailure(failure, _)) => match failure.code {
-                rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked => (
-                    "locked",
-                    "some connection keeps the file locked: end its transaction; one with PRAGMA \
-                     locking_mode = EXCLUSIVE keeps the lock until it is NORMAL again",
-                ),
-                rusqlite::ErrorCode::DiskFull => ("disk_full", "make room on the disk"),
-                _ => ("store", "see the message"),
-            },
-            _ => ("store", "see the message"),
-        };
-        let message = format!("nothing can be read or written for now: {error}");
-        Self { level: Level::Warning, code, message, hint: hint.into(), peer: None }
-    }
 }
 
 /// How serious an event is.
@@ -245,7 +225,14 @@ pub struct Machine {
     keeps_due: bool,
     openness_pending: bool,
     importing: bool,
-    last_error: Option<String>,
+    /// The schema changed, and those who create tables from it were not told yet.
+    schema_due: bool,
+    /// Caps fell, and what follows from that was not done yet.
+    caps_due: bool,
+    /// Streams whose requester can take more.
+    serving: BTreeSet<StreamId>,
+    /// What SQLite last refused, and what to do about it.
+    last_error: Option<(String, &'static str)>,
     /// Streams of catch-ups whose request is still to be sent.
     asking: Vec<StreamId>,
     /// Streams whose queue is long.
@@ -289,6 +276,9 @@ impl Machine {
             keeps_due: true,
             openness_pending: true,
             importing: true,
+            schema_due: false,
+            caps_due: false,
+            serving: BTreeSet::new(),
             last_error: None,
             asking: Vec::new(),
             congested: BTreeSet::new(),
@@ -356,13 +346,13 @@ impl Machine {
     /// When [`Input::Timer`] is wanted next.
     #[must_use]
     pub fn next_wake(&self) -> Millis {
-        let mut next = self.compare_at;
+        // What SQLite refuses waits, whatever else is due.
+        let mut next = self.retry_at.unwrap_or(self.compare_at);
         let mut sooner = |at: Millis| next = next.min(at);
-        if let Some(at) = self.retry_at {
-            sooner(at);
-        } else if self.importing || self.openness_pending || !self.inbox.is_empty() {
-            return Millis(0);
-        } else {
+        if self.retry_at.is_none() {
+            if self.importing || self.openness_pending || !self.inbox.is_empty() {
+                return Millis(0);
+            }
             if let Some(at) = self.own.as_ref().and_then(|own| own.release_at) {
                 sooner(at);
             }
@@ -410,25 +400,17 @@ impl Machine {
             self.locked_since = None;
             return;
         };
-        // One that stays is told once.
-        if error.retryable() {
-            let since = self.locked_since.get_or_insert(Some(now));
-            if since.is_some_and(|since| now.since(since) >= limits::LOCKED_TOLD_MS) {
-                *since = None;
-                self.outputs.push(Output::Event(Event::kept_out(&error)));
-            }
-        } else if self.last_error.as_ref() != Some(&error.to_string()) {
-            self.event(Level::Error, "store", &error.to_string(), "see the message", None);
-        }
-        self.last_error = Some(error.to_string());
-        self.retry_at = Some(now.plus(limits::STORE_RETRY_MS));
+        self.refused_by_store(now, &error, store.is_stuck());
     }
 
     fn store_work(&mut self, now: Millis, store: &mut Store) -> Result<()> {
+        // What was passed on only in part before SQLite failed.
+        self.after_store(now, store)?;
+        self.serve_due(now, store)?;
         while let Some((stream, opened)) = self.inbox.pop_front() {
             let chunk = opened.kind == sealed::CHUNK;
             match self.message(now, stream, &opened, store) {
-                Ok(()) => {}
+                Ok(()) => self.serve_due(now, store)?,
                 Err(error) if error.retryable() => {
                     self.inbox.push_front((stream, opened));
                     return Err(error);
@@ -526,9 +508,11 @@ impl Machine {
             return Ok(());
         }
         if effects.schema_changed {
-            self.own_dirty = true;
+            (self.own_dirty, self.importing, self.schema_due) = (true, true, true);
+        }
+        if self.schema_due {
             self.send_schema(now, store)?;
-            self.importing = true;
+            self.schema_due = false;
         }
         Ok(())
     }
@@ -554,7 +538,7 @@ impl Machine {
             Message::Schema(tables) if on_control => self.adopt(now, &peer, &tables, store),
             Message::Push(push) if on_control => self.push(now, &peer, push, store),
             Message::Request(request) if asked => self.request(now, stream, &request, store),
-            Message::Credit if asked => self.credit(now, stream, store),
+            Message::Credit if asked => self.credit(now, stream),
             Message::Chunk(chunk) if asking => self.chunk(now, stream, &chunk, store),
             Message::Unrelated(tables) if asking => self.unrelated(now, stream, &tables, store),
             Message::Abort(_) if !on_control => {

@@ -274,7 +274,8 @@ impl Machine {
             expected,
             end_at_start,
         });
-        self.serve(now, stream, store)
+        self.serving.insert(stream);
+        Ok(())
     }
 
     /// Existing rows are being taken in: rows that are told before all of them are could not be
@@ -287,19 +288,30 @@ impl Machine {
     }
 
     /// The requester can take one more chunk.
-    pub(super) fn credit(
-        &mut self,
-        now: Millis,
-        stream: StreamId,
-        store: &mut Store,
-    ) -> Result<()> {
+    pub(super) fn credit(&mut self, now: Millis, stream: StreamId) -> Result<()> {
         let Some(entry) = self.streams.get_mut(&stream) else { return Ok(()) };
         entry.since = now;
         let StreamKind::Outgoing { serving: Some(serving), .. } = &mut entry.kind else {
             return Ok(());
         };
         serving.credit = (serving.credit + 1).min(CHUNKS_IN_FLIGHT);
-        self.serve(now, stream, store)
+        self.serving.insert(stream);
+        Ok(())
+    }
+
+    /// Serves whoever asked or can take more. That is no part of handling their messages, so that a
+    /// chunk which SQLite cannot give now is given later, and none is given twice.
+    pub(super) fn serve_due(&mut self, now: Millis, store: &mut Store) -> Result<()> {
+        while let Some(stream) = self.serving.first().copied() {
+            match self.serve(now, stream, store) {
+                Ok(()) => {}
+                Err(error) if error.retryable() => return Err(error),
+                Err(Error::Replaced) => return Err(Error::Replaced),
+                Err(error) => self.give_up_stream(stream, &error),
+            }
+            self.serving.remove(&stream);
+        }
+        Ok(())
     }
 
     /// Sends chunks as far as the credit goes; each is read in one transaction without unfolded

@@ -63,6 +63,8 @@ pub struct Progress {
     pub importing: bool,
     /// What SQLite last refused, while it does.
     pub last_error: String,
+    /// What to do about it.
+    pub hint: &'static str,
 }
 
 impl Machine {
@@ -142,6 +144,7 @@ impl Machine {
             done += came;
             expected += of;
         }
+        let (last_error, hint) = self.what_is_wrong();
         Progress {
             db_version: self.own.as_ref().map_or(0, |own| own.end.0),
             members: members.len(),
@@ -150,16 +153,27 @@ impl Machine {
             expected,
             caught_up: related().next().is_some() && settled && even && !pending,
             importing: self.importing,
-            last_error: if self.retry_at.is_some() {
-                self.last_error.clone().unwrap_or_default()
-            } else if self.own.as_ref().is_some_and(|own| !own.left_out.is_empty()) {
+            last_error,
+            hint,
+        }
+    }
+}
+
+impl Machine {
+    /// What keeps this replica from its work, and what to do about that.
+    fn what_is_wrong(&self) -> (String, &'static str) {
+        if self.retry_at.is_some() {
+            return self.last_error.clone().unwrap_or_default();
+        }
+        if self.own.as_ref().is_some_and(|own| !own.left_out.is_empty()) {
+            return (
                 "other members have more for tables that are not here than is kept; create the \
                  missing tables and call wavesync_retry(), everything else goes on"
-                    .into()
-            } else {
-                String::new()
-            },
+                    .into(),
+                "",
+            );
         }
+        (String::new(), "")
     }
 }
 

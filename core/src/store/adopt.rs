@@ -136,13 +136,9 @@ impl Tx<'_> {
     fn try_create_adopted(&mut self, table: &TableSchema) -> Result<bool> {
         self.conn.execute_batch("SAVEPOINT wavesync_adopt")?;
         let created = self.create_adopted(table);
-        if created.is_err() {
-            self.conn.execute_batch("ROLLBACK TO wavesync_adopt")?;
-        }
-        self.conn.execute_batch("RELEASE wavesync_adopt")?;
-        match created {
+        match super::end_savepoint(self.conn, "wavesync_adopt", false, created) {
             Ok(()) => Ok(true),
-            Err(error) if error.retryable() => Err(error),
+            Err(error) if error.is_fault() => Err(error),
             Err(error) => {
                 let message = format!("table {} cannot be created here: {error}", table.name);
                 let hint = "create it by hand; its rows are kept meanwhile";

@@ -157,11 +157,7 @@ impl Tx<'_> {
         let clocks = self.stored_clocks(table, bulk)?;
         self.conn.execute_batch("SAVEPOINT wavesync_bulk")?;
         let written = self.insert_new(table, bulk, &clocks);
-        if written.is_err() {
-            self.conn.execute_batch("ROLLBACK TO wavesync_bulk")?;
-        }
-        self.conn.execute_batch("RELEASE wavesync_bulk")?;
-        match written {
+        match super::end_savepoint(self.conn, "wavesync_bulk", false, written) {
             Ok(seq) => {
                 self.cache.folded = Some(seq);
                 Ok(true)

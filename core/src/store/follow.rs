@@ -198,7 +198,7 @@ impl Tx<'_> {
         }
         self.conn.execute_batch("SAVEPOINT wavesync_link")?;
         let written = self.update_row(child, key, &Values::from([(link.num, to.clone())]));
-        self.conn.execute_batch("ROLLBACK TO wavesync_link; RELEASE wavesync_link")?;
+        let written = super::end_savepoint(self.conn, "wavesync_link", true, written);
         let Err(error) = written else { return Ok(None) };
         match refusal(&error) {
             Some((Kind::Unique | Kind::ForeignKey, _)) => Ok(None),

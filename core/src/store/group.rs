@@ -119,7 +119,7 @@ impl Store {
     /// # Errors
     /// If SQLite fails; nothing is changed then.
     pub fn forget(&mut self) -> Result<()> {
-        self.conn.execute_batch("BEGIN IMMEDIATE")?;
+        self.begin("BEGIN IMMEDIATE")?;
         let done = self.drop_everything().and_then(|()| Ok(self.conn.execute_batch("COMMIT")?));
         self.roll_back();
         done

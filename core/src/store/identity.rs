@@ -71,7 +71,7 @@ impl Store {
     /// Records this start of an engine (rule P13). Nothing is folded before: what waits in the log
     /// may have been folded differently elsewhere, if this file is an old copy.
     fn record_boot(&mut self, boot: Boot) -> Result<()> {
-        self.conn.execute_batch("BEGIN IMMEDIATE")?;
+        self.begin("BEGIN IMMEDIATE")?;
         let done = self.insert_boot(boot).and_then(|()| Ok(self.conn.execute_batch("COMMIT")?));
         if done.is_err() {
             self.roll_back();
@@ -162,7 +162,7 @@ impl Store {
     fn renew(&mut self, common: Stamp, random: &[u8; 64], times: Option<Vec<u8>>) -> Result<()> {
         let site = SiteId::from_slice(&random[8..24]).ok_or_else(damaged)?;
         let secret: [u8; 32] = random[32..].try_into().map_err(|_| damaged())?;
-        self.conn.execute_batch("BEGIN IMMEDIATE")?;
+        self.begin("BEGIN IMMEDIATE")?;
         let done = self.raw(|tx| {
             let caps = Caps::from([(tx.own_site()?, common)]);
             let number = tx.number_site(site)?;
@@ -252,7 +252,7 @@ impl Store {
                 caps.insert(own, common.max(Stamp(0)));
             }
         }
-        self.conn.execute_batch("BEGIN IMMEDIATE")?;
+        self.begin("BEGIN IMMEDIATE")?;
         let done = self.replace_identity(file, site, &secret);
         let done = done.and_then(|()| self.raw(|tx| tx.lower_caps(&caps)).map(|_| ()));
         let done = done.and_then(|()| Ok(self.conn.execute_batch("COMMIT")?));
@@ -280,9 +280,10 @@ impl Store {
     pub(super) fn begin_as_new(&mut self, file: &FileIdentity, random: &[u8; 64]) -> Result<()> {
         let site = SiteId::from_slice(&random[8..24]).ok_or_else(damaged)?;
         let secret: [u8; 32] = random[32..].try_into().map_err(|_| damaged())?;
-        self.conn.execute_batch("BEGIN IMMEDIATE")?;
+        self.begin("BEGIN IMMEDIATE")?;
         let done = self.create_tables();
         let done = done.and_then(|()| self.replace_identity(file, site, &secret));
+        self.begun = done.is_ok();
         if done.is_err() {
             self.roll_back();
         }

@@ -393,7 +393,7 @@ impl Tx<'_> {
         let applied = self.apply_from_outside(&Batch { tables });
         match applied {
             Err(Error::Protocol(reason) | Error::Argument(reason)) => {
-                self.conn.execute_batch("ROLLBACK TO wavesync_posted; RELEASE wavesync_posted")?;
+                super::end_savepoint(self.conn, "wavesync_posted", true, Ok(()))?;
                 self.cache.schema_version = None;
                 self.refresh_schema()?;
                 self.note(
@@ -406,8 +406,7 @@ impl Tx<'_> {
                 );
             }
             applied => {
-                applied?;
-                self.conn.execute_batch("RELEASE wavesync_posted")?;
+                super::end_savepoint(self.conn, "wavesync_posted", false, applied)?;
             }
         }
         self.forget_posted(&entries)

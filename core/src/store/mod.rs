@@ -47,6 +47,7 @@ pub mod restore;
 pub mod resync;
 mod room;
 pub mod rows;
+mod savepoint;
 pub mod scan;
 pub mod schema;
 pub mod serve;
@@ -74,6 +75,7 @@ use crate::limits::Bounds;
 use crate::mutants::{self, Mutant};
 use crate::wire::rows::Batch;
 use crate::{Error, Result};
+use savepoint::{end_savepoint, rolled_back};
 use tables::Table;
 
 /// Version of the storage format; a newer one is refused.
@@ -154,6 +156,8 @@ struct Cache {
     examined: std::cell::Cell<u64>,
     /// The TEMP objects of [`probe`] exist.
     probing: bool,
+    /// `recursive_triggers` is on.
+    recursive: bool,
     data_version: Option<i64>,
     folded: Option<Seq>,
     met: names::Met,
@@ -177,6 +181,8 @@ pub struct Store {
     /// The number of the own site as this store last left or saw it.
     own: Option<i64>,
     bounds: Bounds,
+    /// The next transaction is open already.
+    begun: bool,
 }
 
 /// An open transaction; see [`Store::write`] and [`Store::folded`].
@@ -224,6 +230,7 @@ impl Store {
             reached: Seq(0),
             own: None,
             bounds: Bounds::default(),
+            begun: false,
         };
         if store.initialised()? {
             let format: i64 = meta(&store.conn, "format")?.unwrap_or(0);
@@ -262,7 +269,7 @@ impl Store {
         if self.initialised()? {
             return Ok(());
         }
-        transaction(&self.conn, "BEGIN IMMEDIATE")?;
+        self.begin("BEGIN IMMEDIATE")?;
         let done = self.create_tables().and_then(|()| transaction(&self.conn, "COMMIT"));
         if done.is_err() {
             self.roll_back();
@@ -304,8 +311,8 @@ impl Store {
         body: impl FnOnce(&mut Tx<'_>) -> Result<T>,
     ) -> Result<T> {
         // A first join has begun already, so that it needs one commit.
-        if self.conn.is_autocommit() {
-            transaction(&self.conn, "BEGIN IMMEDIATE")?;
+        if !std::mem::take(&mut self.begun) {
+            self.begin("BEGIN IMMEDIATE")?;
         }
         if let Err(error) = self.check_continuity() {
             self.roll_back();
@@ -316,19 +323,40 @@ impl Store {
         let mut tx = self.tx(now, &mut effects);
         let done = tx.prepare_to_write(fold).and_then(|()| body(&mut tx));
         let pushes = std::mem::take(&mut tx.pushes);
+        // Nothing may fail after the commit: the caller would take what was done for undone.
         let done = done.and_then(|value| {
+            let reached = Seq(meta(&self.conn, "folded")?.unwrap_or(0));
+            let own = meta(&self.conn, "self")?;
             transaction(&self.conn, "COMMIT")?;
+            (self.reached, self.own) = (reached, own);
             Ok(value)
         });
         if done.is_ok() {
             self.effects.absorb(effects);
             self.pushes.extend(pushes);
-            self.reached = Seq(meta(&self.conn, "folded")?.unwrap_or(0));
-            self.own = meta(&self.conn, "self")?;
         } else {
             self.roll_back();
         }
         done
+    }
+
+    /// Begins a transaction of the engine.
+    fn begin(&mut self, sql: &str) -> Result<()> {
+        if self.is_stuck() {
+            return Err(rolled_back());
+        }
+        if self.cache.recursive {
+            self.conn.execute_batch("PRAGMA recursive_triggers=OFF")?;
+            self.cache.recursive = false;
+        }
+        transaction(&self.conn, sql)
+    }
+
+    /// Whether a transaction is still open because rolling it back found no memory. It keeps others from
+    /// the file, and nothing may be read or written in it: only closing the connection ends it.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        !self.begun && !self.conn.is_autocommit()
     }
 
     /// Runs `body` in a read transaction in which no log row is unfolded (rule P5), folding first
@@ -341,7 +369,7 @@ impl Store {
         if !self.is_folded()? {
             return self.write(now, body);
         }
-        transaction(&self.conn, "BEGIN")?;
+        self.begin("BEGIN")?;
         // A commit may have come in between; then the write path folds it.
         let current = self.check_continuity().and_then(|()| self.is_folded());
         if !matches!(current, Ok(true)) {
@@ -352,11 +380,13 @@ impl Store {
         self.forget_what_was_read();
         let mut effects = Effects::default();
         let mut tx = self.tx(now, &mut effects);
-        let done = body(&mut tx);
+        let done = body(&mut tx).and_then(|value| {
+            transaction(&self.conn, "COMMIT")?;
+            Ok(value)
+        });
         self.effects.absorb(effects);
-        match &done {
-            Ok(_) => transaction(&self.conn, "COMMIT")?,
-            Err(_) => self.roll_back(),
+        if done.is_err() {
+            self.roll_back();
         }
         done
     }
@@ -393,7 +423,7 @@ impl Store {
         now: Millis,
         body: impl FnOnce(&mut Tx<'_>) -> Result<T>,
     ) -> Result<T> {
-        transaction(&self.conn, "BEGIN")?;
+        self.begin("BEGIN")?;
         self.forget_what_was_read();
         let mut effects = Effects::default();
         let mut tx = self.tx(now, &mut effects);
@@ -418,10 +448,11 @@ impl Store {
 
     fn roll_back(&mut self) {
         if !self.conn.is_autocommit() {
-            // A rollback can only fail if SQLite already rolled back by itself.
+            // Fails if SQLite already rolled back by itself, or if memory is missing: see `is_stuck`.
             let _ = transaction(&self.conn, "ROLLBACK");
         }
-        self.cache = Cache { watch: self.cache.watch, ..Cache::default() };
+        let (watch, recursive) = (self.cache.watch, self.cache.recursive);
+        self.cache = Cache { watch, recursive, ..Cache::default() };
     }
 
     /// Another connection, such as that of a call in the same process, may have written.

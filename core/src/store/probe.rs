@@ -20,19 +20,18 @@ pub(super) fn session<T>(
     body: impl FnOnce(&mut Tx<'_>) -> Result<T>,
 ) -> Result<T> {
     tx.prepare_probe()?;
-    let recursive: bool = tx.conn.query_row("PRAGMA recursive_triggers", [], |row| row.get(0))?;
     // Without it OR REPLACE removes rows silently. It must not stay on: triggers of the
     // application would recurse.
+    tx.cache.recursive = true;
     tx.conn.execute_batch(
         "PRAGMA recursive_triggers=ON; SAVEPOINT wavesync_probe;
          UPDATE temp.wavesync_probing SET active = 1;",
     )?;
     let done = body(tx);
-    tx.conn.execute_batch("ROLLBACK TO wavesync_probe; RELEASE wavesync_probe;")?;
-    if !recursive {
-        tx.conn.execute_batch("PRAGMA recursive_triggers=OFF")?;
-    }
-    done
+    let done = super::end_savepoint(tx.conn, "wavesync_probe", true, done)?;
+    tx.conn.execute_batch("PRAGMA recursive_triggers=OFF")?;
+    tx.cache.recursive = false;
+    Ok(done)
 }
 
 impl Tx<'_> {
@@ -53,9 +52,9 @@ impl Tx<'_> {
             Err(error) if refusal(&error).is_some() => Ok(Vec::new()),
             Err(error) => Err(error),
         };
-        self.conn.execute_batch("ROLLBACK TO wavesync_rival; RELEASE wavesync_rival;")?;
+        let found = super::end_savepoint(self.conn, "wavesync_rival", true, found)?;
         let own = key::pack(&row.keys);
-        Ok(found?.into_iter().filter(|(num, key)| (*num, key) != (row.table.num, &own)).collect())
+        Ok(found.into_iter().filter(|(num, key)| (*num, key) != (row.table.num, &own)).collect())
     }
 
     /// What vanished after a row of the notes.

@@ -159,11 +159,9 @@ impl Tx<'_> {
                 self.conn.execute_batch("ROLLBACK TO wavesync_settle")?;
                 done = self.carry_out(&rows, &fates, true);
             }
-            if !matches!(done, Ok(None)) {
-                self.conn.execute_batch("ROLLBACK TO wavesync_settle")?;
-            }
-            self.conn.execute_batch("RELEASE wavesync_settle")?;
-            let Some((id, parked)) = done? else {
+            let undo = !matches!(done, Ok(None));
+            let done = super::end_savepoint(self.conn, "wavesync_settle", undo, done)?;
+            let Some((id, parked)) = done else {
                 return self.store_fates(&rows, &fates);
             };
             // A trigger of the application does not let it in: the others are decided on again.

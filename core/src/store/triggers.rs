@@ -53,6 +53,11 @@ impl Tx<'_> {
         self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)?;
         let changed = statement(self);
         self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+        if let (true, Err(error)) = (self.conn.is_autocommit(), &changed)
+            && error.is_fault()
+        {
+            return changed;
+        }
         if self.conn.is_autocommit() {
             return Err(Error::Database(format!(
                 "a trigger of the application on table {} rolls back the whole transaction \
@@ -66,11 +71,7 @@ impl Tx<'_> {
             self.restore(table, key, wanted, before)?;
             Ok(changed)
         });
-        if done.is_err() {
-            self.conn.execute_batch("ROLLBACK TO wavesync_row")?;
-        }
-        self.conn.execute_batch("RELEASE wavesync_row")?;
-        let changed = done?;
+        let changed = super::end_savepoint(self.conn, "wavesync_row", false, done)?;
         // What the capture triggers noted of all this is not ours to publish. No number that is
         // freed here was ever seen outside this transaction.
         self.conn

@@ -15,7 +15,7 @@ use wavesync_core::ids::Millis;
 use wavesync_core::machine::{Config, Event, Input, Machine, Output, PeerId, Random, StreamId};
 use wavesync_core::store::Store;
 use wavesync_core::store::group::Join;
-use wavesync_core::store::identity::FileIdentity;
+use wavesync_core::store::identity::{FileIdentity, Identity};
 use wavesync_core::wire;
 use wavesync_core::wire::message::{Answer, Attach, plain};
 
@@ -23,6 +23,8 @@ use wavesync_core::wire::message::{Answer, Attach, plain};
 pub const START: u64 = 1_700_000_000_000;
 /// More frames than this without an end are a storm.
 const FRAMES_MAX: u64 = 200_000;
+/// More timers than this without time passing are a machine that spins.
+const TURNS_MAX: u64 = 100_000;
 /// Frames up to this kind are not sealed.
 pub const PLAIN_MAX: u8 = plain::ATTACH;
 
@@ -79,6 +81,12 @@ pub struct Stage {
     pub sent: Vec<Passing>,
     pub records: bool,
     pub tap: Option<Tap>,
+    /// Called before and after a member's machine handles an input.
+    pub guard: Option<fn(usize, bool)>,
+    /// Files are closed where a machine asks for a restart, and the test opens them again.
+    pub closes: bool,
+    /// Members whose file is closed.
+    pub down: BTreeSet<usize>,
     /// Inputs that each actor was given.
     pub steps: Vec<u64>,
     /// Catch-up streams that were attached: who asks, whom, and the asker's end.
@@ -109,6 +117,9 @@ impl Stage {
             sent: Vec::new(),
             records: true,
             tap: None,
+            guard: None,
+            closes: false,
+            down: BTreeSet::new(),
             steps: Vec::new(),
             attached: Vec::new(),
             passes_most: 0,
@@ -131,6 +142,24 @@ impl Stage {
     /// Adds a member for a database that has joined already.
     pub fn engine(&mut self, id: PeerId, key: GroupKey, mut store: Store, seed: u64) -> usize {
         let machine = self.machine(&id, &key, &mut store, seed, 0);
+        self.enter(id, key, store, machine, seed)
+    }
+
+    /// Adds a member whose store was started, with an identity that the test knows.
+    pub fn started(&mut self, number: u8, key: GroupKey, store: Store, own: Identity) -> usize {
+        let (id, seed) = (peer(number), u64::from(number));
+        let machine = machine_of(&id, &key, own, seed, numbers(seed.wrapping_mul(77)));
+        self.enter(id, key, store, machine, seed)
+    }
+
+    fn enter(
+        &mut self,
+        id: PeerId,
+        key: GroupKey,
+        store: Store,
+        machine: Machine,
+        seed: u64,
+    ) -> usize {
         let member = Member { machine, store, events: Vec::new(), key, seed, renewals: 0 };
         self.actors.push((id, Actor::Member(Box::new(member))));
         self.steps.push(0);
@@ -151,9 +180,27 @@ impl Stage {
         let mut random = numbers(seed.wrapping_mul(77).wrapping_add(5 + again));
         let file = FileIdentity(format!("file {seed}"));
         let identity = store.start(Millis(self.now), &file, &fill(&mut random)).unwrap();
-        let config =
-            Config { key: key.clone(), own_peer: id.clone(), name: format!("member {seed}") };
-        Machine::new(config, identity, random)
+        machine_of(id, key, identity, seed, random)
+    }
+
+    /// A member's file is closed; what it was sent is lost.
+    fn close_file(&mut self, at: usize) {
+        let others: Vec<usize> = (0..self.actors.len()).filter(|other| *other != at).collect();
+        others.into_iter().for_each(|other| self.cut(at, other));
+        self.at_mut(at).store = Store::open(Connection::open_in_memory().unwrap()).unwrap();
+        self.queue.retain(|(to, _)| *to != at);
+        self.down.insert(at);
+    }
+
+    /// A member's file was opened and started again.
+    pub fn opened(&mut self, at: usize, store: Store, own: Identity) {
+        let (id, key, seed) =
+            (self.actors[at].0.clone(), self.at(at).key.clone(), self.at(at).seed);
+        let machine = machine_of(&id, &key, own, seed, numbers(seed ^ self.now));
+        let member = self.at_mut(at);
+        (member.machine, member.store) = (machine, store);
+        self.down.remove(&at);
+        self.queue.push_back((at, Input::Timer));
     }
 
     /// A member goes on under another identity: its connections are lost and made again.
@@ -389,19 +436,27 @@ impl Stage {
         }
     }
 
+    /// Somebody else committed to a member's file.
+    pub fn committed(&mut self, member: usize) {
+        self.queue.push_back((member, Input::Committed));
+    }
+
     /// Lets everything happen that happens without time passing.
     pub fn run(&mut self) {
+        let mut turns = 0;
         loop {
             while let Some((at, input)) = self.queue.pop_front() {
                 self.give(at, input);
             }
+            turns += 1;
+            assert!(turns < TURNS_MAX, "a machine spins");
             let now = Millis(self.now);
             let due = |(_, actor): &(PeerId, Actor)| match actor {
                 Actor::Member(member) => member.machine.next_wake() <= now,
                 Actor::Puppet(_) => false,
             };
-            let due: Vec<usize> =
-                (0..self.actors.len()).filter(|at| due(&self.actors[*at])).collect();
+            let due = |at: &usize| !self.down.contains(at) && due(&self.actors[*at]);
+            let due: Vec<usize> = (0..self.actors.len()).filter(due).collect();
             if due.is_empty() {
                 return;
             }
@@ -414,9 +469,10 @@ impl Stage {
         let end = self.now + millis;
         loop {
             self.run();
-            let wakes = self.actors.iter().filter_map(|(_, actor)| match actor {
+            let up = self.actors.iter().enumerate().filter(|(at, _)| !self.down.contains(at));
+            let wakes = up.filter_map(|(_, (_, actor))| match actor {
                 Actor::Member(member) => Some(member.machine.next_wake().0),
-                _ => None,
+                Actor::Puppet(_) => None,
             });
             let next = wakes.min().unwrap_or(end).max(self.now + 1);
             if next > end {
@@ -428,6 +484,9 @@ impl Stage {
     }
 
     fn give(&mut self, at: usize, input: Input) {
+        if self.down.contains(&at) {
+            return;
+        }
         self.steps[at] += 1;
         let now = Millis(self.now);
         match &mut self.actors[at].1 {
@@ -440,11 +499,17 @@ impl Stage {
                 _ => {}
             },
             Actor::Member(member) => {
+                if let Some(guard) = self.guard {
+                    guard(at, true);
+                }
                 member.machine.handle(now, input, &mut member.store);
+                if let Some(guard) = self.guard {
+                    guard(at, false);
+                }
                 let renewals = member.renewals;
                 for output in member.machine.take_outputs() {
                     // What the machine before it wanted ended with it.
-                    if self.at(at).renewals == renewals {
+                    if self.at(at).renewals == renewals && !self.down.contains(&at) {
                         self.carry_out(at, output);
                     }
                 }
@@ -472,6 +537,7 @@ impl Stage {
                 self.cut(at, other);
             }
             Output::Event(event) => self.at_mut(at).events.push(event),
+            Output::Restart if self.closes => self.close_file(at),
             Output::Restart => self.restart(at),
         }
     }
@@ -625,6 +691,17 @@ pub fn frame<T: serde::Serialize>(kind: u8, message: &T) -> Vec<u8> {
 /// A proof that nobody gave.
 pub fn no_proof() -> Proof {
     Proof([0; 32])
+}
+
+fn machine_of(
+    id: &PeerId,
+    key: &GroupKey,
+    identity: Identity,
+    seed: u64,
+    random: Random,
+) -> Machine {
+    let config = Config { key: key.clone(), own_peer: id.clone(), name: format!("member {seed}") };
+    Machine::new(config, identity, random)
 }
 
 /// Random numbers that follow from a seed.

@@ -232,6 +232,14 @@ impl Dialer {
         }
     }
 
+    /// A dial of this address has led somewhere, perhaps to a peer that had come by itself before.
+    pub fn reached(&mut self, address: &str, now: Millis) {
+        for target in self.targets.iter_mut().filter(|target| same(&target.address, address)) {
+            (target.failures, target.reported, target.untried) = (0, None, false);
+            target.next_try = now.plus(ANSWER_MAX_MS);
+        }
+    }
+
     /// A connection is gone; which address it had does not matter, because dialing one that is
     /// connected does nothing.
     pub fn disconnected(&mut self, peer: &PeerKey, own: &PeerKey, now: Millis) {
@@ -374,6 +382,18 @@ mod tests {
         assert_eq!(parts.len(), 9 + 5 - mesh::NEIGHBOURS_MAX);
         // The connections end a little later; until then nobody else has to go.
         assert_eq!(dialer.due_members(Millis(6_002)), (Vec::new(), Vec::new()));
+    }
+
+    #[test]
+    fn an_address_that_leads_to_a_peer_who_came_by_itself_is_tried() {
+        let address = "/ip4/127.0.0.1/tcp/9".to_owned();
+        let mut dialer = Dialer::new(std::slice::from_ref(&address), 1, Millis(0));
+        let peer = crowd(1).remove(0);
+        assert_eq!(dialer.due(Millis(0)), vec![address.clone()]);
+        dialer.connected(&peer, "/ip4/127.0.0.1/tcp/40000", Millis(1));
+        assert!(dialer.is_trying());
+        dialer.reached(&address, Millis(2));
+        assert!(!dialer.is_trying());
     }
 
     #[test]

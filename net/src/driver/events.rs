@@ -29,6 +29,10 @@ impl Driver {
             Net::PathChanged { peer, address, relayed } => {
                 Input::PathChanged { peer: core_id(&peer), address, relayed }
             }
+            Net::Reached { address } => {
+                self.dialer.reached(&address, now);
+                Input::Timer
+            }
             Net::Disconnected { peer } => {
                 self.book.left(&peer);
                 if let Some(network) = &self.network {

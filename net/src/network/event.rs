@@ -40,6 +40,11 @@ pub enum Event {
         /// Whether a relay is in between.
         relayed: bool,
     },
+    /// A dial has led somewhere, or would have: there is a connection already.
+    Reached {
+        /// The address that was dialed, without a peer id.
+        address: String,
+    },
     /// The last connection to a peer is gone.
     Disconnected {
         /// The peer.

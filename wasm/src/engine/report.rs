@@ -22,6 +22,7 @@ pub fn status(shown: &Snapshot, conflicts: (i64, i64)) -> Value {
         .find(|error| !error.is_empty());
     let hint = match shown.state.as_str() {
         "failed" => "join again once the cause is gone",
+        "running" if !progress.hint.is_empty() => progress.hint,
         "running" if refused.is_some_and(|p| progress.members == 0 || p.state == "unrelated") => {
             refused.map_or("", |peer| peer.hint.as_str())
         }

@@ -43,7 +43,7 @@ impl Machine {
             self.streams.iter().filter(|(_, s)| running(s)).map(|(id, _)| *id).collect();
         passes.into_iter().for_each(|id| self.close_stream(id));
         for known in self.peers.values_mut().filter_map(|peer| peer.known.as_mut()) {
-            known.vector.clamp(&caps);
+            known.over.extend(known.vector.clamp(&caps));
         }
         self.own_dirty = true;
         self.openness_pending = true;

@@ -47,13 +47,13 @@ impl Machine {
         if peer.requesting || peer.awaits_schema {
             return Ok(());
         }
-        let (site, boot, end, closed) =
-            (known.site, known.state.boot, known.state.end, known.state.closed);
+        let (site, boot, end) = (known.site, known.state.boot, known.state.end);
         let cursor = store.cursor_for(now, site)?;
         let own = store.own_state(now)?;
         // A cap may have come with a chunk since the peer told this: above it nothing can be had.
         let mut claimed = known.vector.clone();
-        claimed.clamp(&own.caps);
+        let bounded = claimed.clamp(&own.caps).is_empty() && known.over.is_empty();
+        let closed = known.state.closed && bounded;
         let covered = own.vector.covers_all(&claimed);
         let read = cursor.boot == boot && cursor.seq >= end;
         // What found no room here would find none again.

@@ -1,5 +1,6 @@
 //! What the machine remembers of peers and streams.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::auth::{Accepting, Channel, Offering, Session};
@@ -86,6 +87,9 @@ pub(super) struct Known {
     pub name: String,
     pub state: State,
     pub vector: Vector,
+    /// Sites of which it claimed more than a cap leaves: its log may hold rows that nobody counts as
+    /// seen, whatever it says of that (rule P12).
+    pub over: BTreeSet<SiteId>,
     /// What of that it has applied (rule P17).
     pub applied: Vector,
     /// Our cursor into its log.

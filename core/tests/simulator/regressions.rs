@@ -1,10 +1,12 @@
 //! Runs that failed once. A seed means another run as soon as the workload changes, so what was
 //! understood is also driven on purpose here.
 
+use rusqlite::Connection;
 use wavesync_core::limits::Bounds;
 use wavesync_core::machine::Input;
 use wavesync_core::store::Store;
 
+use crate::copies;
 use crate::oracle;
 use crate::run;
 use crate::upheaval;
@@ -122,6 +124,44 @@ fn everybody_who_adopts_tables_is_told_of_a_new_one() {
         }
     }
     assert!(adopted > 0, "no replica adopts tables in these runs");
+}
+
+/// Rule P12: who says that nothing in its log can be new says so by its own vector. To the one that
+/// knows a cap below that, which the other does not know yet, there is something new.
+#[test]
+fn a_log_that_is_closed_above_a_cap_is_read() {
+    for seed in 1..9 {
+        let mut world = World::new(Plan {
+            replicas: 2,
+            topology: Topology::Line,
+            clocks: Clocks::Equal,
+            schemas_meet: true,
+            contended: false,
+            upheaval: false,
+            ..Plan::new(seed)
+        });
+        world.settle(45_000, 200_000).unwrap();
+        let write = |world: &mut World, key: &str| {
+            world.application(0, |conn, _| {
+                conn.execute("INSERT INTO safe(k, a) VALUES(?1, 1)", [key]).unwrap();
+            });
+            world.feed(0, Input::Committed).unwrap();
+            world.settle(45_000, 200_000).unwrap();
+        };
+        write(&mut world, "in both");
+        let mut old = Connection::open_in_memory().unwrap();
+        copies::copy(world.replicas[0].conn(), &mut old);
+        write(&mut world, "gone with the file");
+        world.cut(0, None).unwrap();
+        copies::copy(&old, &mut world.replicas[0].file.app);
+        world.memory.restored(0, 0);
+        // The engine notices by itself, so it is the one that knows the cap.
+        world.feed(0, Input::Committed).unwrap();
+        world.settle(45_000, 200_000).unwrap();
+        let back = "SELECT a FROM safe WHERE k = 'gone with the file'";
+        let back = world.replicas[0].conn().query_row(back, [], |row| row.get(0));
+        assert_eq!(back, Ok(1), "seed {seed}");
+    }
 }
 
 /// A call on another connection gave this replica another site. The engine that hears of that only

@@ -151,6 +151,8 @@ pub enum Mutant {
     EveryColumnWritten,
     /// P13: a fork of this replica's history is not seen, neither in its file nor in what peers say.
     ForkUnseen,
+    /// P13: what others know of this replica's former sites is not compared.
+    PastUnseen,
     /// P14: a copy of a file goes on under the site of the original.
     CloneKeepsSite,
     /// P14: what two histories wrote under one site counts as seen.

@@ -340,7 +340,8 @@ impl Machine {
         let (site, name) = (hello.site, hello.name);
         let state = hello.state;
         let in_order = (0, 0);
-        let known = Known { site, name, state, vector, over, applied, cursor, started_at, in_order };
+        let known =
+            Known { site, name, state, vector, over, applied, cursor, started_at, in_order };
         peer.known = Some(known);
         let message = "a member is connected";
         self.event(Level::Info, "connected", message, "", Some(id));

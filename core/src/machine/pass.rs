@@ -211,6 +211,10 @@ impl Machine {
         if let Some(common) = store.folded(now, |tx| tx.contradiction(&vector, request.cursor))? {
             return self.renew(now, common, store);
         }
+        if self.past_contradicted(now, &vector, store)? {
+            // This pass is among those that were given up; the peer asks again when it knows.
+            return Ok(());
+        }
         let ours = store.folded(now, |tx| tx.cursor_is_ours(request.cursor))?;
         let Some(entry) = self.streams.get_mut(&stream) else { return Ok(()) };
         let StreamKind::Outgoing { serving, .. } = &mut entry.kind else { return Ok(()) };

@@ -144,6 +144,10 @@ impl Tx<'_> {
         self.set_cursor(from, reach.cursor, reach.place)?;
         if let Some(vector) = reach.last {
             self.check_sites(vector)?;
+            let forks = self.past_forks(vector)?;
+            if !forks.is_empty() {
+                self.effects.caps_fell |= self.lower_caps(&forks)?;
+            }
             self.raise_all(vector)?;
             self.effects.openness_left |= self.test_openness()?;
         }

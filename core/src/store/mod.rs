@@ -38,6 +38,7 @@ pub mod mask;
 mod moves;
 pub mod names;
 mod over;
+mod past;
 pub mod probe;
 mod receive;
 mod renumber;
@@ -107,6 +108,8 @@ pub struct Effects {
     pub new_site: bool,
     /// Rows are left to be tested for openness: [`Store::test_openness`] goes on.
     pub openness_left: bool,
+    /// An upper bound of a vector entry fell with what a peer sent (rule P14).
+    pub caps_fell: bool,
     /// Things worth telling the user.
     pub notes: Vec<Note>,
 }
@@ -117,6 +120,7 @@ impl Effects {
         self.schema_changed |= later.schema_changed;
         self.new_site |= later.new_site;
         self.openness_left |= later.openness_left;
+        self.caps_fell |= later.caps_fell;
         self.notes.extend(later.notes);
     }
 }
@@ -268,6 +272,7 @@ impl Store {
 
     fn create_tables(&self) -> Result<()> {
         self.conn.execute_batch(internal::SCHEMA)?;
+        self.conn.execute_batch(past::SCHEMA)?;
         Ok(self.conn.execute_batch(inbox::SCHEMA)?)
     }
 

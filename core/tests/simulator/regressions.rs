@@ -19,7 +19,7 @@ fn seeds_that_failed_once_hold() {
     // joined and a peer's cursor jumped over; a state that was not told during the handshake.
     for seed in [104, 106, 144, 376, 398, 179, 329, 1006, 1644, 116, 208, 49, 5947, 3358, 553, 926]
     {
-        let outcome = run(Plan::new(seed));
+        let outcome = run(Plan { upheaval: false, ..Plan::new(seed) });
         assert!(outcome.is_ok(), "seed {seed}: {outcome:?}");
     }
 }
@@ -36,10 +36,11 @@ fn runs_with_copies_that_failed_once_hold() {
 
 /// Members whose engine heard of another site in their file from a peer first; a TEMP trigger whose
 /// table was renamed and came again; and four that the oracle, not the engine, had wrong: rows that
-/// are over by a delete still held back, and rows that moved twice.
+/// are over by a delete still held back, and rows that moved twice. Then a fork of a former own site, a
+/// TEMP trigger on a table that was adopted again, and a log that was closed above a cap.
 #[test]
 fn runs_with_upheaval_that_failed_once_hold() {
-    for seed in [64, 232, 466, 538, 1693, 3113, 3292, 3476] {
+    for seed in [64, 232, 466, 538, 1693, 3113, 3292, 3476, 1273, 1013, 2538] {
         let outcome = run(Plan { upheaval: true, ..Plan::new(seed) });
         assert!(outcome.is_ok(), "seed {seed}: {outcome:?}");
     }

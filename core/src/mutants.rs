@@ -67,6 +67,10 @@ pub enum Mutant {
     RenameIsNew,
     /// Rows that a dropped or rebuilt table lost keep their clocks.
     DropKeepsClocks,
+    /// Who started over claims nothing of what it claimed before, though all of it is back.
+    ClaimsStayLost,
+    /// Who started over claims what it claimed before, whether that is back or not.
+    RegainedEarly,
     /// What a table held still counts as seen when it is tracked no longer.
     UntrackedClaimed,
     /// `wavesync_alter` does not park the values of a column.

@@ -149,6 +149,7 @@ impl Tx<'_> {
                 self.effects.caps_fell |= self.lower_caps(&forks)?;
             }
             self.raise_all(vector)?;
+            self.regain()?;
             self.effects.openness_left |= self.test_openness()?;
         }
         Ok(applied)

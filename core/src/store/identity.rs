@@ -333,6 +333,7 @@ impl Tx<'_> {
         self.leave_site(false)?;
         let number = self.site_num(site)?;
         self.set_meta("self", number.0)?;
+        self.keep_claims()?;
         self.conn.execute("DELETE FROM __wavesync_vector", [])?;
         self.cache.vector = None;
         self.reset_cursors()?;

@@ -41,6 +41,7 @@ mod over;
 mod past;
 pub mod probe;
 mod receive;
+mod regain;
 mod renumber;
 pub mod report;
 pub mod restore;
@@ -273,6 +274,7 @@ impl Store {
     fn create_tables(&self) -> Result<()> {
         self.conn.execute_batch(internal::SCHEMA)?;
         self.conn.execute_batch(past::SCHEMA)?;
+        self.conn.execute_batch(regain::SCHEMA)?;
         Ok(self.conn.execute_batch(inbox::SCHEMA)?)
     }
 

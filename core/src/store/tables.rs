@@ -116,6 +116,7 @@ impl Tx<'_> {
             return Ok(false);
         }
         self.conn.execute_batch(super::past::SCHEMA)?;
+        self.conn.execute_batch(super::regain::SCHEMA)?;
         self.cache.tables.clear();
         self.cache.names.clear();
         self.cache.parked = None;

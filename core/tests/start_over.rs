@@ -51,3 +51,13 @@ fn requests_after_starting_over() -> u64 {
 fn a_member_that_started_over_is_asked_for_nothing_once_all_is_back() {
     assert_eq!(requests_after_starting_over(), 0);
 }
+
+#[cfg(feature = "mutants")]
+#[test]
+fn a_member_that_claims_nothing_again_is_asked_at_each_write() {
+    use wavesync_core::mutants::{self, Mutant};
+    mutants::set(Some(Mutant::ClaimsStayLost));
+    let asked = requests_after_starting_over();
+    mutants::set(None);
+    assert!(asked >= 5, "{asked} requests");
+}

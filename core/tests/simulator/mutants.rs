@@ -157,6 +157,11 @@ fn an_untracked_table_that_counts_as_seen_is_noticed() {
 }
 
 #[test]
+fn claims_that_come_back_before_what_was_lost_are_noticed() {
+    is_killed_in(crate::upheaval::plan, Mutant::RegainedEarly);
+}
+
+#[test]
 fn a_dropped_column_whose_values_are_gone_is_noticed() {
     is_killed_in(crate::upheaval::plan, Mutant::DropColumnLoses);
 }

@@ -67,6 +67,10 @@ pub enum Mutant {
     RenameIsNew,
     /// Rows that a dropped or rebuilt table lost keep their clocks.
     DropKeepsClocks,
+    /// Who started over claims nothing of what it claimed before, though all of it is back.
+    ClaimsStayLost,
+    /// Who started over claims what it claimed before, whether that is back or not.
+    RegainedEarly,
     /// What a table held still counts as seen when it is tracked no longer.
     UntrackedClaimed,
     /// `wavesync_alter` does not park the values of a column.
@@ -151,6 +155,8 @@ pub enum Mutant {
     EveryColumnWritten,
     /// P13: a fork of this replica's history is not seen, neither in its file nor in what peers say.
     ForkUnseen,
+    /// P13: what others know of this replica's former sites is not compared.
+    PastUnseen,
     /// P14: a copy of a file goes on under the site of the original.
     CloneKeepsSite,
     /// P14: what two histories wrote under one site counts as seen.

@@ -81,6 +81,7 @@ impl Site {
             self.store.renew_identity(cap, &[next; 64]).unwrap();
             *self = Self::start(&self.path.clone(), &self.file.clone(), next);
         }
+        from.store.cap_past(NOW, &self.vector()).unwrap();
         let other = from.site();
         let mut cursor = self.store.cursor_for(NOW, other).unwrap();
         let vector = self.vector();
@@ -199,6 +200,90 @@ fn p13_peers_prove_that_an_old_copy_was_restored() {
                 assert_eq!(rows["two"], 100 + writes_after - 1, "written in the old copy");
             }
         }
+    }
+}
+
+/// The restored file takes another site before it meets anybody who knows more of the former one: by
+/// a table that is untracked, or because it is copied.
+#[test]
+fn p13_what_others_know_of_a_former_site_is_compared() {
+    for copied in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut a, mut b) = (Site::new(dir.path(), 1), Site::new(dir.path(), 2));
+        a.put("one", 1);
+        let app = Connection::open(&a.path).unwrap();
+        app.execute_batch("INSERT INTO n VALUES(1, 'untracked later')").unwrap();
+        drop(app);
+        b.pull(&mut a);
+        let old = dir.path().join("old.db");
+        backup(&a, &old);
+        (2..5).for_each(|n| a.put("lost", n));
+        b.pull(&mut a);
+        let (former, path) = (a.site(), a.path.clone());
+        drop(a);
+        restore(&old, &path);
+        // With the same clock, so under stamps that the other history has given, too.
+        let mut a = Site::start(&path, "file 1", 10);
+        a.put("restored", 3);
+        let mut a = if copied {
+            let copy = dir.path().join("copy.db");
+            backup(&a, &copy);
+            drop(a);
+            Site::start(&copy, "file 3", 20)
+        } else {
+            a.store.untrack(NOW, "n").unwrap();
+            drop(a);
+            Site::start(&path, "file 1", 20)
+        };
+        assert_ne!(a.site(), former);
+        assert_eq!(b.proves(&mut a), None, "nothing speaks against its present site");
+        let known = b.vector().get(former);
+        together(&mut [&mut a, &mut b]);
+        assert_eq!(b.rows().into_keys().collect::<Vec<_>>(), ["lost", "one", "restored"]);
+        assert!(b.vector().get(former) < known, "the former site is capped");
+        assert_eq!(a.site(), Site::start(&a.path.clone(), &a.file.clone(), 30).site());
+    }
+}
+
+/// A file that changed its site again and again, and whose every history is the one that others know.
+#[test]
+fn p13_a_former_site_that_nobody_contradicts_is_not_capped() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut a, mut b) = (Site::new(dir.path(), 1), Site::new(dir.path(), 2));
+    for round in 0..4_u8 {
+        a.put("one", i64::from(round));
+        b.pull(&mut a);
+        a.put("two", i64::from(round));
+        let app = Connection::open(&a.path).unwrap();
+        app.execute_batch(&format!("INSERT OR REPLACE INTO n VALUES({round}, 'x')")).unwrap();
+        drop(app);
+        let path = a.path.clone();
+        if round % 2 == 0 {
+            a.store.untrack(NOW, "n").unwrap();
+            a.store.track(NOW, "n").unwrap();
+            drop(a);
+            // A call while no engine runs.
+            Store::open(Connection::open(&path).unwrap()).unwrap().untrack(NOW, "t").unwrap();
+            let mut calls = Store::open(Connection::open(&path).unwrap()).unwrap();
+            calls.track(NOW, "t").unwrap();
+            while calls.backfill_block(NOW).unwrap() {}
+            a = Site::start(&path, "file 1", 10 + round);
+        } else {
+            b.pull(&mut a);
+            let copy = dir.path().join(format!("copy {round}.db"));
+            backup(&a, &copy);
+            let mut original = a;
+            original.put("original", i64::from(round));
+            b.pull(&mut original);
+            a = Site::start(&copy, &format!("file {round}"), 10 + round);
+            // What it runs under from now on is the name of its file.
+            let restarted = Site::start(&copy, &format!("file {round}"), 20 + round);
+            drop(std::mem::replace(&mut a, restarted));
+        }
+        let file = a.file.clone();
+        together(&mut [&mut a, &mut b]);
+        assert_eq!(a.store.own_state(NOW).unwrap().caps, BTreeMap::new(), "round {round}");
+        a = Site::start(&a.path.clone(), &file, 40 + round);
     }
 }
 

@@ -4,7 +4,8 @@
 mod site;
 
 use site::{NOW, Site, content, dump};
-use wavesync_core::limits::Bounds;
+use wavesync_core::ids::Millis;
+use wavesync_core::limits::{self, Bounds};
 use wavesync_core::value::Value;
 
 /// Folds `from` and gives all of it to `to`.
@@ -367,5 +368,32 @@ fn a_table_may_take_the_name_of_one_that_was_renamed() {
         a.run("DELETE FROM t");
         send(&mut a, &mut b);
         assert_eq!(rows(&b, "SELECT * FROM t"), Vec::<Vec<Value>>::new(), "{trigger}");
+    }
+}
+
+/// A table that another connection dropped is created again by the engine itself, as the group has it.
+/// SQLite does not read the TEMP schema anew for that, and what it cannot reach in it stays there.
+#[test]
+fn a_table_that_was_dropped_may_be_adopted_again() {
+    let table = "CREATE TABLE t(k TEXT PRIMARY KEY NOT NULL, n UNIQUE, v)";
+    let trigger = "CREATE TRIGGER own AFTER INSERT ON t BEGIN UPDATE t SET v = 1; END";
+    for trigger in ["", trigger] {
+        let (mut a, mut b) = (Site::new(1, table), Site::new(2, ""));
+        for round in 1..4 {
+            let now = Millis(NOW.0 + 10 * round * limits::SCHEMA_SETTLE_MS);
+            let schema = a.store.schema(NOW).unwrap();
+            assert_eq!(b.store.adopt(now, &schema).unwrap(), ["t"]);
+            b.run(trigger);
+            a.run(&format!("INSERT INTO t(k, n) VALUES('a{round}', {round})"));
+            b.run(&format!("INSERT INTO t(k, n) VALUES('b{round}', {round})"));
+            b.fold(now);
+            send(&mut a, &mut b);
+            let placed = format!("SELECT count(*) FROM t WHERE n = {round}");
+            assert_eq!(rows(&b, &placed), [[int(1)]], "one of two rows has to wait");
+            b.run("DROP TABLE t");
+            let gone = b.store.write(now, |_| Ok(()));
+            assert!(gone.is_err(), "it may be about to be replaced");
+            b.fold(Millis(now.0 + limits::SCHEMA_SETTLE_MS));
+        }
     }
 }

@@ -332,7 +332,7 @@ impl Machine {
         if self.contradicted(now, &hello.state, &vector, store)? {
             return Ok(());
         }
-        vector.clamp(&store.own_state(now)?.caps);
+        let over = vector.clamp(&store.own_state(now)?.caps);
         let lowered = hello.state.applied.check()?;
         let applied = vector.with_lowered(&lowered);
         let mut collected = Collected::new();
@@ -351,8 +351,18 @@ impl Machine {
         let (site, name) = (hello.site, hello.name);
         let state = hello.state;
         let in_order = (0, 0);
-        let known =
-            Known { site, name, state, vector, applied, collected, cursor, started_at, in_order };
+        let known = Known {
+            site,
+            name,
+            state,
+            vector,
+            over,
+            applied,
+            collected,
+            cursor,
+            started_at,
+            in_order,
+        };
         peer.known = Some(known);
         self.recall_contact(now, id, store)?;
         self.event(Level::Info, "connected", "a member is connected", "", Some(id));
@@ -375,14 +385,16 @@ impl Machine {
         if self.contradicted(now, &state, &vector, store)? {
             return Ok(());
         }
-        vector.clamp(&store.own_state(now)?.caps);
+        let over = vector.clamp(&store.own_state(now)?.caps);
         let known = self.peers.get_mut(id).and_then(|peer| peer.known.as_mut());
         let known = known.ok_or_else(|| Error::protocol("a state before the hello"))?;
         let lowered = state.applied.check()?;
         if state.partial {
+            known.over.retain(|site| !vector.0.contains_key(site));
+            known.over.extend(over);
             known.vector.0.append(&mut vector.0);
         } else {
-            known.vector = vector;
+            (known.over, known.vector) = (over, vector);
         }
         known.applied = known.vector.with_lowered(&lowered);
         learn_collected(&mut known.collected, state.collected.as_deref(), &known.vector);

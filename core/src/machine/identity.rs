@@ -10,8 +10,8 @@ use crate::store::vector::{Caps, Vector};
 use crate::wire::message::State;
 
 impl Machine {
-    /// Rules P13 and P14: what a peer says of this replica, and the caps that it knows. Returns
-    /// whether this machine is over.
+    /// Rules P13 and P14: what a peer says of this replica, under its present site or a former one,
+    /// and the caps that it knows. Returns whether this machine is over.
     pub(super) fn contradicted(
         &mut self,
         now: Millis,
@@ -29,6 +29,7 @@ impl Machine {
             self.renew(now, common, store)?;
             return Ok(true);
         }
+        self.past_contradicted(now, vector, store)?;
         if self.caps_due {
             self.caps_fell(store.own_state(now)?.caps);
             self.caps_due = false;
@@ -36,8 +37,23 @@ impl Machine {
         Ok(false)
     }
 
+    /// Whether a peer shows another history of a former site; nobody's claims on that one count any
+    /// more above the cap.
+    pub(super) fn past_contradicted(
+        &mut self,
+        now: Millis,
+        vector: &Vector,
+        store: &mut Store,
+    ) -> Result<bool> {
+        let fell = store.cap_past(now, vector)?;
+        if fell {
+            self.caps_fell(store.own_state(now)?.caps);
+        }
+        Ok(fell)
+    }
+
     /// Passes that were started with higher claims are given up; what others claim is lowered.
-    fn caps_fell(&mut self, caps: Caps) {
+    pub(super) fn caps_fell(&mut self, caps: Caps) {
         let running = |stream: &Stream| {
             matches!(stream.kind, StreamKind::Incoming { .. } | StreamKind::Outgoing { .. })
         };
@@ -45,7 +61,7 @@ impl Machine {
             self.streams.iter().filter(|(_, s)| running(s)).map(|(id, _)| *id).collect();
         passes.into_iter().for_each(|id| self.close_stream(id));
         for known in self.peers.values_mut().filter_map(|peer| peer.known.as_mut()) {
-            known.vector.clamp(&caps);
+            known.over.extend(known.vector.clamp(&caps));
             crate::store::collect::clamp(&mut known.collected, &caps);
         }
         self.own_dirty = true;

@@ -507,6 +507,9 @@ impl Machine {
             self.outputs.push(Output::Restart);
             return Ok(());
         }
+        if effects.caps_fell {
+            self.caps_fell(store.own_state(now)?.caps);
+        }
         if effects.schema_changed {
             (self.own_dirty, self.importing, self.schema_due) = (true, true, true);
         }

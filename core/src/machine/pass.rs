@@ -49,13 +49,13 @@ impl Machine {
         if peer.requesting || peer.awaits_schema {
             return Ok(());
         }
-        let (site, boot, end, closed) =
-            (known.site, known.state.boot, known.state.end, known.state.closed);
+        let (site, boot, end) = (known.site, known.state.boot, known.state.end);
         let cursor = store.cursor_for(now, site)?;
         let own = store.own_state(now)?;
         // A cap may have come with a chunk since the peer told this: above it nothing can be had.
         let mut claimed = known.vector.clone();
-        claimed.clamp(&own.caps);
+        let bounded = claimed.clamp(&own.caps).is_empty() && known.over.is_empty();
+        let closed = known.state.closed && bounded;
         let covered = own.vector.covers_all(&claimed);
         let read = cursor.boot == boot && cursor.seq >= end;
         // What found no room here would find none again.
@@ -237,6 +237,10 @@ impl Machine {
         let own = store.own_state(now)?;
         if let Some(common) = store.folded(now, |tx| tx.contradiction(&vector, request.cursor))? {
             return self.renew(now, common, store);
+        }
+        if self.past_contradicted(now, &vector, store)? {
+            // This pass is among those that were given up; the peer asks again when it knows.
+            return Ok(());
         }
         let ours = store.folded(now, |tx| tx.cursor_is_ours(request.cursor))?;
         let Some(entry) = self.streams.get_mut(&stream) else { return Ok(()) };

@@ -1,5 +1,6 @@
 //! What the machine remembers of peers and streams.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::auth::{Accepting, Channel, Offering, Session};
@@ -96,6 +97,9 @@ pub(super) struct Known {
     pub name: String,
     pub state: State,
     pub vector: Vector,
+    /// Sites of which it claimed more than a cap leaves: its log may hold rows that nobody counts as
+    /// seen, whatever it says of that (rule P12).
+    pub over: BTreeSet<SiteId>,
     /// What of that it has applied (rule P17).
     pub applied: Vector,
     /// What it has forgotten (rule P18).

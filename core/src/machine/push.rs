@@ -67,6 +67,11 @@ impl Machine {
                         ));
                     }
                 }
+                if applied.outlived > 0 {
+                    // Somebody may have forgotten the delete that a row lost to here, and would take it
+                    // for a new one (rule P10e): what is here now is announced, and fetched.
+                    return Ok(());
+                }
                 self.spread(message, applied.rows, Some(from))
             }
         }

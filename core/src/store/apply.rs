@@ -28,6 +28,8 @@ pub struct Applied {
     pub changed: u64,
     /// Rows that were parked.
     pub parked: u64,
+    /// Rows that lost to another incarnation, such as a delete that their writer did not know of.
+    pub outlived: u64,
 }
 
 impl Applied {
@@ -123,6 +125,7 @@ impl Tx<'_> {
         let mut clock = Stamp(self.meta("hlc")?.unwrap_or(0));
         let before = clock;
         let start = self.log_end()?;
+        self.outlived = 0;
         let mut parts = Vec::with_capacity(batch.tables.len());
         for part in &batch.tables {
             let Some((table, columns)) = self.names_of(part)? else { continue };
@@ -173,6 +176,7 @@ impl Tx<'_> {
             self.mark_open(Seq(start.0 + 1))?;
         }
         self.store_folded_end()?;
+        applied.outlived = self.outlived;
         Ok(applied)
     }
 
@@ -203,7 +207,12 @@ impl Tx<'_> {
             return Ok(applied);
         }
         self.set_cursor(from, reach.cursor, &[])?;
+        let forks = self.past_forks(vector)?;
+        if !forks.is_empty() {
+            self.effects.caps_fell |= self.lower_caps(&forks)?;
+        }
         self.raise_all(vector)?;
+        self.regain()?;
         self.raise_collected(collected)?;
         self.effects.openness_left |= self.test_openness()?;
         Ok(applied)
@@ -305,6 +314,8 @@ impl Tx<'_> {
         current: Option<Clock>,
         incoming: Incoming,
     ) -> Result<Outcome> {
+        let longer = |current: &Clock| current.length > incoming.length;
+        self.outlived += u64::from(current.as_ref().is_some_and(longer));
         let mut held: Option<Values> = None;
         let verdict = judge(table.kind, current.as_ref(), &incoming, |num| {
             if held.is_none() {

@@ -167,8 +167,20 @@ impl Store {
 }
 
 impl Tx<'_> {
-    /// Of each site the highest write event among what was forgotten.
+    /// Of each site the highest write event among what was forgotten, as far as the vector claims it:
+    /// beyond that this replica would be stale for itself. The vector may claim less for a while
+    /// (after a loss, see [`crate::store::regain`]), and for ever what is above a cap (rule P14).
     pub fn collected(&mut self) -> Result<Collected> {
+        let mut collected = self.forgotten()?;
+        let vector = self.vector()?;
+        collected.retain(|site, stamp| {
+            *stamp = (*stamp).min(vector.get(*site));
+            vector.0.contains_key(site)
+        });
+        Ok(collected)
+    }
+
+    fn forgotten(&mut self) -> Result<Collected> {
         if let Some(collected) = &self.cache.collected {
             return Ok(collected.clone());
         }
@@ -182,33 +194,20 @@ impl Tx<'_> {
         Ok(collected)
     }
 
-    fn set_collected(&mut self, collected: Collected) -> Result<()> {
+    /// Takes in what was forgotten, here or by a member whose vector was merged.
+    pub(super) fn raise_collected(&mut self, more: &Collected) -> Result<()> {
+        let before = self.forgotten()?;
+        let mut collected = before.clone();
+        raise(&mut collected, more);
+        if collected == before {
+            return Ok(());
+        }
         let entries = collected
             .iter()
             .flat_map(|(site, stamp)| site.0.into_iter().chain(stamp.0.to_be_bytes()));
         self.set_meta("collected", entries.collect::<Vec<u8>>())?;
         self.cache.collected = Some(collected);
         Ok(())
-    }
-
-    /// Takes in what was forgotten, here or by a member whose vector was merged.
-    pub(super) fn raise_collected(&mut self, more: &Collected) -> Result<()> {
-        let before = self.collected()?;
-        let mut collected = before.clone();
-        raise(&mut collected, more);
-        clamp(&mut collected, &self.caps()?);
-        // Never above the own vector: this replica would be stale for itself.
-        let vector = self.vector()?;
-        collected.retain(|site, stamp| {
-            *stamp = (*stamp).min(vector.get(*site));
-            vector.0.contains_key(site)
-        });
-        if collected == before { Ok(()) } else { self.set_collected(collected) }
-    }
-
-    /// Caps fell, or the vector claims less: what was forgotten is not claimed beyond it.
-    pub(super) fn lower_collected(&mut self) -> Result<()> {
-        self.raise_collected(&Collected::new())
     }
 
     /// The causal length above which new rows of a table begin.

@@ -165,6 +165,7 @@ impl Store {
         self.begin("BEGIN IMMEDIATE")?;
         let done = self.raw(|tx| {
             let caps = Caps::from([(tx.own_site()?, common)]);
+            tx.leave_site(false)?;
             let number = tx.number_site(site)?;
             tx.lower_caps(&caps)?;
             tx.set_meta("self", number.0)?;
@@ -253,7 +254,8 @@ impl Store {
             }
         }
         self.begin("BEGIN IMMEDIATE")?;
-        let done = self.replace_identity(file, site, &secret);
+        let done = if has_self { self.raw(|tx| tx.leave_site(true)) } else { Ok(()) };
+        let done = done.and_then(|()| self.replace_identity(file, site, &secret));
         let done = done.and_then(|()| self.raw(|tx| tx.lower_caps(&caps)).map(|_| ()));
         let done = done.and_then(|()| Ok(self.conn.execute_batch("COMMIT")?));
         if done.is_err() {
@@ -295,10 +297,7 @@ impl Store {
         let number = self.conn.last_insert_rowid();
         super::set_meta(&self.conn, "self", number)?;
         super::set_meta(&self.conn, "secret", &secret[..])?;
-        super::set_meta(&self.conn, "file", &file.0)?;
-        // Cursors of others name boots of the original; ours start a branch of their own.
-        self.conn.execute("DELETE FROM __wavesync_boot", params![])?;
-        Ok(())
+        super::set_meta(&self.conn, "file", &file.0)
     }
 
     /// This replica's site id, if it has joined.
@@ -333,13 +332,14 @@ impl Tx<'_> {
         hash.update(self.log_end()?.0.to_be_bytes());
         hash.update(self.now.0.to_be_bytes());
         let site = SiteId::from_slice(&hash.finalize()[..16]).ok_or_else(damaged)?;
+        self.leave_site(false)?;
         let number = self.site_num(site)?;
         self.set_meta("self", number.0)?;
+        self.keep_claims()?;
         self.conn.execute("DELETE FROM __wavesync_vector", [])?;
         self.cache.vector = None;
         self.reset_cursors()?;
         self.open_everything()?;
-        self.lower_collected()?;
         self.end_resync()?;
         self.effects.new_site = true;
         Ok(())

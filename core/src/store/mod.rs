@@ -39,8 +39,10 @@ pub mod mask;
 mod moves;
 pub mod names;
 mod over;
+mod past;
 pub mod probe;
 mod receive;
+mod regain;
 mod renumber;
 pub mod report;
 pub mod restore;
@@ -111,6 +113,8 @@ pub struct Effects {
     pub new_site: bool,
     /// Rows are left to be tested for openness: [`Store::test_openness`] goes on.
     pub openness_left: bool,
+    /// An upper bound of a vector entry fell with what a peer sent (rule P14).
+    pub caps_fell: bool,
     /// Things worth telling the user.
     pub notes: Vec<Note>,
 }
@@ -121,6 +125,7 @@ impl Effects {
         self.schema_changed |= later.schema_changed;
         self.new_site |= later.new_site;
         self.openness_left |= later.openness_left;
+        self.caps_fell |= later.caps_fell;
         self.notes.extend(later.notes);
     }
 }
@@ -199,6 +204,8 @@ pub struct Tx<'a> {
     future: Option<crate::ids::Stamp>,
     /// Whether any row is held, once that was asked.
     holds: Option<bool>,
+    /// Rows that lost to a longer causal length in what is being applied.
+    outlived: u64,
     now: Millis,
     boot: crate::ids::Boot,
     bounds: Bounds,
@@ -280,6 +287,8 @@ impl Store {
     fn create_tables(&self) -> Result<()> {
         self.conn.execute_batch(internal::SCHEMA)?;
         self.conn.execute_batch(internal::NOTED)?;
+        self.conn.execute_batch(past::SCHEMA)?;
+        self.conn.execute_batch(regain::SCHEMA)?;
         Ok(self.conn.execute_batch(inbox::SCHEMA)?)
     }
 
@@ -401,6 +410,7 @@ impl Store {
             moved: Vec::new(),
             future: None,
             holds: None,
+            outlived: 0,
             now,
             boot: self.boot,
             bounds: self.bounds,

@@ -79,6 +79,20 @@ impl Tx<'_> {
     /// Takes away every TEMP trigger of ours that stands on a table. One whose table another
     /// connection dropped or renamed cannot be reached; it is back when there is such a table again.
     pub(super) fn drop_temp_triggers(&self) -> Result<()> {
+        self.drop_reachable_triggers()?;
+        let unreached = "SELECT 1 FROM sqlite_temp_schema WHERE type = 'trigger'
+             AND name GLOB 'wavesync_*' AND tbl_name COLLATE NOCASE IN
+               (SELECT name FROM main.sqlite_schema WHERE type = 'table')";
+        if self.conn.prepare_cached(unreached)?.exists([])? {
+            // This connection has created the table again: SQLite reads the TEMP schema anew only
+            // where another one has changed something.
+            self.conn.execute_batch("PRAGMA writable_schema = RESET")?;
+            self.drop_reachable_triggers()?;
+        }
+        Ok(())
+    }
+
+    fn drop_reachable_triggers(&self) -> Result<()> {
         let names = self
             .conn
             .prepare_cached(

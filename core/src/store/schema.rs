@@ -14,6 +14,7 @@ use crate::limits;
 use crate::mutants::{self, Mutant};
 use crate::store::mask::MASK_INSERT;
 use crate::store::names::Installed;
+use crate::store::regain::Lost;
 use crate::store::sql::ident;
 use crate::store::tables::{StoredTable, Table};
 use crate::store::{Tx, key};
@@ -158,12 +159,14 @@ impl Tx<'_> {
              SELECT {num}, k, cl, stamp, site FROM __wavesync_clock_{num}"
         );
         if deleted.is_empty() {
+            self.note_lost_rows(table, &condition)?;
             self.conn.execute(&format!("{remember} WHERE {condition}"), [])?;
             let sql = format!("DELETE FROM __wavesync_clock_{num} WHERE {condition}");
             gone = self.conn.execute(&sql, [])?;
         } else {
             for key in self.clock_keys(table, &condition)? {
                 if !deleted.contains(&key) {
+                    self.note_lost_row(table, &key)?;
                     self.conn
                         .prepare_cached(&format!("{remember} WHERE k = ?1"))?
                         .execute([&key])?;
@@ -235,10 +238,18 @@ impl Tx<'_> {
             let kept = |num: &ColumnNum| {
                 parked.as_ref().is_some_and(|parked| parked.values.contains_key(num))
             };
+            let mut dropped = Lost::default();
             let before = row.clock.cells.len();
-            row.clock.cells.retain(|num, _| !gone.contains(num) || kept(num));
+            row.clock.cells.retain(|num, dot| {
+                let stays = !gone.contains(num) || kept(num);
+                if !stays {
+                    dropped.add(*dot);
+                }
+                stays
+            });
             if row.clock.cells.len() < before {
                 lost = true;
+                self.note_lost(&dropped)?;
                 self.set_clock(table, &key, &row)?;
             }
         }
@@ -270,6 +281,7 @@ impl Tx<'_> {
                 && !mutants::on(Mutant::DropKeepsClocks)
             {
                 lost = true;
+                self.note_lost_row(table, &key)?;
                 self.set_parked(table, &key, None)?;
                 self.delete_clock(table, &key)?;
                 self.void_unfolded(table, Some(&key))?;

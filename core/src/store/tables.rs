@@ -115,6 +115,8 @@ impl Tx<'_> {
         if self.cache.schema_version == Some(version) {
             return Ok(false);
         }
+        self.conn.execute_batch(super::past::SCHEMA)?;
+        self.conn.execute_batch(super::regain::SCHEMA)?;
         self.cache.tables.clear();
         self.cache.names.clear();
         self.cache.parked = None;

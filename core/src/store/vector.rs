@@ -3,7 +3,7 @@
 //! The vector moves in exactly three places: the own fold, the last chunk of a pass, a contiguous
 //! push (rule P7). A cursor moves only with the chunk that it belongs to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
@@ -99,13 +99,17 @@ impl Vector {
 pub type Caps = BTreeMap<SiteId, Stamp>;
 
 impl Vector {
-    /// Lowers the entries of capped sites (rule P14).
-    pub fn clamp(&mut self, caps: &Caps) {
-        for (site, cap) in caps {
+    /// Lowers the entries of capped sites (rule P14). Returns those that were higher.
+    pub fn clamp(&mut self, caps: &Caps) -> BTreeSet<SiteId> {
+        let above = |(site, cap): &(&SiteId, &Stamp)| self.get(**site) > **cap;
+        let lowered: Vec<(SiteId, Stamp)> =
+            caps.iter().filter(above).map(|(site, cap)| (*site, *cap)).collect();
+        for (site, cap) in &lowered {
             if let Some((stamp, _)) = self.0.get_mut(site) {
-                *stamp = (*stamp).min(*cap);
+                *stamp = *cap;
             }
         }
+        lowered.into_iter().map(|(site, _)| site).collect()
     }
 }
 
@@ -341,7 +345,6 @@ impl Tx<'_> {
         if fell {
             self.reset_cursors()?;
             self.open_everything()?;
-            self.lower_collected()?;
             self.end_resync()?;
         }
         Ok(fell)

@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod counter;
+#[allow(dead_code)]
 #[path = "../simulator/image.rs"]
 mod image;
 mod memory;

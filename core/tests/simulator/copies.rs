@@ -35,7 +35,7 @@ pub struct Copy {
     conn: Connection,
 }
 
-fn copy(from: &Connection, to: &mut Connection) {
+pub fn copy(from: &Connection, to: &mut Connection) {
     let backup = Backup::new(from, to).unwrap();
     assert_eq!(backup.step(-1).unwrap(), StepResult::Done);
 }

@@ -28,7 +28,17 @@ pub fn plan(seed: u64) -> Plan {
     let topology = if dice.percent(70) { Topology::Mesh } else { plan.topology };
     // What is held is not applied, so one who comes back would wait for the others' time.
     let clocks = if plan.clocks == Clocks::Equal { Clocks::Equal } else { Clocks::Skewed };
-    Plan { clocks, forgetful: true, copies: false, replicas, topology, actions, bounds, ..plan }
+    Plan {
+        clocks,
+        forgetful: true,
+        copies: false,
+        upheaval: false,
+        replicas,
+        topology,
+        actions,
+        bounds,
+        ..plan
+    }
 }
 
 #[test]

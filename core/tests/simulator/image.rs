@@ -121,6 +121,13 @@ impl Image {
             let Value::Blob(bytes) = &row[0] else { panic!("what was forgotten is a blob") };
             image.collected = bytes.chunks(24).map(forgotten).collect();
         });
+        // As far as the vector claims it.
+        let vector = &image.vector;
+        image.collected.retain(|site, stamp| {
+            let seen = vector.get(site).copied().unwrap_or(Stamp::NONE);
+            *stamp = (*stamp).min(seen);
+            vector.contains_key(site)
+        });
         let mut numbers = Vec::new();
         each(
             conn,

@@ -85,7 +85,7 @@ impl Plan {
             calm: false,
             contended: seed % 4 < 2,
             copies: seed % 5 == 3,
-            upheaval: false,
+            upheaval: seed % 3 == 1,
             forgetful: false,
             bounds: Bounds {
                 chunk_rows: dice.within(1, 4) as usize,

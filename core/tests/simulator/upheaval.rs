@@ -18,10 +18,6 @@ pub fn plan(seed: u64) -> Plan {
     Plan { upheaval: true, ..Plan::new(seed) }
 }
 
-/// They are not among the default seeds: in seed 1273 a file is restored from an old copy and a table
-/// untracked before the engine has met anybody. The member takes a new site for the latter, so nobody
-/// compares any more what others know of its former one, and a row that it wrote under that site
-/// counts as seen.
 #[test]
 fn upheaval_loses_nothing_and_parts_nobody() {
     for seed in (1..60).step_by(2) {

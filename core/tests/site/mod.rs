@@ -73,6 +73,17 @@ impl Site {
         Self { store, app, path, number, _dir: dir }
     }
 
+    /// One on a copy of a file in which it has joined before.
+    pub fn of_file(number: u8, file: &std::path::Path) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("site.db");
+        std::fs::copy(file, &path).unwrap();
+        let app = Connection::open(&path).unwrap();
+        app.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF").unwrap();
+        let store = start(&path, number, false);
+        Self { store, app, path, number, _dir: dir }
+    }
+
     /// The engine ends and another one starts on the same file.
     pub fn restart(&mut self) {
         self.store = start(&self.path, self.number, false);

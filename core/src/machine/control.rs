@@ -323,6 +323,7 @@ impl Machine {
         if self.contradicted(now, &hello.state, &vector, store)? {
             return Ok(());
         }
+        let claimed = vector.clone();
         vector.clamp(&store.own_state(now)?.caps);
         let lowered = hello.state.applied.check()?;
         let applied = vector.with_lowered(&lowered);
@@ -340,7 +341,17 @@ impl Machine {
         let (site, name) = (hello.site, hello.name);
         let state = hello.state;
         let in_order = (0, 0);
-        let known = Known { site, name, state, vector, applied, cursor, started_at, in_order };
+        let known = Known {
+            site,
+            name,
+            state,
+            vector,
+            claimed,
+            applied,
+            cursor,
+            started_at,
+            in_order,
+        };
         peer.known = Some(known);
         let message = "a member is connected";
         self.event(Level::Info, "connected", message, "", Some(id));
@@ -364,14 +375,16 @@ impl Machine {
         if self.contradicted(now, &state, &vector, store)? {
             return Ok(());
         }
+        let mut claimed = vector.clone();
         vector.clamp(&store.own_state(now)?.caps);
         let known = self.peers.get_mut(id).and_then(|peer| peer.known.as_mut());
         let known = known.ok_or_else(|| Error::protocol("a state before the hello"))?;
         let lowered = state.applied.check()?;
         if state.partial {
             known.vector.0.append(&mut vector.0);
+            known.claimed.0.append(&mut claimed.0);
         } else {
-            known.vector = vector;
+            (known.vector, known.claimed) = (vector, claimed);
         }
         known.applied = known.vector.with_lowered(&lowered);
         known.state = state;

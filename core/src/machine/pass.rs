@@ -63,6 +63,8 @@ impl Machine {
                 own.vector.get(*site) >= *stamp || own.left_out.contains(site)
             })
         };
+        // Who does not know of a cap yet has rows above it that only reading its log brings.
+        let closed = closed && own.vector.covers_all(&known.claimed);
         let same_branch = cursor.boot == Boot(0) || cursor.boot == boot;
         let may_jump = !mutants::on(Mutant::NoJump);
         let jump = covered && closed && same_branch && !read && may_jump;
@@ -366,6 +368,7 @@ impl Machine {
                 }
                 if let (true, Some(vector)) = (chunk.last, vector) {
                     known.vector.merge(&vector);
+                    known.claimed.merge(&vector);
                     if known.state.end < chunk.high || known.state.boot != chunk.boot {
                         known.state.end = chunk.high;
                         known.state.boot = chunk.boot;

@@ -86,6 +86,9 @@ pub(super) struct Known {
     pub name: String,
     pub state: State,
     pub vector: Vector,
+    /// The same before the caps known here were laid upon it: it may not know of them yet, and what
+    /// it says of its rows is about this.
+    pub claimed: Vector,
     /// What of that it has applied (rule P17).
     pub applied: Vector,
     /// Our cursor into its log.

@@ -8,7 +8,7 @@ use crate::mutants::{self, Mutant};
 use crate::store::Store;
 use crate::store::adopt::TableSchema;
 use crate::wire::message::{
-    Answer, Attach, Hello, Refusal, RefusalCode, State, VectorList, plain, sealed,
+    Answer, Attach, Hello, Refusal, RefusalCode, State, VectorList, features, plain, sealed,
 };
 use crate::{Error, Result, limits, wire};
 
@@ -89,6 +89,12 @@ impl Machine {
         self.inbox.retain(|(waiting, _)| *waiting != id);
         let Some(peer) = self.peers.get_mut(&stream.peer) else { return };
         match stream.kind {
+            StreamKind::Again { .. } => {
+                peer.requesting = false;
+                peer.check.give_up();
+                let soon = self.seen_at.plus(limits::DIGEST_QUIET_MS);
+                self.check.not_before = self.check.not_before.max(soon);
+            }
             StreamKind::Incoming { .. } => {
                 peer.requesting = false;
                 if std::mem::take(&mut peer.first_contact) {
@@ -158,12 +164,16 @@ impl Machine {
     ) -> Result<()> {
         let most = match stream.kind {
             StreamKind::Control { .. } => limits::CONTROL_MESSAGE_MAX_BYTES,
-            StreamKind::Incoming { .. } => limits::PASS_MESSAGE_MAX_BYTES,
+            StreamKind::Incoming { .. } | StreamKind::Again { .. } => {
+                limits::PASS_MESSAGE_MAX_BYTES
+            }
             StreamKind::Outgoing { .. } => limits::CONTROL_MESSAGE_MAX_BYTES,
             _ => return self.handshake_frame(now, id, stream, bytes),
         };
-        let progress = matches!(stream.kind, StreamKind::Incoming { .. });
+        let progress =
+            matches!(stream.kind, StreamKind::Incoming { .. } | StreamKind::Again { .. });
         let (StreamKind::Control { channel }
+        | StreamKind::Again { channel }
         | StreamKind::Incoming { channel, .. }
         | StreamKind::Outgoing { channel, .. }) = &mut stream.kind
         else {
@@ -281,6 +291,7 @@ impl Machine {
         (peer.greeting, peer.attached, peer.last_error, peer.known) = (false, 0, None, None);
         (peer.told, peer.caps_told, peer.schema_told) = (None, None, None);
         (peer.hello_due, peer.refusals) = (true, 0);
+        peer.check = super::check::PeerCheck::default();
         self.outputs.push(Output::Proven { peer: stream.peer.clone() });
         if let Some(before) = before.filter(|before| *before != id) {
             self.close_stream(before);
@@ -340,10 +351,11 @@ impl Machine {
         let started_at = cursor.seq;
         let (site, name) = (hello.site, hello.name);
         let state = hello.state;
-        let in_order = (0, 0);
+        let (in_order, digests) = ((0, 0), hello.features & features::DIGESTS != 0);
         let known = Known {
             site,
             name,
+            digests,
             state,
             vector,
             claimed,
@@ -446,7 +458,7 @@ impl Machine {
         let own = store.own_state(now)?;
         for id in &greetings {
             let hello = Hello {
-                features: 0,
+                features: features::DIGESTS,
                 site: self.identity.site,
                 name: self.config.name.clone(),
                 wants_schema: store.adopts()?,
@@ -539,6 +551,7 @@ impl Machine {
     pub(super) fn send_sealed(&mut self, id: StreamId, kind: u8, body: &[u8]) -> Result<()> {
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
         let (StreamKind::Control { channel }
+        | StreamKind::Again { channel }
         | StreamKind::Incoming { channel, .. }
         | StreamKind::Outgoing { channel, .. }) = &mut stream.kind
         else {

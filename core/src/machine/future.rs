@@ -18,9 +18,16 @@ impl Machine {
         }
         let back = before.since(now);
         let earlier = |at: &mut Millis| at.0 = at.0.saturating_sub(back);
-        let marks = [&mut self.announced_at, &mut self.last_fold, &mut self.compare_at];
+        let marks = [
+            &mut self.announced_at,
+            &mut self.last_fold,
+            &mut self.compare_at,
+            &mut self.check.not_before,
+            &mut self.check.last,
+        ];
         marks.into_iter().for_each(earlier);
         self.retry_at.iter_mut().for_each(earlier);
+        self.check.begun.iter_mut().for_each(earlier);
         self.peers.values_mut().filter_map(|peer| peer.retry_at.as_mut()).for_each(earlier);
         self.streams.values_mut().for_each(|stream| earlier(&mut stream.since));
     }

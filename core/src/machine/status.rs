@@ -1,7 +1,7 @@
 //! What the machine tells a user about peers and progress.
 
 use crate::ids::{Boot, Millis, Seq, SiteId};
-use crate::machine::{Machine, PeerId};
+use crate::machine::{CheckCounts, Machine, PeerId};
 use crate::mutants::{self, Mutant};
 
 /// A row of `wavesync_peers`.
@@ -63,6 +63,8 @@ pub struct Progress {
     pub importing: bool,
     /// What SQLite last refused, while it does.
     pub last_error: String,
+    /// How often it was compared with others, and what came of it (rule P15).
+    pub check: CheckCounts,
 }
 
 impl Machine {
@@ -81,7 +83,8 @@ impl Machine {
                     (None, Some(_)) => "refused",
                     (None, None) => "connecting",
                 };
-                let (last_error, mut hint) = peer.last_error.clone().unwrap_or_default();
+                let wrong = peer.last_error.clone().or_else(|| peer.check.difference.clone());
+                let (last_error, mut hint) = wrong.unwrap_or_default();
                 if peer.held_back && hint.is_empty() {
                     hint = "it holds back what is written here: this clock is ahead".into();
                 }
@@ -149,6 +152,7 @@ impl Machine {
             expected,
             caught_up: related().next().is_some() && settled && even && !pending,
             importing: self.importing,
+            check: self.check.counts,
             last_error: if self.retry_at.is_some() {
                 self.last_error.clone().unwrap_or_default()
             } else if self.own.as_ref().is_some_and(|own| !own.left_out.is_empty()) {

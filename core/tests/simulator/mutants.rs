@@ -149,3 +149,8 @@ fn an_untracked_table_that_counts_as_seen_is_noticed() {
 fn a_dropped_column_whose_values_are_gone_is_noticed() {
     is_killed_in(crate::upheaval::plan, Mutant::DropColumnLoses);
 }
+
+#[test]
+fn p15_digests_of_different_states_that_are_compared_are_noticed() {
+    is_killed_in(crate::sole::pair, Mutant::DigestAcrossStates);
+}

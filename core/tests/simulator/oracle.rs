@@ -26,7 +26,7 @@ pub struct Failure {
 const MOVES_MAX: usize = 6;
 
 /// Every oracle, by the name under which it fails.
-pub const ORACLES: [&str; 18] = [
+pub const ORACLES: [&str; 17] = [
     "panic",
     "error report",
     "quiet",
@@ -44,7 +44,6 @@ pub const ORACLES: [&str; 18] = [
     "integrity",
     "foreign keys",
     "one engine per site",
-    "false alarm",
 ];
 
 thread_local! {

@@ -249,7 +249,7 @@ impl World {
         }
         if ["difference", "diverged"].contains(&report.code) && !self.damaged {
             let text = format!("replica {at} reports {}: {}", report.code, report.message);
-            return oracle::fail("false alarm", text);
+            return Err(Failure { oracle: "false alarm", message: text });
         }
         if report.code == "unrelated" {
             // The user says what the rows are; here or there, sooner or later.

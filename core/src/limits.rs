@@ -127,6 +127,23 @@ pub const ANNOUNCE_INTERVAL_MS: u64 = 20;
 pub const COMPARE_INTERVAL_MS: u64 = 20_000;
 /// A catch-up that was put off is asked for again after this long.
 pub const ASK_AGAIN_MS: u64 = 250;
+/// Digests are compared once nothing has changed for this long (rule P15).
+pub const DIGEST_QUIET_MS: u64 = 1_000;
+/// While things change, digests are compared at most this often.
+pub const DIGEST_INTERVAL_MS: u64 = 20_000;
+/// Rows that are read for digests in one go.
+pub const DIGEST_SLICE_MAX_ROWS: usize = 512;
+/// Bytes of values that are read for digests in one go; a single row may be larger.
+pub const DIGEST_SLICE_MAX_BYTES: usize = 256 * 1024;
+/// Pause between two goes at reading rows for digests.
+pub const DIGEST_SLICE_PAUSE_MS: u64 = 20;
+/// After this long everything is read again, whatever the log says.
+pub const DIGEST_KEEP_MS: u64 = 24 * 60 * 60 * 1_000;
+/// Times that rows are read again from a member whose digests differ, before that is told.
+pub const REPAIRS_MAX: u32 = 4;
+/// After a difference that reading again did not end, nothing is read again from that member for
+/// this long.
+pub const REPAIR_PAUSE_MS: u64 = 60 * 60 * 1_000;
 /// A table that is gone counts as dropped after this long: it may be about to be replaced.
 pub const SCHEMA_SETTLE_MS: u64 = 1_000;
 /// Addresses kept of one member.
@@ -204,6 +221,8 @@ pub struct Bounds {
     pub collect_rows: usize,
     /// See [`COLLECT_INTERVAL_MS`].
     pub collect_interval_ms: u64,
+    /// See [`DIGEST_SLICE_MAX_ROWS`].
+    pub digest_rows: usize,
 }
 
 impl Default for Bounds {
@@ -224,6 +243,7 @@ impl Default for Bounds {
             member_keep_ms: MEMBER_KEEP_MS,
             collect_rows: COLLECT_BLOCK_ROWS,
             collect_interval_ms: COLLECT_INTERVAL_MS,
+            digest_rows: DIGEST_SLICE_MAX_ROWS,
         }
     }
 }

@@ -173,6 +173,16 @@ pub enum Mutant {
     WarningIsError,
     /// P10b: a push across a gap is not expected.
     GapUnexpected,
+    /// P15: digests do not depend on the values of cells.
+    DigestWithoutValues,
+    /// P15: digests are compared whatever the two members have seen of each other.
+    DigestAcrossStates,
+    /// P15: a difference is read again for as long as it lasts.
+    EndlessRepair,
+    /// P15: what the log says has changed is not read again for digests.
+    StaleDigest,
+    /// P15: a row whose values are gone keeps its clock when it is read again.
+    LostValuesStay,
 }
 
 #[cfg(feature = "mutants")]

@@ -95,6 +95,8 @@ fn every_limit_stands_in_the_protocol_with_its_value() {
         UNPROVEN_PEERS_MAX UNCOVERED_PAUSE_MS IDENTITY_CHANGES_MAX IDENTITY_WINDOW_MS
         TOMBSTONE_KEEP_MS MEMBER_KEEP_MS COLLECT_BLOCK_ROWS COLLECT_PAUSE_MS COLLECT_INTERVAL_MS
         COLLECT_INTERVAL_MIN_MS
+        DIGEST_QUIET_MS DIGEST_INTERVAL_MS DIGEST_SLICE_MAX_ROWS DIGEST_SLICE_MAX_BYTES
+        DIGEST_SLICE_PAUSE_MS DIGEST_KEEP_MS REPAIRS_MAX REPAIR_PAUSE_MS
     });
     let mut declared = constants_in(LIMITS);
     declared.sort();
@@ -121,8 +123,11 @@ fn every_limit_of_the_streams_stands_in_the_protocol_with_its_value() {
 #[test]
 fn every_kind_of_message_stands_in_the_protocol_with_its_number() {
     let mut code = named!(plain { GREETING ANSWER PROOF REFUSAL ATTACH });
-    code.extend(named!(sealed { HELLO STATE SCHEMA PUSH REQUEST CHUNK CREDIT ABORT UNRELATED }));
+    code.extend(named!(sealed {
+        HELLO STATE SCHEMA PUSH DIGEST REQUEST CHUNK CREDIT ABORT UNRELATED REPAIR
+    }));
     let mut declared = constants_in(MESSAGES);
+    declared.retain(|name| name != "DIGESTS");
     declared.sort();
     assert_eq!(code.keys().cloned().collect::<Vec<_>>(), declared, "this test misses a kind");
     assert_eq!(numbers(section(PROTOCOL, "## 6. Messages")), code);

@@ -1,5 +1,6 @@
 //! Peers of another version: what they say cannot be understood, and asking them again does not change
-//! that. They are left alone for longer and longer, and taken up again when it has changed.
+//! that. They are left alone for longer and longer, and taken up again when it has changed. And
+//! members that do not know yet what this one knows.
 #![allow(clippy::unwrap_used)]
 
 mod stage;
@@ -8,8 +9,9 @@ use std::collections::BTreeSet;
 
 use stage::{Line, Stage, frame, key, no_proof, peer};
 use wavesync_core::auth::Greeting;
-use wavesync_core::ids::{Boot, Cursor, Seq, SiteId};
+use wavesync_core::ids::{Boot, Cursor, Seq, SiteId, Stamp};
 use wavesync_core::machine::StreamId;
+use wavesync_core::store::vector::Vector;
 use wavesync_core::wire;
 use wavesync_core::wire::message::{
     Answer, Attach, Chunk, Hello, Refusal, State, VectorList, plain, sealed,
@@ -105,6 +107,41 @@ fn a_member_whose_rows_cannot_be_read_is_asked_less_and_less() {
     line.say(&mut stage, sealed::STATE, &wire::encode(&state(6)).unwrap());
     stage.pass(2_000);
     assert_eq!(answer(&mut stage, &line, &mut seen, &last_chunk(6, &Batch::default().encode())), 1);
+}
+
+/// Rule P12 speaks of rows that the member's own vector covers: above a cap that it does not know of
+/// it may have rows that are covered there and not here.
+#[test]
+fn p12_the_log_of_a_member_that_does_not_know_of_a_cap_is_read() {
+    let mut stage = Stage::new();
+    let member = stage.member(peer(2), key(7), TABLE, 1);
+    let puppet = stage.puppet(peer(1));
+    stage.connect(puppet, member);
+    let mut line = stage.shake(puppet, member, &key(7));
+    let third = SiteId([0x33; 16]);
+    let vector = |stamp| {
+        let entries = [(third, (Stamp(stamp), Boot(9)))].into_iter().collect();
+        VectorList::from(&Vector(entries))
+    };
+    let (site, name) = (SiteId([0xEE; 16]), String::new());
+    let told = State { vector: vector(50), ..state(5) };
+    let hello = Hello { features: 0, site, name, wants_schema: false, state: told };
+    line.say(&mut stage, sealed::HELLO, &wire::encode(&hello).unwrap());
+    stage.pass(1_000);
+    let mut seen = BTreeSet::new();
+    let rows = Batch::default().encode();
+    let chunk = Chunk { vector: Some(vector(50)), ..last_chunk(5, &rows) };
+    assert_eq!(answer(&mut stage, &line, &mut seen, &chunk), 1);
+
+    // It has more of a site than may be claimed.
+    let (closed, caps) = (true, vec![(third, Stamp(50))]);
+    let more = State { vector: vector(100), closed, caps, ..state(6) };
+    line.say(&mut stage, sealed::STATE, &wire::encode(&more).unwrap());
+    stage.pass(1_000);
+    let chunk = Chunk { vector: Some(vector(100)), ..last_chunk(6, &rows) };
+    assert_eq!(answer(&mut stage, &line, &mut seen, &chunk), 1, "its log is read");
+    stage.pass(60_000);
+    assert_eq!(answer(&mut stage, &line, &mut seen, &chunk), 0, "once");
 }
 
 /// Greetings that a peer gets in an hour, which answers each by `reply`.

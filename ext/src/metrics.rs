@@ -61,6 +61,11 @@ fn engine(metrics: &mut Metrics, shown: &Snapshot) {
     metrics.add("wavesync_sync_done_rows", shown.progress.done);
     metrics.add("wavesync_sync_expected_rows", shown.progress.expected);
     metrics.add("wavesync_caught_up", shown.progress.caught_up);
+    let check = shown.progress.check;
+    metrics.add("wavesync_checks_total", check.compared);
+    metrics.add("wavesync_check_differences_total", check.differences);
+    metrics.add("wavesync_check_repairs_total", check.repairs);
+    metrics.add("wavesync_check_diverged_total", check.diverged);
     for path in ["direct", "relayed"] {
         let here =
             shown.peers.iter().filter(|p| p.site.is_some() && p.relayed == (path == "relayed"));

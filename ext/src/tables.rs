@@ -173,9 +173,7 @@ fn status(context: &TableContext) -> Result<Rows, SqlError> {
         "failed" => "call wavesync_join() again once the cause is gone",
         "waiting" => "another process syncs this file; this one records and takes over if it ends",
         "running" | "starting" if !shown.progress.hint.is_empty() => shown.progress.hint,
-        "running"
-            if refused.is_some_and(|p| shown.progress.members == 0 || p.state == "unrelated") =>
-        {
+        "running" if refused.is_some_and(|p| shown.progress.members == 0 || p.site.is_some()) => {
             refused.map_or("", |peer| peer.hint.as_str())
         }
         "running" if shown.progress.members == 0 => {

@@ -11,7 +11,7 @@ use crate::store::apply::Full;
 use crate::store::collect::Collected;
 use crate::store::vector::Vector;
 use crate::wire::message::{
-    Answer, Attach, Hello, Refusal, RefusalCode, State, VectorList, plain, sealed,
+    Answer, Attach, Hello, Refusal, RefusalCode, State, VectorList, features, plain, sealed,
 };
 use crate::{Error, Result, limits, wire};
 
@@ -92,6 +92,12 @@ impl Machine {
         self.inbox.retain(|(waiting, _)| *waiting != id);
         let Some(peer) = self.peers.get_mut(&stream.peer) else { return };
         match stream.kind {
+            StreamKind::Again { .. } => {
+                peer.requesting = false;
+                peer.check.give_up();
+                let soon = self.seen_at.plus(limits::DIGEST_QUIET_MS);
+                self.check.not_before = self.check.not_before.max(soon);
+            }
             StreamKind::Incoming { .. } => {
                 peer.requesting = false;
                 if std::mem::take(&mut peer.full) != Full::No {
@@ -166,12 +172,16 @@ impl Machine {
     ) -> Result<()> {
         let most = match stream.kind {
             StreamKind::Control { .. } => limits::CONTROL_MESSAGE_MAX_BYTES,
-            StreamKind::Incoming { .. } => limits::PASS_MESSAGE_MAX_BYTES,
+            StreamKind::Incoming { .. } | StreamKind::Again { .. } => {
+                limits::PASS_MESSAGE_MAX_BYTES
+            }
             StreamKind::Outgoing { .. } => limits::CONTROL_MESSAGE_MAX_BYTES,
             _ => return self.handshake_frame(now, id, stream, bytes),
         };
-        let progress = matches!(stream.kind, StreamKind::Incoming { .. });
+        let progress =
+            matches!(stream.kind, StreamKind::Incoming { .. } | StreamKind::Again { .. });
         let (StreamKind::Control { channel }
+        | StreamKind::Again { channel }
         | StreamKind::Incoming { channel, .. }
         | StreamKind::Outgoing { channel, .. }) = &mut stream.kind
         else {
@@ -290,6 +300,7 @@ impl Machine {
         (peer.told, peer.caps_told, peer.schema_told) = (None, None, None);
         (peer.collected_told, peer.apart) = (None, false);
         (peer.hello_due, peer.refusals) = (true, 0);
+        peer.check = super::check::PeerCheck::default();
         self.outputs.push(Output::Proven { peer: stream.peer.clone() });
         if let Some(before) = before.filter(|before| *before != id) {
             self.close_stream(before);
@@ -350,10 +361,11 @@ impl Machine {
         let started_at = cursor.seq;
         let (site, name) = (hello.site, hello.name);
         let state = hello.state;
-        let in_order = (0, 0);
+        let (in_order, digests) = ((0, 0), hello.features & features::DIGESTS != 0);
         let known = Known {
             site,
             name,
+            digests,
             state,
             vector,
             over,
@@ -457,7 +469,7 @@ impl Machine {
         let own = store.own_state(now)?;
         for id in &greetings {
             let hello = Hello {
-                features: 0,
+                features: features::DIGESTS,
                 site: self.identity.site,
                 name: self.config.name.clone(),
                 wants_schema: store.adopts()?,
@@ -558,6 +570,7 @@ impl Machine {
     pub(super) fn send_sealed(&mut self, id: StreamId, kind: u8, body: &[u8]) -> Result<()> {
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
         let (StreamKind::Control { channel }
+        | StreamKind::Again { channel }
         | StreamKind::Incoming { channel, .. }
         | StreamKind::Outgoing { channel, .. }) = &mut stream.kind
         else {

@@ -38,7 +38,10 @@ impl Machine {
         let peer = stream.peer.clone();
         let handshake = !matches!(
             stream.kind,
-            StreamKind::Control { .. } | StreamKind::Incoming { .. } | StreamKind::Outgoing { .. }
+            StreamKind::Control { .. }
+                | StreamKind::Incoming { .. }
+                | StreamKind::Again { .. }
+                | StreamKind::Outgoing { .. }
         );
         let (code, hint, refusal) = match error {
             Error::Auth(_) if handshake => (

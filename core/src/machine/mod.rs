@@ -6,6 +6,7 @@
 //! Who does what: the peer with the lower id opens the control stream of a connection; either side
 //! opens a stream of its own for each catch-up, so that pushes are never queued behind one.
 
+mod check;
 mod collect;
 mod contact;
 mod control;
@@ -30,6 +31,7 @@ use crate::store::state::OwnState;
 use crate::wire::message::{Message, sealed};
 use crate::{Error, Result, limits};
 
+pub use check::CheckCounts;
 pub use peer::{PeerId, StreamId};
 pub use status::{PeerReport, Progress};
 
@@ -239,6 +241,8 @@ pub struct Machine {
     congested: BTreeSet<StreamId>,
     /// The time of the input that is being handled.
     seen_at: Millis,
+    /// Whether others hold the same rows (rule P15).
+    check: check::Check,
     /// The identity changed; see [`Output::Restart`].
     over: bool,
 }
@@ -283,6 +287,7 @@ impl Machine {
             asking: Vec::new(),
             congested: BTreeSet::new(),
             seen_at: Millis(0),
+            check: check::Check::default(),
             over: false,
         }
     }
@@ -306,6 +311,9 @@ impl Machine {
                     && let Some(peer) = self.peers.get_mut(&peer)
                 {
                     (peer.requesting, peer.greeting, peer.full) = (false, false, Full::No);
+                    peer.check.give_up();
+                    let soon = now.plus(limits::DIGEST_QUIET_MS);
+                    self.check.not_before = self.check.not_before.max(soon);
                 }
             }
             Input::Frame { stream, bytes } => self.frame(now, stream, &bytes),
@@ -366,6 +374,7 @@ impl Machine {
                 sooner(self.trim_at);
             }
             sooner(self.collect_at);
+            self.check.wake.into_iter().for_each(&mut sooner);
         }
         for (id, peer) in &self.peers {
             if let (true, None, false, Some(at)) =
@@ -452,6 +461,7 @@ impl Machine {
         self.ask(now, store)?;
         self.trim(now, store)?;
         self.collect(now, store)?;
+        self.self_check(now, store)?;
         self.after_store(now, store)
     }
 
@@ -531,7 +541,7 @@ impl Machine {
         let peer = entry.peer.clone();
         let (asked, asking) = match entry.kind {
             StreamKind::Outgoing { .. } => (true, false),
-            StreamKind::Incoming { .. } => (false, true),
+            StreamKind::Incoming { .. } | StreamKind::Again { .. } => (false, true),
             _ => (false, false),
         };
         let on_control = !asked && !asking;
@@ -540,6 +550,11 @@ impl Machine {
             Message::State(state) if on_control => self.peer_state(now, &peer, state, store),
             Message::Schema(tables) if on_control => self.adopt(now, &peer, &tables, store),
             Message::Push(push) if on_control => self.push(now, &peer, push, store),
+            Message::Digest(digest) if on_control => {
+                self.peer_digest(&peer, digest);
+                Ok(())
+            }
+            Message::Repair(repair) if asked => self.serve_again(now, stream, repair, store),
             Message::Request(request) if asked => self.request(now, stream, &request, store),
             Message::Credit if asked => self.credit(now, stream),
             Message::Chunk(chunk) if asking => self.chunk(now, stream, &chunk, store),

@@ -17,7 +17,7 @@ use crate::wire::message::{
 use crate::{Error, Result, limits, wire};
 
 /// Chunks that a responder may send before the requester has applied one.
-const CHUNKS_IN_FLIGHT: u32 = 4;
+pub(super) const CHUNKS_IN_FLIGHT: u32 = 4;
 /// After a chunk larger than this, none follows before it was applied.
 const LARGE_CHUNK_BYTES: usize = 2 * 1024 * 1024;
 
@@ -173,7 +173,12 @@ impl Machine {
         };
         let number = session.stream_number(self.next_number);
         self.next_number += 1;
-        let kind = StreamKind::Incoming { channel: session.channel(number), position: None };
+        let channel = session.channel(number);
+        let again = self.peers.get(&id).is_some_and(|peer| peer.check.is_asked());
+        let kind = match again {
+            true => StreamKind::Again { channel },
+            false => StreamKind::Incoming { channel, position: None },
+        };
         self.streams.insert(stream, Stream { peer: id, kind, since: now });
         self.send_plain(stream, plain::ATTACH, &Attach { session: session.id, stream: number });
         self.asking.push(stream);
@@ -182,6 +187,14 @@ impl Machine {
     /// Sends the requests of streams that were opened: needs the store, so it is done here.
     pub(super) fn ask(&mut self, now: Millis, store: &mut Store) -> Result<()> {
         while let Some(stream) = self.asking.last().copied() {
+            if matches!(
+                self.streams.get(&stream),
+                Some(Stream { kind: StreamKind::Again { .. }, .. })
+            ) {
+                self.asking.pop();
+                self.ask_again(stream, store)?;
+                continue;
+            }
             let peer = self.streams.get(&stream).and_then(|entry| self.peers.get(&entry.peer));
             let site = peer.and_then(|peer| peer.known.as_ref()).map(|known| known.site);
             let Some(site) = site else {
@@ -320,7 +333,7 @@ impl Machine {
 
     /// Sends chunks as far as the credit goes; each is read in one transaction without unfolded
     /// rows, and the pass ends only where such a transaction reached the folded end (rule P9).
-    fn serve(&mut self, now: Millis, stream: StreamId, store: &mut Store) -> Result<()> {
+    pub(super) fn serve(&mut self, now: Millis, stream: StreamId, store: &mut Store) -> Result<()> {
         loop {
             let Some(entry) = self.streams.get(&stream) else { return Ok(()) };
             let StreamKind::Outgoing { serving: Some(serving), .. } = &entry.kind else {
@@ -394,6 +407,9 @@ impl Machine {
     ) -> Result<()> {
         let Some(entry) = self.streams.get_mut(&stream) else { return Ok(()) };
         let id = entry.peer.clone();
+        if matches!(entry.kind, StreamKind::Again { .. }) {
+            return self.chunk_again(now, stream, chunk, store);
+        }
         let StreamKind::Incoming { position: Some(position), .. } = &mut entry.kind else {
             return Err(Error::protocol("a chunk that was not asked for"));
         };

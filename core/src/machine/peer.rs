@@ -89,12 +89,16 @@ pub(super) struct Peer {
     pub hello_due: bool,
     /// It holds back what was written here, because this clock is ahead.
     pub held_back: bool,
+    /// Whether it holds the same rows.
+    pub check: super::check::PeerCheck,
 }
 
 /// What a peer said of itself.
 pub(super) struct Known {
     pub site: SiteId,
     pub name: String,
+    /// It compares digests.
+    pub digests: bool,
     pub state: State,
     pub vector: Vector,
     /// Sites of which it claimed more than a cap leaves: its log may hold rows that nobody counts as
@@ -146,6 +150,8 @@ pub(super) enum StreamKind {
     Control { channel: Channel },
     /// A catch-up of ours.
     Incoming { channel: Channel, position: Option<Seq> },
+    /// Rows that we read again from the peer.
+    Again { channel: Channel },
     /// A catch-up of the peer; nothing is known until its request.
     Outgoing { channel: Channel, serving: Option<Serving> },
 }
@@ -178,9 +184,9 @@ impl Stream {
             | StreamKind::Refused
             | StreamKind::Offering(_)
             | StreamKind::Accepting(_) => Some(self.since.plus(limits::HANDSHAKE_MAX_MS)),
-            StreamKind::Incoming { .. } | StreamKind::Outgoing { .. } => {
-                Some(self.since.plus(limits::PASS_STALL_MS))
-            }
+            StreamKind::Incoming { .. }
+            | StreamKind::Again { .. }
+            | StreamKind::Outgoing { .. } => Some(self.since.plus(limits::PASS_STALL_MS)),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What the machine tells a user about peers and progress.
 
 use crate::ids::{Boot, Millis, Seq, SiteId};
-use crate::machine::{Machine, PeerId};
+use crate::machine::{CheckCounts, Machine, PeerId};
 use crate::mutants::{self, Mutant};
 
 /// A row of `wavesync_peers`.
@@ -65,6 +65,8 @@ pub struct Progress {
     pub last_error: String,
     /// What to do about it.
     pub hint: &'static str,
+    /// How often it was compared with others, and what came of it (rule P15).
+    pub check: CheckCounts,
 }
 
 impl Machine {
@@ -84,7 +86,8 @@ impl Machine {
                     (None, Some(_)) => "refused",
                     (None, None) => "connecting",
                 };
-                let (last_error, mut hint) = peer.last_error.clone().unwrap_or_default();
+                let wrong = peer.last_error.clone().or_else(|| peer.check.difference.clone());
+                let (last_error, mut hint) = wrong.unwrap_or_default();
                 if peer.held_back && hint.is_empty() {
                     hint = "it holds back what is written here: this clock is ahead".into();
                 }
@@ -153,6 +156,7 @@ impl Machine {
             expected,
             caught_up: related().next().is_some() && settled && even && !pending,
             importing: self.importing,
+            check: self.check.counts,
             last_error,
             hint,
         }

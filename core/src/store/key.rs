@@ -118,7 +118,12 @@ mod tests {
 
     fn columns(count: usize) -> Vec<ShapeColumn> {
         (0..count)
-            .map(|n| ShapeColumn { name: format!("k{n}"), default: None, classes_differ: true })
+            .map(|n| ShapeColumn {
+                name: format!("k{n}"),
+                default: None,
+                classes_differ: true,
+                affinity: b'b',
+            })
             .collect()
     }
 

@@ -18,6 +18,7 @@ use crate::limits;
 use crate::merge::Ended;
 use crate::mutants::{self, Mutant};
 use crate::store::clock::{read_varint, write_varint};
+use crate::store::repair::PartsPlace;
 use crate::store::serve::{BatchBuilder, Piece};
 use crate::store::tables::Table;
 use crate::store::vector::Vector;
@@ -34,6 +35,8 @@ pub enum Place {
     Log(Seq),
     /// The first phase of a key-order pass is under way.
     Keys(KeyPlace),
+    /// Parts of tables are read again.
+    Parts(PartsPlace),
 }
 
 /// Where the first phase of a key-order pass stands.
@@ -76,7 +79,7 @@ impl Place {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Log(_) => Vec::new(),
+            Self::Log(_) | Self::Parts(_) => Vec::new(),
             Self::Keys(place) => place.encode(),
         }
     }
@@ -134,7 +137,7 @@ impl Tx<'_> {
             Place::Keys(place) if place.end > end || self.at(&place).is_none() => {
                 Place::Keys(KeyPlace::start(place.floor, end))
             }
-            Place::Keys(place) => Place::Keys(place),
+            place => place,
         })
     }
 

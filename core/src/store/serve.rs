@@ -137,6 +137,7 @@ impl Tx<'_> {
         match self.resume(from.into())? {
             Place::Log(seq) => self.read_log(seq, vector),
             Place::Keys(place) => self.read_keys(place, vector),
+            Place::Parts(place) => self.read_parts(place),
         }
     }
 

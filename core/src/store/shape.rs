@@ -32,6 +32,8 @@ pub struct ShapeColumn {
     pub default: Option<String>,
     /// 1 and 1.0 are different values here, so storage classes must be compared.
     pub classes_differ: bool,
+    /// What SQLite makes of values in it: `t`ext, `n`umbers, `r`eals, or what they are (`b`).
+    pub affinity: u8,
 }
 
 /// A table that can be tracked.
@@ -200,6 +202,7 @@ fn shape(
                     name: row.get(0)?,
                     default: row.get(2)?,
                     classes_differ: classes_differ(&declared, strict),
+                    affinity: affinity(&declared, strict),
                 },
                 key: row.get(3)?,
                 hidden: row.get(4)?,
@@ -275,12 +278,19 @@ fn cannot_travel<'a>(
 
 /// Only columns without affinity keep 1 and 1.0 apart (<https://www.sqlite.org/datatype3.html>).
 fn classes_differ(declared: &str, strict: bool) -> bool {
+    if strict { declared.eq_ignore_ascii_case("ANY") } else { affinity(declared, strict) == b'b' }
+}
+
+/// See [`ShapeColumn::affinity`].
+fn affinity(declared: &str, strict: bool) -> u8 {
     let declared = declared.to_ascii_uppercase();
-    if strict {
-        return declared == "ANY";
-    }
     let named = |part| declared.contains(part);
-    !named("INT")
-        && !["CHAR", "CLOB", "TEXT"].into_iter().any(named)
-        && (declared.is_empty() || named("BLOB"))
+    match declared.as_str() {
+        "ANY" if strict => b'b',
+        _ if named("INT") => b'n',
+        _ if ["CHAR", "CLOB", "TEXT"].into_iter().any(named) => b't',
+        _ if declared.is_empty() || named("BLOB") => b'b',
+        _ if ["REAL", "FLOA", "DOUB"].into_iter().any(named) => b'r',
+        _ => b'n',
+    }
 }

@@ -34,6 +34,11 @@ impl LogEntry {
         self.last.is_some()
     }
 
+    /// The first key, and the last one if it stands for many rows.
+    pub fn bounds(&self) -> (&Value, Option<&Value>) {
+        (&self.first, self.last.as_ref())
+    }
+
     /// Takes an entry out of a result row.
     pub fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         let span = row.get_ref(3)? == ValueRef::Integer(SPAN);

@@ -1,5 +1,7 @@
 //! The messages of the protocol; one struct and one kind number each.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::auth::{Greeting, Opened, Proof};
@@ -33,6 +35,8 @@ pub mod sealed {
     pub const SCHEMA: u8 = 18;
     /// A [`super::PushMessage`].
     pub const PUSH: u8 = 19;
+    /// A [`super::DigestMessage`].
+    pub const DIGEST: u8 = 20;
     /// A [`super::Request`].
     pub const REQUEST: u8 = 32;
     /// A [`super::Chunk`].
@@ -43,6 +47,8 @@ pub mod sealed {
     pub const ABORT: u8 = 35;
     /// A [`super::Unrelated`]: the responder's rows are other things than those of the sample.
     pub const UNRELATED: u8 = 36;
+    /// A [`super::Repair`]: the requester wants rows again, whatever it has seen.
+    pub const REPAIR: u8 = 37;
 }
 
 /// The acceptor's answer in the handshake.
@@ -103,6 +109,12 @@ pub struct Attach {
     pub session: [u8; 8],
     /// Number of the stream in it; never used twice.
     pub stream: u64,
+}
+
+/// Optional abilities in [`Hello::features`].
+pub mod features {
+    /// It compares digests (rule P15).
+    pub const DIGESTS: u64 = 1;
 }
 
 /// Who a peer is and what it has; first message after the handshake, in both directions.
@@ -308,6 +320,92 @@ pub struct Floor {
     pub length: i64,
 }
 
+/// What a member's rows come to, as of one transaction without unfolded rows (rule P15).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DigestMessage {
+    /// Its current boot.
+    pub boot: Boot,
+    /// Its folded end in that transaction.
+    pub end: Seq,
+    /// How far it has read the log of the peer to whom this is sent.
+    pub cursor: Cursor,
+    /// Names its version vector in that transaction.
+    #[serde(with = "serde_bytes")]
+    pub vector: [u8; 16],
+    /// Names all its rows.
+    #[serde(with = "serde_bytes")]
+    pub total: [u8; 16],
+    /// The `total` of the peer from which it has last read differing rows again; empty if it has not.
+    #[serde(with = "serde_bytes")]
+    pub repaired: Vec<u8>,
+    /// Sent with details, because the totals differ.
+    pub detailed: bool,
+    /// With details, each table that has rows.
+    pub tables: Vec<TableDigest>,
+    /// With details, each table that had another name, or has a column that had.
+    pub renamed: Vec<RenamedTable>,
+}
+
+/// What the rows of one table come to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableDigest {
+    /// Its name in lower case.
+    pub name: String,
+    /// As in a row batch.
+    pub integer_key: bool,
+    /// As in a row batch.
+    pub key_columns: usize,
+    /// The columns that stand in the sender's table and their types, five bytes each.
+    #[serde(with = "serde_bytes")]
+    pub types: Vec<u8>,
+    /// Values of some rows are away for now: not to be compared.
+    pub partial: bool,
+    /// Of each part of its keys the sum of the hashes of its rows, eight bytes each.
+    #[serde(with = "serde_bytes")]
+    pub parts: Vec<u8>,
+}
+
+impl TableDigest {
+    /// What tells it from other tables.
+    #[must_use]
+    pub fn identity(&self) -> (&str, bool, usize) {
+        (&self.name, self.integer_key, self.key_columns)
+    }
+}
+
+/// A table that had another name, or has a column that had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenamedTable {
+    /// Its name in lower case.
+    pub name: String,
+    /// Its former names.
+    pub former: Vec<String>,
+    /// A column's name, and one that it had.
+    pub columns: Vec<(String, String)>,
+}
+
+/// Opens a stream on which rows are read again, whatever the requester has seen of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repair {
+    /// Of these tables these parts.
+    pub tables: Vec<TableParts>,
+    /// As in [`Request::chunk_rows`].
+    pub chunk_rows: u32,
+}
+
+/// Some parts of a table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableParts {
+    /// Its name.
+    pub name: String,
+    /// As in a row batch.
+    pub integer_key: bool,
+    /// As in a row batch.
+    pub key_columns: usize,
+    /// One bit for each part.
+    pub parts: u32,
+}
+
 /// A sealed message, decoded and checked.
 #[derive(Debug)]
 pub enum Message {
@@ -319,6 +417,8 @@ pub enum Message {
     Schema(Vec<TableSchema>),
     /// See [`PushMessage`].
     Push(PushMessage),
+    /// See [`DigestMessage`].
+    Digest(DigestMessage),
     /// See [`Request`].
     Request(Request),
     /// See [`Chunk`].
@@ -329,6 +429,8 @@ pub enum Message {
     Abort(RefusalCode),
     /// See [`Unrelated`].
     Unrelated(Unrelated),
+    /// See [`Repair`].
+    Repair(Repair),
     /// A kind that this version does not know; to be skipped.
     Unknown,
 }
@@ -405,6 +507,16 @@ impl Message {
                 }
                 Self::Unrelated(unrelated)
             }
+            sealed::DIGEST => {
+                let digest: DigestMessage = super::decode(body)?;
+                check_digest(&digest)?;
+                Self::Digest(digest)
+            }
+            sealed::REPAIR => {
+                let repair: Repair = super::decode(body)?;
+                check_repair(&repair)?;
+                Self::Repair(repair)
+            }
             _ => Self::Unknown,
         })
     }
@@ -419,6 +531,42 @@ fn check_sample(sample: &[SampleTable]) -> Result<()> {
     };
     if sample.len() > limits::TABLES_MAX || !sample.iter().all(possible) {
         return Err(Error::protocol("a sample is impossible"));
+    }
+    Ok(())
+}
+
+fn check_table(name: &str, key_columns: usize) -> bool {
+    name.len() <= limits::NAME_MAX_BYTES && (1..=limits::KEY_COLUMNS_MAX).contains(&key_columns)
+}
+
+fn check_repair(repair: &Repair) -> Result<()> {
+    let mut named = BTreeSet::new();
+    let possible = repair.tables.iter().all(|table| {
+        let identity = (&table.name, table.integer_key, table.key_columns);
+        check_table(&table.name, table.key_columns) && named.insert(identity)
+    });
+    if !possible || repair.tables.len() > limits::TABLES_MAX {
+        return Err(Error::protocol("a list of tables is absurd"));
+    }
+    Ok(())
+}
+
+fn check_digest(digest: &DigestMessage) -> Result<()> {
+    check_cursor(digest.cursor)?;
+    let columns = limits::COLUMNS_MAX + limits::KEY_COLUMNS_MAX;
+    let possible = |table: &TableDigest| {
+        check_table(&table.name, table.key_columns)
+            && table.types.len() <= 5 * columns
+            && table.parts.len() == 8 * crate::store::digest::PARTS
+    };
+    let end = (0..=limits::SEQ_MAX).contains(&digest.end.0);
+    if !end
+        || ![0, 16].contains(&digest.repaired.len())
+        || digest.tables.len() > limits::TABLES_MAX
+        || digest.renamed.len() > limits::TABLES_MAX
+        || !digest.tables.iter().all(possible)
+    {
+        return Err(Error::protocol("a digest is impossible"));
     }
     Ok(())
 }

@@ -13,8 +13,8 @@ use wavesync_core::store::vector::Vector;
 use wavesync_core::value::Value;
 use wavesync_core::wire;
 use wavesync_core::wire::message::{
-    Answer, Attach, Chunk, Floor, Hello, PushMessage, Refusal, Request, SampleTable, State,
-    Unrelated, VectorList, plain, sealed,
+    Answer, Attach, Chunk, DigestMessage, Floor, Hello, PushMessage, Refusal, RenamedTable, Repair,
+    Request, SampleTable, State, TableDigest, TableParts, Unrelated, VectorList, plain, sealed,
 };
 use wavesync_core::wire::rows::{Batch, Row, TableRows};
 
@@ -150,7 +150,35 @@ fn control() -> Vec<Example> {
         example("STATE", sealed::STATE, &state()),
         example("SCHEMA", sealed::SCHEMA, &schema),
         example("PUSH", sealed::PUSH, &push),
+        example("DIGEST", sealed::DIGEST, &digest()),
     ]
+}
+
+fn digest() -> DigestMessage {
+    let table = TableDigest {
+        name: "t".into(),
+        integer_key: true,
+        key_columns: 1,
+        types: b"\x01\x02\x03\x04n".to_vec(),
+        partial: false,
+        parts: (0..16u64).flat_map(u64::to_be_bytes).collect(),
+    };
+    let renamed = RenamedTable {
+        name: "t".into(),
+        former: vec!["s".into()],
+        columns: vec![("a".into(), "b".into())],
+    };
+    DigestMessage {
+        boot: Boot(7),
+        end: Seq(5),
+        cursor: cursor(),
+        vector: [0x66; 16],
+        total: [0x77; 16],
+        repaired: vec![0x88; 16],
+        detailed: true,
+        tables: vec![table],
+        renamed: vec![renamed],
+    }
 }
 
 fn pass() -> Vec<Example> {
@@ -200,8 +228,15 @@ fn pass() -> Vec<Example> {
         example("CHUNK, last", sealed::CHUNK, &last),
         Example { name: "CREDIT", kind: Some(sealed::CREDIT), bytes: Vec::new(), again: empty },
         example("ABORT", sealed::ABORT, &Refusal { code: 0 }),
+        example("REPAIR", sealed::REPAIR, &repair()),
         example("UNRELATED", sealed::UNRELATED, &Unrelated { tables: vec!["t".into()] }),
     ]
+}
+
+fn repair() -> Repair {
+    let parts =
+        TableParts { name: "t".into(), integer_key: true, key_columns: 1, parts: 0b10_0000_0001 };
+    Repair { tables: vec![parts], chunk_rows: 1_000 }
 }
 
 fn batch() -> Batch {

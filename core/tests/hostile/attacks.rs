@@ -10,6 +10,7 @@ use wavesync_core::wire::message::{Attach, PushMessage, Refusal, VectorList, pla
 use wavesync_core::wire::rows::Batch;
 
 use crate::batches::{dead, notes, nulls, packed, row, table};
+use crate::digests::{lies, repairs};
 use crate::stage::{frame, peer};
 use crate::stored::{
     broken_constraints, claims_and_endings, deletes, doubles, many_adopted, odd_names, odd_values,
@@ -91,6 +92,8 @@ pub fn all() -> Vec<Entry> {
         ("a table that was the user's", true, Member(stolen_names)),
         ("hello again and again", false, Member(hellos)),
         ("2,000 states", false, Member(states)),
+        ("digests that are lies", false, Member(lies)),
+        ("rows that are wanted again and again", false, Member(repairs)),
         ("names of replicas", false, Member(replica_names)),
     ]
 }
@@ -179,12 +182,12 @@ fn a_thousand_strangers(scene: &mut Scene) {
 }
 
 fn unknown_sealed_kinds(scene: &mut Scene) {
-    for kind in (0..=255u8).filter(|kind| !(16..=19).contains(kind) && !(32..=35).contains(kind)) {
+    for kind in (0..=255u8).filter(|kind| !KINDS.contains(kind)) {
         scene.say(kind, &[kind; 100]);
     }
 }
 
-const KINDS: [u8; 8] = [16, 17, 18, 19, 32, 33, 34, 35];
+const KINDS: [u8; 11] = [16, 17, 18, 19, 20, 32, 33, 34, 35, 36, 37];
 
 fn nested_cbor(scene: &mut Scene) {
     for kind in KINDS {

@@ -7,6 +7,7 @@
 
 mod attacks;
 mod batches;
+mod digests;
 #[path = "../stage/mod.rs"]
 mod stage;
 mod stored;

@@ -5,6 +5,7 @@
 
 mod contended;
 mod copies;
+mod damage;
 mod dice;
 mod file;
 mod forgetful;
@@ -41,6 +42,11 @@ pub fn run(plan: Plan) -> Result<u64, Failure> {
 }
 
 fn run_unguarded(plan: Plan) -> Result<u64, Failure> {
+    live(plan).map(|world| world.trace())
+}
+
+/// Runs a group up to where everybody holds the same.
+fn live(plan: Plan) -> Result<World, Failure> {
     let mut world = World::new(plan);
     for _ in 0..world.plan.actions {
         let calm = if world.dice.percent(60) { 60 } else { 600 };
@@ -70,7 +76,7 @@ fn run_unguarded(plan: Plan) -> Result<u64, Failure> {
         oracle::during(&mut world)?;
     }
     if world.apart {
-        return Ok(world.trace());
+        return Ok(world);
     }
     oracle::nothing_held(&world)?;
     oracle::converged(&world)?;
@@ -79,7 +85,7 @@ fn run_unguarded(plan: Plan) -> Result<u64, Failure> {
     oracle::no_echo(&mut world)?;
     oracle::during(&mut world)?;
     oracle::integrity(&world)?;
-    Ok(world.trace())
+    Ok(world)
 }
 
 fn number(name: &str) -> Option<u64> {

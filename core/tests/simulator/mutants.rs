@@ -186,3 +186,8 @@ fn p20_rows_that_were_deleted_meanwhile_and_stay_are_noticed() {
 fn p20_rows_of_who_comes_back_that_begin_no_higher_are_noticed() {
     is_killed_in(forgetful::plan, Mutant::NoRebase);
 }
+
+#[test]
+fn p15_digests_of_different_states_that_are_compared_are_noticed() {
+    is_killed_in(crate::sole::pair, Mutant::DigestAcrossStates);
+}

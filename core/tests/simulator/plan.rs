@@ -98,6 +98,7 @@ impl Plan {
                 log_trim_rows: dice.within(1, 5) as i64,
                 bulk_rows: dice.within(1, 3) as usize,
                 identity_changes: usize::MAX,
+                digest_rows: dice.within(1, 5) as usize,
                 ..Bounds::default()
             },
         }

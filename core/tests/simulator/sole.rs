@@ -40,7 +40,7 @@ const CASES: [Case; 17] = [
 ];
 
 /// Two replicas, nobody starts again and nothing is cut, and the order of writes is nobody's.
-fn pair(seed: u64) -> Plan {
+pub fn pair(seed: u64) -> Plan {
     let (replicas, topology, clocks) = (2, Topology::Line, Clocks::Skewed);
     Plan { replicas, topology, clocks, calm: true, contended: false, ..Plan::new(seed) }
 }

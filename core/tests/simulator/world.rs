@@ -74,6 +74,10 @@ pub struct World {
     pub away: BTreeMap<usize, u64>,
     /// Some members found each other apart (rule K5): they do not converge.
     pub apart: bool,
+    /// Some file was damaged behind its engine's back.
+    pub damaged: bool,
+    /// The codes of what engines told, by replica.
+    pub told: Vec<(usize, &'static str)>,
 }
 
 impl World {
@@ -95,6 +99,8 @@ impl World {
             forks: Forks::new(),
             away: BTreeMap::new(),
             apart: false,
+            damaged: false,
+            told: Vec::new(),
             dice: dice.clone(),
             plan,
         };
@@ -244,7 +250,8 @@ impl World {
 
     fn reported(&mut self, at: usize, report: &Report) -> Result<(), Failure> {
         self.say(|| format!("r{at} {:?} {}: {}", report.level, report.code, report.message));
-        if report.level == Level::Error {
+        self.told.push((at, report.code));
+        if report.level == Level::Error && report.code != "diverged" {
             let text = format!("replica {at} reports {}: {}", report.code, report.message);
             return oracle::fail("error report", text);
         }
@@ -254,6 +261,10 @@ impl World {
         if report.code == "apart" {
             forgetful::APART.fetch_add(1, Ordering::Relaxed);
             self.apart = true;
+        }
+        if ["difference", "diverged"].contains(&report.code) && !self.damaged {
+            let text = format!("replica {at} reports {}: {}", report.code, report.message);
+            return Err(Failure { oracle: "false alarm", message: text });
         }
         if report.code == "unrelated" {
             // The user says what the rows are; here or there, sooner or later.

@@ -27,7 +27,16 @@ fn request() -> Vec<u8> {
     let cursor = Cursor { boot: Boot(0), ..Cursor::default() };
     let (vector, applied) = (VectorList::default(), VectorList::default());
     let (place, sample) = (Vec::new(), Vec::new());
-    wire::encode(&Request { vector, applied, cursor, place, sample, chunk_rows: 1_000 }).unwrap()
+    wire::encode(&Request {
+        vector,
+        applied,
+        cursor,
+        place,
+        sample,
+        chunk_rows: 1_000,
+        full: false,
+    })
+    .unwrap()
 }
 
 /// A session between the peers `alice` and `bob`, as each of them has it.

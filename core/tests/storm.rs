@@ -81,6 +81,7 @@ fn a_reader_that_stalls_costs_what_may_be_in_flight() {
             place,
             sample,
             chunk_rows: 10_000,
+            full: false,
         };
         for bytes in channel.seal(sealed::REQUEST, &wire::encode(&request).unwrap()).unwrap() {
             stage.send(end, bytes);

@@ -8,6 +8,7 @@ use crate::mutants::{self, Mutant};
 use crate::store::Store;
 use crate::store::apply::Reach;
 use crate::store::scan::Place;
+use crate::store::vector::Vector;
 use crate::wire::message::{
     Attach, Chunk, Refusal, RefusalCode, Request, VectorList, plain, sealed,
 };
@@ -180,6 +181,7 @@ impl Machine {
                 place,
                 sample,
                 chunk_rows: u32::try_from(store.bounds().chunk_rows).unwrap_or(u32::MAX),
+                full: false,
             };
             self.asking.pop();
             if let Some(StreamKind::Incoming { position, .. }) =
@@ -224,7 +226,9 @@ impl Machine {
         store.note_shared(now)?;
         let Some(entry) = self.streams.get_mut(&stream) else { return Ok(()) };
         let StreamKind::Outgoing { serving, .. } = &mut entry.kind else { return Ok(()) };
-        let place = Place::requested(ours.then_some(request.cursor.seq), &request.place)?;
+        let read = if request.full { Some(Seq(0)) } else { ours.then_some(request.cursor.seq) };
+        let place = Place::requested(read, &request.place)?;
+        let vector = if request.full { Vector::default() } else { vector };
         let (credit, end_at_start) = (CHUNKS_IN_FLIGHT, own.end);
         let expected = store.folded(now, |tx| tx.rows_from(&place))?;
         let rows = usize::try_from(request.chunk_rows).unwrap_or(usize::MAX);

@@ -236,6 +236,8 @@ pub struct Request {
     pub sample: Vec<SampleTable>,
     /// Rows that the requester wants in a chunk at most: each is one transaction at its side.
     pub chunk_rows: u32,
+    /// Every row is wanted, whole, whatever the vector covers and however far the log was read.
+    pub full: bool,
 }
 
 /// Some rows of a table with an INTEGER key that existed before their replica joined.

@@ -164,6 +164,7 @@ fn pass() -> Vec<Example> {
         place: vec![1],
         sample,
         chunk_rows: 1_000,
+        full: false,
     };
     let chunk = Chunk {
         from: Seq(2),

@@ -195,7 +195,15 @@ impl Scene {
     pub fn request(&self) -> Request {
         let (vector, applied) = (VectorList::default(), VectorList::default());
         let (place, sample) = (Vec::new(), Vec::new());
-        Request { vector, applied, cursor: Cursor::default(), place, sample, chunk_rows: 0 }
+        Request {
+            vector,
+            applied,
+            cursor: Cursor::default(),
+            place,
+            sample,
+            chunk_rows: 0,
+            full: false,
+        }
     }
 
     /// Makes the member ask for a catch-up, and gives the stream on which it asks.

@@ -10,8 +10,6 @@ use wavesync_core::ids::{Boot, Cursor, Dot, Millis, Seq, Stamp};
 use wavesync_core::limits::Bounds;
 use wavesync_core::store::Tx;
 use wavesync_core::store::apply::Reach;
-use wavesync_core::store::group::Join;
-use wavesync_core::store::identity::FileIdentity;
 use wavesync_core::value::Value;
 use wavesync_core::wire::rows::Batch;
 
@@ -73,11 +71,7 @@ fn statement(new: bool) -> impl Strategy<Value = String> {
 }
 
 fn target(schema: usize) -> Site {
-    let mut site = Site::new(2, TARGETS[schema]);
-    let foreign_keys = TARGETS[schema].contains("foreign_keys=ON");
-    let join = Join { topic: "t".into(), foreign_keys, ..Join::default() };
-    site.store.join(NOW, &join, &FileIdentity("file".into()), &[2; 64]).unwrap();
-    site
+    Site::with_declared(2, TARGETS[schema])
 }
 
 /// Statements that a schema refuses are left out there.

@@ -52,7 +52,7 @@ pub const FOLD_WAITING_ROWS: u64 = 10_000;
 /// Log rows that one fold transaction turns into clocks.
 pub const FOLD_BLOCK_ROWS: usize = 10_000;
 /// Consecutive inserts that are folded in bulk from this many on.
-pub const FOLD_RUN_MIN_ROWS: usize = 128;
+pub const FOLD_RUN_MIN_ROWS: usize = 32;
 /// Existing rows that one back-fill transaction takes in.
 pub const BACKFILL_BLOCK_ROWS: usize = 5_000;
 /// Log entries that are kept for members that are away; older ones are removed.

@@ -4,7 +4,8 @@
 
 use std::cmp::Ordering;
 
-use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
+pub use rusqlite::types::ValueRef;
+use rusqlite::types::{ToSql, ToSqlOutput};
 
 /// One value of any of SQLite's five storage classes.
 #[derive(Clone, Debug)]
@@ -34,6 +35,18 @@ impl Value {
         }
     }
 
+    /// The same, borrowed.
+    #[must_use]
+    pub fn as_ref(&self) -> ValueRef<'_> {
+        match self {
+            Self::Null => ValueRef::Null,
+            Self::Integer(integer) => ValueRef::Integer(*integer),
+            Self::Real(real) => ValueRef::Real(*real),
+            Self::Text(bytes) => ValueRef::Text(bytes),
+            Self::Blob(bytes) => ValueRef::Blob(bytes),
+        }
+    }
+
     /// A text value.
     #[must_use]
     pub fn text(text: &str) -> Self {
@@ -43,33 +56,44 @@ impl Value {
     /// Bytes that this value weighs in limits.
     #[must_use]
     pub fn weight(&self) -> usize {
-        match self {
-            Self::Null => 1,
-            Self::Integer(_) | Self::Real(_) => 9,
-            Self::Text(bytes) | Self::Blob(bytes) => bytes.len() + 5,
-        }
+        weight(self.as_ref())
     }
+}
 
-    fn class(&self) -> u8 {
-        match self {
-            Self::Null => 0,
-            Self::Integer(_) => 1,
-            Self::Real(_) => 2,
-            Self::Text(_) => 3,
-            Self::Blob(_) => 4,
-        }
+/// Bytes that a value weighs in limits.
+#[must_use]
+pub fn weight(value: ValueRef<'_>) -> usize {
+    match value {
+        ValueRef::Null => 1,
+        ValueRef::Integer(_) | ValueRef::Real(_) => 9,
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes.len() + 5,
+    }
+}
+
+fn class(value: ValueRef<'_>) -> u8 {
+    match value {
+        ValueRef::Null => 0,
+        ValueRef::Integer(_) => 1,
+        ValueRef::Real(_) => 2,
+        ValueRef::Text(_) => 3,
+        ValueRef::Blob(_) => 4,
+    }
+}
+
+/// The order of [`Value`]s.
+#[must_use]
+pub fn compare(one: ValueRef<'_>, other: ValueRef<'_>) -> Ordering {
+    match (one, other) {
+        (ValueRef::Integer(a), ValueRef::Integer(b)) => a.cmp(&b),
+        (ValueRef::Real(a), ValueRef::Real(b)) => a.to_bits().cmp(&b.to_bits()),
+        (ValueRef::Text(a), ValueRef::Text(b)) | (ValueRef::Blob(a), ValueRef::Blob(b)) => a.cmp(b),
+        _ => class(one).cmp(&class(other)),
     }
 }
 
 impl ToSql for Value {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::Borrowed(match self {
-            Self::Null => ValueRef::Null,
-            Self::Integer(integer) => ValueRef::Integer(*integer),
-            Self::Real(real) => ValueRef::Real(*real),
-            Self::Text(bytes) => ValueRef::Text(bytes),
-            Self::Blob(bytes) => ValueRef::Blob(bytes),
-        }))
+        Ok(ToSqlOutput::Borrowed(self.as_ref()))
     }
 }
 
@@ -90,11 +114,6 @@ impl PartialOrd for Value {
 /// A total order by storage class and bytes: the last tie-break of a merge, the same everywhere.
 impl Ord for Value {
     fn cmp(&self, other: &Self) -> Ordering {
-        match (self, other) {
-            (Self::Integer(a), Self::Integer(b)) => a.cmp(b),
-            (Self::Real(a), Self::Real(b)) => a.to_bits().cmp(&b.to_bits()),
-            (Self::Text(a), Self::Text(b)) | (Self::Blob(a), Self::Blob(b)) => a.cmp(b),
-            _ => self.class().cmp(&other.class()),
-        }
+        compare(self.as_ref(), other.as_ref())
     }
 }

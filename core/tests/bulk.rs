@@ -8,8 +8,6 @@ use site::{NOW, Site, content};
 use wavesync_core::ids::{Boot, Cursor, Seq};
 use wavesync_core::limits::Bounds;
 use wavesync_core::store::apply::Reach;
-use wavesync_core::store::group::Join;
-use wavesync_core::store::identity::FileIdentity;
 use wavesync_core::wire::rows::Batch;
 
 const SOURCE: &str = "
@@ -55,11 +53,7 @@ fn statement() -> impl Strategy<Value = String> {
 }
 
 fn target(schema: usize) -> Site {
-    let mut site = Site::new(2, TARGETS[schema]);
-    let foreign_keys = TARGETS[schema].contains("foreign_keys=ON");
-    let join = Join { topic: "t".into(), foreign_keys, ..Join::default() };
-    site.store.join(NOW, &join, &FileIdentity("file".into()), &[2; 64]).unwrap();
-    site
+    Site::with_declared(2, TARGETS[schema])
 }
 
 /// Statements that the target's schema may refuse are left out there.

@@ -6,6 +6,7 @@
 
 mod data;
 mod measure;
+mod python;
 mod small;
 mod transfer;
 mod writer;
@@ -32,6 +33,7 @@ fn main() {
         report.about(key.name());
         let bench = data::Bench::new(key, rows);
         writer::insert(&bench, &mut report);
+        python::insert(&bench, &mut report);
         writer::autocommit(&bench, &mut report);
         writer::update(&bench, &mut report);
         writer::delete(&bench, &mut report);

@@ -66,7 +66,10 @@ impl Report {
 
     /// Whether any line of these is wanted, so that its group has to run.
     pub fn wants(&self, names: &[&str]) -> bool {
-        let named = |name: &str| self.only.iter().any(|word| name.contains(word.as_str()));
+        let named = |name: &str| {
+            let name = name.to_lowercase();
+            self.only.iter().any(|word| name.contains(word.as_str()))
+        };
         self.only.is_empty() || names.iter().any(|name| named(name))
     }
 

@@ -13,10 +13,11 @@ use crate::store::held::Due;
 use crate::store::rows::{Kind, Parked, Values, refusal};
 use crate::store::tables::Table;
 use crate::store::vector::Vector;
-use crate::store::{Tx, bulk, claim, key};
+use crate::store::{Tx, claim, key};
 use crate::value::Value;
 use crate::wire::message::Floor;
-use crate::wire::rows::{Batch, Row, TableRows};
+use crate::wire::packed::{Packed, RowRef, TableRef};
+use crate::wire::rows::{Batch, Row};
 use crate::{Error, Result};
 
 /// What applying a batch came to.
@@ -90,7 +91,7 @@ type Numbered = (Rc<Table>, Vec<Option<ColumnNum>>);
 impl Tx<'_> {
     /// Applies rows. Neither cursor nor vector move: see [`Tx::apply_piece`], [`Tx::apply_push`].
     pub fn apply(&mut self, batch: &Batch) -> Result<Applied> {
-        self.apply_unseen(batch, None)
+        self.apply_unseen(&Packed::of(batch), None)
     }
 
     /// Applies rows that come by other ways than a catch-up or a push, however old they are: a row
@@ -120,22 +121,23 @@ impl Tx<'_> {
     }
 
     /// Applies rows, but not those of which a vector covers everything.
-    fn apply_unseen(&mut self, batch: &Batch, seen: Option<&Vector>) -> Result<Applied> {
+    fn apply_unseen(&mut self, batch: &Packed<'_>, seen: Option<&Vector>) -> Result<Applied> {
+        let seen = seen.map(|seen| batch.seen_by(seen));
         let mut applied = Applied::default();
         let mut clock = Stamp(self.meta("hlc")?.unwrap_or(0));
         let before = clock;
         let start = self.log_end()?;
         self.outlived = 0;
-        let mut parts = Vec::with_capacity(batch.tables.len());
-        for part in &batch.tables {
+        let mut parts = Vec::new();
+        for part in batch.tables() {
             let Some((table, columns)) = self.names_of(part)? else { continue };
             parts.push((self.cache.plan.stratum(table.num), table, columns, part));
         }
         parts.sort_by_key(|(stratum, ..)| *stratum);
         let mut work = Vec::with_capacity(parts.len());
         for (_, table, columns, part) in parts {
-            let unseen = |row: &&Row| seen.is_none_or(|seen| !row.is_covered(seen));
-            let rows = part.rows.iter().filter(unseen).collect();
+            let unseen = |row: &RowRef<'_>| seen.as_ref().is_none_or(|seen| !row.is_covered(seen));
+            let rows = part.rows().filter(unseen).collect();
             let numbered: Option<Vec<ColumnNum>> = columns.iter().copied().collect();
             let (bulk, others) = match numbered {
                 Some(numbered) => self.split(&table, &numbered, rows)?,
@@ -151,17 +153,16 @@ impl Tx<'_> {
                         let count = bulk.rows().count() as u64;
                         applied.rows += count;
                         applied.changed += count;
-                        clock = bulk.rows().map(bulk::newest).fold(clock, Stamp::max);
+                        clock = bulk.rows().map(RowRef::newest).fold(clock, Stamp::max);
                     } else {
-                        others.extend(bulk.rows().filter(|row| row.length % 2 == 1));
-                        for row in bulk.rows().filter(|row| row.length % 2 == 0) {
-                            clock = clock.max(applied.add(self.apply_row(table, columns, row)?));
-                        }
+                        let (new, dead): (Vec<_>, _) = bulk.rows().partition(|row| row.alive());
+                        clock = clock.max(self.apply_each(table, columns, &dead, &mut applied)?);
+                        others.extend(new);
                     }
                 }
-                for row in others.iter().filter(|row| (row.length % 2 == 1) == alive) {
-                    clock = clock.max(applied.add(self.apply_row(table, columns, row)?));
-                }
+                let due: Vec<RowRef<'_>> =
+                    others.iter().copied().filter(|row| row.alive() == alive).collect();
+                clock = clock.max(self.apply_each(table, columns, &due, &mut applied)?);
             }
         }
         if clock > before {
@@ -173,11 +174,35 @@ impl Tx<'_> {
             let hot = self.hot.clone();
             self.settle(start)?;
             applied.parked += self.count_parked(&hot)?;
-            self.mark_open(Seq(start.0 + 1))?;
+            self.mark_open_by(Seq(start.0 + 1), batch)?;
         }
         self.store_folded_end()?;
         applied.outlived = self.outlived;
         Ok(applied)
+    }
+
+    /// Applies rows one by one. Returns the newest stamp that was applied.
+    fn apply_each(
+        &mut self,
+        table: &Rc<Table>,
+        columns: &[Option<ColumnNum>],
+        rows: &[RowRef<'_>],
+        applied: &mut Applied,
+    ) -> Result<Stamp> {
+        let mut known = self.known(table, columns, rows.len())?;
+        let mut clock = Stamp::NONE;
+        for row in rows {
+            let done = match &mut known {
+                Some(known) => self.merge_known(known, *row)?,
+                None => None,
+            };
+            let done = match done {
+                Some(done) => done,
+                None => self.apply_row(table, columns, &row.to_row())?,
+            };
+            clock = clock.max(applied.add(done));
+        }
+        Ok(clock)
     }
 
     /// Applies one chunk of a catch-up and moves the cursor and the place of a key-order pass; with
@@ -186,6 +211,15 @@ impl Tx<'_> {
         &mut self,
         from: SiteId,
         rows: &Batch,
+        reach: &Reach<'_>,
+    ) -> Result<Applied> {
+        self.apply_packed_piece(from, &Packed::of(rows), reach)
+    }
+
+    pub(super) fn apply_packed_piece(
+        &mut self,
+        from: SiteId,
+        rows: &Packed<'_>,
         reach: &Reach<'_>,
     ) -> Result<Applied> {
         // What the vector covers is dominated by what is here (rule P6).
@@ -220,17 +254,19 @@ impl Tx<'_> {
 
     /// The local table and columns for the names in a batch; what is unknown gets numbers, as long
     /// as there is room for it.
-    fn names_of(&mut self, part: &TableRows) -> Result<Option<Numbered>> {
-        let known = self.table_on_wire(&part.name, part.integer_key, part.key_columns)?;
+    fn names_of(&mut self, part: TableRef<'_>) -> Result<Option<Numbered>> {
+        let (name, integer, width) = (part.name(), part.integer_key(), part.key_columns());
+        let known = self.table_on_wire(name, integer, width)?;
         let table = match known {
             Some(table) => table,
             None if !self.has_room_for_table() => {
-                self.leave_out(part.rows.iter())?;
+                let rows: Vec<Row> = part.rows().map(RowRef::to_row).collect();
+                self.leave_out(rows.iter())?;
                 return Ok(None);
             }
-            None => self.number_foreign_table(&part.name, part.integer_key, part.key_columns)?,
+            None => self.number_foreign_table(name, integer, width)?,
         };
-        self.columns_on_wire(table, &part.columns).map(Some)
+        self.columns_on_wire(table, part.columns()).map(Some)
     }
 
     /// Applies a row, or what of it is due. Returns the newest stamp that was applied.

@@ -116,10 +116,16 @@ impl Tx<'_> {
     ) -> Result<Vec<Value>> {
         let stood = "SELECT 1 FROM __wavesync_once WHERE tbl = ?1 LIMIT 1";
         let stood = self.conn.prepare_cached(stood)?.exists([table.num.0])?;
-        if stood || keys.len() < self.bounds.bulk_rows || !self.rise(keys.iter())? {
+        if stood
+            || keys.len() < self.bounds.bulk_rows
+            || !self.rise(keys.iter().map(Value::as_ref))?
+        {
             return Ok(keys);
         }
-        let Some(known) = self.known_between(table, &keys)? else { return Ok(keys) };
+        let [ends @ .., last] = &keys[..] else { return Ok(keys) };
+        let ends = (ends.first().unwrap_or(last).as_ref(), last.as_ref());
+        let known = self.known_between(table, ends, keys.len())?;
+        let Some(known) = known else { return Ok(keys) };
         // 1 and 1.0 are one key.
         let class = |key: &Value| std::mem::discriminant(key);
         if known.iter().chain(&keys).any(|key| class(key) != class(&keys[0])) {
@@ -135,10 +141,10 @@ impl Tx<'_> {
         let clock = Clock { length, birth, cells, claim: None, ended: Ended::new() };
         let cells = self.encode_cells(table, &clock)?;
         let site = self.site_num(birth.site)?;
-        let seq = self.append_span(table, first, last)?;
+        let seq = self.append_span(table, first.as_ref(), last.as_ref())?;
         self.cache.folded = Some(seq);
         let stored = Stored { length, stamp: birth.stamp.0, site: site.0, cells };
-        let rows: Vec<(&Value, &Stored)> = new.iter().map(|key| (key, &stored)).collect();
+        let rows: Vec<_> = new.iter().map(|key| (key.as_ref(), &stored)).collect();
         self.insert_span(table, seq, &rows)?;
         Ok(others)
     }

@@ -10,6 +10,7 @@ use rusqlite::{OptionalExtension, params};
 use crate::ids::{ColumnNum, Dot, Seq, Stamp, TableNum};
 use crate::merge::{Clock, Ended, KeyKind};
 use crate::store::tables::Table;
+use crate::store::vector::Vector;
 use crate::store::{SiteNum, Tx};
 use crate::value::Value;
 use crate::{Error, Result};
@@ -37,7 +38,18 @@ impl Tx<'_> {
             .optional()?;
         let Some((length, seq, stamp, site, cells)) = raw else { return Ok(None) };
         let birth = Dot { stamp: Stamp(stamp), site: self.site(SiteNum(site))? };
-        let mut stored = cells.as_deref();
+        let clock = self.decode_clock(table, length, birth, cells.as_deref())?;
+        Ok(Some(ClockRow { clock, seq: Seq(seq) }))
+    }
+
+    /// A clock from what is stored of it.
+    pub(super) fn decode_clock(
+        &mut self,
+        table: &Table,
+        length: i64,
+        birth: Dot,
+        mut stored: Option<&[u8]>,
+    ) -> Result<Clock> {
         let ended = match &mut stored {
             Some(bytes) if table.kind == KeyKind::Integer => self.decode_ended(bytes)?,
             _ => Ended::new(),
@@ -47,8 +59,7 @@ impl Tx<'_> {
         } else {
             (BTreeMap::new(), None)
         };
-        let clock = Clock { length, birth, cells, claim, ended };
-        Ok(Some(ClockRow { clock, seq: Seq(seq) }))
+        Ok(Clock { length, birth, cells, claim, ended })
     }
 
     /// Stores the clock of a row.
@@ -174,6 +185,46 @@ impl Tx<'_> {
             }
         }
         Ok((cells, claim))
+    }
+}
+
+impl Tx<'_> {
+    /// Whether a vector covers every write event in the stored cells of a clock.
+    pub(super) fn covers_cells(
+        &mut self,
+        table: &Table,
+        length: i64,
+        mut bytes: &[u8],
+        vector: &Vector,
+    ) -> Result<bool> {
+        let damaged = || Error::Database("a clock row is damaged".into());
+        if table.kind == KeyKind::Integer {
+            for _ in 0..read_varint(&mut bytes).ok_or_else(damaged)? {
+                self.decode_dot(&mut bytes)?;
+                let death = self.decode_dot(&mut bytes)?;
+                if !vector.covers(death) {
+                    return Ok(false);
+                }
+            }
+        }
+        if length % 2 == 0 || bytes.is_empty() {
+            return Ok(true);
+        }
+        // Cells that are as old as the row say nothing new.
+        let mask = read_varint(&mut bytes).ok_or_else(damaged)?.saturating_sub(1);
+        let mask = usize::try_from(mask).map_err(|_| damaged())?;
+        bytes = bytes.get(mask..).ok_or_else(damaged)?;
+        while !bytes.is_empty() {
+            let column = read_varint(&mut bytes).ok_or_else(damaged)?;
+            let dot = self.decode_dot(&mut bytes)?;
+            if !vector.covers(dot) {
+                return Ok(false);
+            }
+            if column == u64::from(ColumnNum::CLAIM.0) {
+                self.decode_dot(&mut bytes)?;
+            }
+        }
+        Ok(true)
     }
 }
 

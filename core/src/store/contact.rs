@@ -18,6 +18,7 @@ use crate::store::tables::Table;
 use crate::store::{Store, Tx};
 use crate::value::Value;
 use crate::wire::message::SampleTable;
+use crate::wire::packed::{Packed, RowRef};
 use crate::wire::rows::Batch;
 use crate::{Error, Result};
 
@@ -136,10 +137,9 @@ impl Tx<'_> {
     }
 
     /// Notes what comes in with a batch: rows from before joining, and that anything did.
-    pub(super) fn note_received(&self, batch: &Batch) -> Result<()> {
-        let old = |row: &crate::wire::rows::Row| row.birth.stamp.is_base();
-        let mut tables = batch.tables.iter();
-        if tables.any(|part| part.integer_key && part.rows.iter().any(old)) {
+    pub(super) fn note_received(&self, batch: &Packed<'_>) -> Result<()> {
+        let old = |row: RowRef<'_>| row.birth().stamp.is_base();
+        if batch.tables().any(|table| table.integer_key() && table.rows().any(old)) {
             self.note_populated()?;
         }
         self.mark(SHARED)

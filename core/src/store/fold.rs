@@ -2,7 +2,6 @@
 //! push for them in the same transaction (rules P3, P4, P10).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
 
 use crate::ids::{ColumnNum, Dot, Seq, SiteId, Stamp, TableNum};
 use crate::limits;
@@ -366,14 +365,16 @@ impl Tx<'_> {
                 continue;
             }
             let key = key::canonical(table.form, table.key_columns, stored)?;
-            let Some(row) = self.clock(&table, &key)? else { continue };
             let fresh = |dot: Dot| dot.site == own && dot.stamp > prev;
-            self.emit(&mut builder, &Rc::clone(&table), &key, &row.clock, fresh)?;
+            if !self.emit_new(&mut builder, &table, &key, fresh)? {
+                let Some(row) = self.clock(&table, &key)? else { continue };
+                self.emit(&mut builder, &table, &key, &row.clock, fresh)?;
+            }
             if builder.bytes() > limits::PUSH_MAX_BYTES {
                 return Ok(None);
             }
         }
-        Ok(Some(builder.finish()))
+        Ok(Some(builder.finish().to_batch()))
     }
 
     /// The base stamp under which a back-fill takes rows in.

@@ -35,6 +35,7 @@ pub mod identity;
 pub mod inbox;
 mod internal;
 pub mod key;
+mod known;
 mod lost;
 pub mod mask;
 mod moves;
@@ -84,6 +85,9 @@ use tables::Table;
 
 /// Version of the storage format; a newer one is refused.
 pub const FORMAT: i64 = 1;
+
+/// The entry of a row that this replica accepted or took in.
+const APPEND: &str = "INSERT INTO __wavesync_log(tbl, pk, cols, at) VALUES(?1, ?2, 0, NULL)";
 
 /// Local number of a site; numbers never travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -171,6 +175,8 @@ struct Cache {
     over: BTreeMap<TableNum, over::Over>,
     /// How far a test for uncovered rows has come below the horizon.
     open_at: Option<(TableNum, crate::value::Value)>,
+    /// What is known of the rows from `open_from` on.
+    opened: Option<state::Opened>,
     watch: schema::Watch,
     /// The newest entry of the inbox, and the state of the file, when it was last looked through.
     posted: Option<(Option<i64>, Option<i64>)>,
@@ -476,6 +482,7 @@ impl Store {
             .ok();
         if version.is_none() || self.cache.read_at != version {
             (self.cache.parked, self.cache.vector) = (None, None);
+            self.cache.opened = None;
             (self.cache.caps, self.cache.left_out) = (None, None);
             (self.cache.collected, self.cache.floors) = (None, None);
             // A copy of the file may have come back that nothing but its sites tell apart.
@@ -569,11 +576,7 @@ impl Tx<'_> {
     /// Appends a log entry for a row that this replica accepted or took in, and makes it the
     /// folded end.
     fn append_log(&mut self, table: TableNum, key: &crate::value::Value) -> Result<Seq> {
-        self.conn
-            .prepare_cached(
-                "INSERT INTO __wavesync_log(tbl, pk, cols, at) VALUES(?1, ?2, 0, NULL)",
-            )?
-            .execute(params![table.0, key])?;
+        self.conn.prepare_cached(APPEND)?.execute(params![table.0, key])?;
         let seq = Seq(self.conn.last_insert_rowid());
         self.cache.folded = Some(seq);
         Ok(seq)

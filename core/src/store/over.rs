@@ -16,7 +16,7 @@ use crate::ids::{Dot, Seq};
 use crate::merge::{Ended, KeyKind, moved_key, one_incarnation};
 use crate::store::Tx;
 use crate::store::tables::Table;
-use crate::value::Value;
+use crate::value::{Value, ValueRef};
 
 /// Where the ended rows of a table would have moved to.
 #[derive(Default)]
@@ -29,18 +29,18 @@ pub(super) struct Over {
 
 impl Tx<'_> {
     /// Whether a row under this key may be one that has moved and is over.
-    pub(super) fn may_be_over(&mut self, table: &Table, key: &Value) -> Result<bool> {
-        let (KeyKind::Integer, Value::Integer(moved @ ..=-1)) = (table.kind, key) else {
+    pub(super) fn may_be_over(&mut self, table: &Table, key: ValueRef<'_>) -> Result<bool> {
+        let (KeyKind::Integer, ValueRef::Integer(moved @ ..=-1)) = (table.kind, key) else {
             return Ok(false);
         };
         self.learn_over(table)?;
         let over = self.cache.over.get(&table.num);
-        Ok(over.is_some_and(|over| over.homes.contains_key(moved)))
+        Ok(over.is_some_and(|over| over.homes.contains_key(&moved)))
     }
 
     /// Ends a row that has just arrived, if it moved to this key and is known to be over.
     pub(super) fn end_if_over(&mut self, table: &Rc<Table>, key: &Value, birth: Dot) -> Result<()> {
-        if !self.may_be_over(table, key)? {
+        if !self.may_be_over(table, key.as_ref())? {
             return Ok(());
         }
         let (Value::Integer(moved), Some(over)) = (key, self.cache.over.get(&table.num)) else {

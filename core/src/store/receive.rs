@@ -4,6 +4,7 @@ use crate::Result;
 use crate::ids::{Millis, SiteId};
 use crate::store::apply::{Applied, Full, Reach};
 use crate::store::{Store, Tx};
+use crate::wire::packed::Packed;
 use crate::wire::rows::Batch;
 
 impl Store {
@@ -23,12 +24,12 @@ impl Store {
         let full = reach.full != Full::No;
         let news = match !full && self.raw(|tx| tx.has_all(rows))? {
             true => None,
-            false => Some(Batch::decode(rows)?),
+            false => Some(Packed::decode(rows)?),
         };
         self.write_applying(now, |tx| match news {
-            Some(news) => tx.apply_piece(from, &news, reach),
-            None if tx.has_all(rows)? => tx.apply_piece(from, &Batch::default(), reach),
-            None => tx.apply_piece(from, &Batch::decode(rows)?, reach),
+            Some(news) => tx.apply_packed_piece(from, &news, reach),
+            None if tx.has_all(rows)? => tx.apply_packed_piece(from, &Packed::default(), reach),
+            None => tx.apply_packed_piece(from, &Packed::decode(rows)?, reach),
         })
     }
 }

@@ -25,7 +25,7 @@ use crate::store::vector::Vector;
 use crate::store::{Push, Store, Tx, key};
 use crate::value::Value;
 use crate::wire;
-use crate::wire::rows::{Batch, Row};
+use crate::wire::packed::{Packed, RowRef};
 
 /// Where a row could have moved to is noted for this many moves.
 const MOVES_NOTED: usize = 4;
@@ -110,14 +110,19 @@ impl Tx<'_> {
     }
 
     /// Notes the keys of rows that a member has, and where the pass goes on.
-    pub(super) fn note_rows(&mut self, from: SiteId, batch: &Batch, place: &[u8]) -> Result<()> {
+    pub(super) fn note_rows(
+        &mut self,
+        from: SiteId,
+        batch: &Packed<'_>,
+        place: &[u8],
+    ) -> Result<()> {
         let Some(mut resync) = self.resync()?.filter(|resync| resync.from == from) else {
             return Ok(());
         };
-        for part in batch.tables.iter().filter(|_| resync.noted) {
-            let table = self.table_on_wire(&part.name, part.integer_key, part.key_columns)?;
+        for part in batch.tables().filter(|_| resync.noted) {
+            let table = self.table_on_wire(part.name(), part.integer_key(), part.key_columns())?;
             let Some(table) = table else { continue };
-            for row in &part.rows {
+            for row in part.rows() {
                 self.note_row(&table, row)?;
             }
         }
@@ -125,15 +130,16 @@ impl Tx<'_> {
         self.set_resync(&resync)
     }
 
-    fn note_row(&mut self, table: &Table, row: &Row) -> Result<()> {
+    fn note_row(&mut self, table: &Table, row: RowRef<'_>) -> Result<()> {
         let mut statement =
             self.conn.prepare_cached("INSERT OR IGNORE INTO __wavesync_noted VALUES(?1, ?2)")?;
-        let key = key::pack(&row.key);
+        let parts: Vec<Value> = row.key().map(Value::from_ref).collect();
+        let key = key::pack(&parts);
         statement.execute(params![table.num.0, key])?;
         // The member may not know yet that a row has to move.
         let (KeyKind::Integer, Value::Integer(home)) = (table.kind, key) else { return Ok(()) };
-        let moves = std::iter::successors(Some(home), |key| Some(moved_key(*key, row.birth)));
-        for moved in moves.skip(1).take(MOVES_NOTED).filter(|_| row.length % 2 == 1) {
+        let moves = std::iter::successors(Some(home), |key| Some(moved_key(*key, row.birth())));
+        for moved in moves.skip(1).take(MOVES_NOTED).filter(|_| row.alive()) {
             statement.execute(params![table.num.0, moved])?;
         }
         Ok(())

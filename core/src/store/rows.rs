@@ -288,20 +288,9 @@ impl Tx<'_> {
         if values.is_empty() {
             return Ok(());
         }
-        let shape = shape_of(table)?;
         let mut bound: Vec<Value> = values.values().cloned().collect();
-        let set: Result<Vec<String>> = values
-            .keys()
-            .enumerate()
-            .map(|(at, num)| {
-                let name = table.column(*num).map_or("", |column| column.name.as_str());
-                Ok(format!("{} = ?{}", ident(name)?, at + 1))
-            })
-            .collect();
-        let matches = shape.key_matches(bound.len() + 1)?;
         bound.extend(table.key_values(key)?);
-        let sql =
-            format!("UPDATE main.{} SET {} WHERE {matches}", ident(&shape.name)?, set?.join(", "));
+        let sql = update(table, &values.keys().copied().collect::<Vec<_>>())?;
         let updated = self.with_app_triggers(table, key, Wanted::Values(values), |tx| {
             let mut statement = tx.conn.prepare_cached(&sql)?;
             statement.execute(params_from_iter(bound)).map_err(Error::from)
@@ -338,6 +327,18 @@ pub(super) fn insertion(
         parameters(1, bound.len())
     );
     Ok((sql, bound))
+}
+
+/// The statement that updates columns of a row: their values, then the key.
+pub(super) fn update(table: &Table, columns: &[ColumnNum]) -> Result<String> {
+    let shape = shape_of(table)?;
+    let set = columns.iter().enumerate().map(|(at, num)| {
+        let name = table.column(*num).map_or("", |column| column.name.as_str());
+        Ok(format!("{} = ?{}", ident(name)?, at + 1))
+    });
+    let set: Vec<String> = set.collect::<Result<_>>()?;
+    let matches = shape.key_matches(columns.len() + 1)?;
+    Ok(format!("UPDATE main.{} SET {} WHERE {matches}", ident(&shape.name)?, set.join(", ")))
 }
 
 fn refused_by_trigger() -> Error {

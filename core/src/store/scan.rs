@@ -15,17 +15,15 @@ use sha2::{Digest, Sha256};
 
 use crate::ids::{Dot, Seq, Stamp, TableNum};
 use crate::limits;
-use crate::merge::Ended;
 use crate::mutants::{self, Mutant};
 use crate::store::clock::{read_varint, write_varint};
 use crate::store::repair::PartsPlace;
 use crate::store::serve::{BatchBuilder, Piece};
-use crate::store::tables::Table;
+use crate::store::tables::{Column, Table};
 use crate::store::vector::Vector;
 use crate::store::{SiteNum, Tx};
 use crate::value::Value;
 use crate::wire::bytes::{Reader, write_value};
-use crate::wire::rows::Row;
 use crate::{Error, Result};
 
 /// Where a pass stands.
@@ -286,20 +284,10 @@ impl Tx<'_> {
         if vector.covers(birth) {
             return Ok(true);
         }
-        let mut cells = Vec::with_capacity(table.columns.len());
-        for (at, column) in table.local_columns().enumerate() {
-            if column.num.0 < table.base_columns {
-                let value = Value::from_ref(row.get_ref(6 + at)?);
-                cells.push((usize::from(column.num.0), birth, value));
-            }
-        }
-        let weight: usize = cells.iter().map(|(_, _, value)| value.weight()).sum();
-        if weight > limits::ROW_MAX_BYTES {
-            return Ok(false);
-        }
-        let key = vec![Value::from_ref(row.get_ref(0)?)];
-        builder.push(table, Row { key, length, birth, whole: true, cells, ended: Ended::new() });
-        Ok(true)
+        let base = |(_, column): &(usize, &Column)| column.num.0 < table.base_columns;
+        let columns = table.local_columns().enumerate().filter(base);
+        let cells = columns.map(|(at, column)| Ok((column.num, row.get_ref(6 + at)?)));
+        builder.push_as_read(table, row.get_ref(0)?, (length, birth), cells)
     }
 
     /// Reads held rows in the order of their entries. Returns the last entry that was read if the

@@ -7,24 +7,25 @@ use std::rc::Rc;
 use rusqlite::params;
 
 use crate::Result;
-use crate::ids::{ColumnNum, Dot, Seq, TableNum};
+use crate::ids::{ColumnNum, Dot, Seq, Stamp, TableNum};
 use crate::limits;
 use crate::merge::Clock;
 use crate::mutants::{self, Mutant};
 use crate::store::rows::Kind;
 use crate::store::scan::Place;
 use crate::store::span::LogEntry;
-use crate::store::tables::Table;
+use crate::store::tables::{Column, Table};
 use crate::store::vector::Vector;
-use crate::store::{Tx, claim};
-use crate::value::Value;
-use crate::wire::rows::{Batch, CLAIM, Row, TableRows};
+use crate::store::{SiteNum, Tx, claim};
+use crate::value::{self, Value, ValueRef};
+use crate::wire::packed::{Head, Packed, Part, Places};
+use crate::wire::rows::{CLAIM, Row};
 
 /// A piece of a pass, read in one transaction without unfolded rows.
 #[derive(Debug)]
 pub struct Piece {
     /// The rows.
-    pub rows: Batch,
+    pub rows: Packed<'static>,
     /// The log position that it starts after.
     pub from: Seq,
     /// The log position that it reaches: every row whose newest entry is at or below it was sent.
@@ -44,7 +45,9 @@ pub struct Piece {
 /// Collects rows into a batch.
 #[derive(Default)]
 pub struct BatchBuilder {
-    tables: BTreeMap<TableNum, TableRows>,
+    tables: BTreeMap<TableNum, Part>,
+    packed: Packed<'static>,
+    places: Places,
     bytes: usize,
     rows: usize,
 }
@@ -63,8 +66,11 @@ impl BatchBuilder {
 
     /// The batch.
     #[must_use]
-    pub fn finish(self) -> Batch {
-        Batch { tables: self.tables.into_values().map(name_used_columns).collect() }
+    pub fn finish(self) -> Packed<'static> {
+        let mut packed = self.packed;
+        packed.parts = self.tables.into_values().filter(|part| !part.heads.is_empty()).collect();
+        packed.parts.iter_mut().for_each(Part::name_used_columns);
+        packed
     }
 
     /// Adds a row whose cells are in order of their numbers, `#claim` last.
@@ -72,46 +78,67 @@ impl BatchBuilder {
         self.bytes += 24 + 40 * row.ended.len() + row.key.iter().map(Value::weight).sum::<usize>();
         self.bytes += row.cells.iter().map(|(_, _, value)| 2 + value.weight()).sum::<usize>();
         self.rows += 1;
-        let rows = self.tables.entry(table.num).or_insert_with(|| TableRows {
-            name: table.name.clone(),
-            integer_key: table.kind == crate::merge::KeyKind::Integer,
-            key_columns: table.key_columns,
-            columns: table.columns.iter().map(|column| column.name.clone()).collect(),
-            rows: Vec::new(),
-        });
+        let part = self.tables.entry(table.num).or_insert_with(|| part_of(table));
         if let Some(last) = row.cells.last_mut()
             && last.0 == usize::from(ColumnNum::CLAIM.0)
         {
             last.0 = table.columns.len();
-            if rows.columns.len() == table.columns.len() {
-                rows.columns.push(CLAIM.into());
+            if part.columns.len() == table.columns.len() {
+                part.columns.push(CLAIM.into());
             }
         }
-        rows.rows.push(row);
+        self.packed.push(part, &mut self.places, &row);
+    }
+
+    /// Adds a whole row that was read with its values: none of its cells was written since its birth.
+    /// Returns whether it did: a row that is too large is not added.
+    pub(super) fn push_as_read<'v>(
+        &mut self,
+        table: &Table,
+        key: ValueRef<'v>,
+        (length, birth): (i64, Dot),
+        cells: impl Iterator<Item = rusqlite::Result<(ColumnNum, ValueRef<'v>)>>,
+    ) -> Result<bool> {
+        let part = self.tables.entry(table.num).or_insert_with(|| part_of(table));
+        let birth = self.packed.event(&mut self.places, birth);
+        let (start, made) = (part.cells.len(), self.packed.made.len());
+        let (mut weight, mut plain) = (0, true);
+        let list = part.listed.len();
+        for cell in cells {
+            let (num, value) = cell?;
+            weight += value::weight(value);
+            plain &= usize::from(num.0) == part.cells.len() - start;
+            part.cells.push(self.packed.cell(value));
+            part.listed.push((u32::from(num.0), birth));
+        }
+        if weight > limits::ROW_MAX_BYTES {
+            part.cells.truncate(start);
+            part.listed.truncate(list);
+            self.packed.made.truncate(made);
+            return Ok(false);
+        }
+        if plain {
+            part.listed.truncate(list);
+        }
+        let count = part.cells.len() - start;
+        self.bytes += 24 + value::weight(key) + weight + 2 * count;
+        self.rows += 1;
+        part.keys.push(self.packed.cell(key));
+        let cells = (start as u32, count as u32);
+        let listed = (!plain).then_some(list as u32);
+        part.heads.push(Head { length, birth, whole: true, cells, listed, ended: None });
+        Ok(true)
     }
 }
 
-/// Leaves out the names that no row refers to, so that no peer takes note of them.
-fn name_used_columns(mut table: TableRows) -> TableRows {
-    let mut used = vec![false; table.columns.len()];
-    table.rows.iter().flat_map(|row| &row.cells).for_each(|(at, ..)| used[*at] = true);
-    if used.iter().all(|used| *used) {
-        return table;
+fn part_of(table: &Table) -> Part {
+    Part {
+        name: table.name.clone(),
+        integer_key: table.kind == crate::merge::KeyKind::Integer,
+        key_columns: table.key_columns,
+        columns: table.columns.iter().map(|column| column.name.clone()).collect(),
+        ..Part::default()
     }
-    let places: Vec<usize> = used
-        .iter()
-        .scan(0, |next, used| {
-            let place = *next;
-            *next += usize::from(*used);
-            Some(place)
-        })
-        .collect();
-    for (at, _, _) in table.rows.iter_mut().flat_map(|row| &mut row.cells) {
-        *at = places[*at];
-    }
-    let named = table.columns.into_iter().zip(used).filter(|(_, used)| *used);
-    table.columns = named.map(|(name, _)| name).collect();
-    table
 }
 
 impl Tx<'_> {
@@ -188,6 +215,34 @@ impl Tx<'_> {
         let (rows, vector) = (builder.finish(), self.vector()?);
         let next = Place::Log(to);
         Ok(Piece { rows, from, to, next, ordered: false, high, vector, last: finished })
+    }
+
+    /// Adds a row with one look at it, if it stands here as it was born and its birth is `fresh`.
+    /// Returns whether it did.
+    pub(super) fn emit_new(
+        &mut self,
+        builder: &mut BatchBuilder,
+        table: &Table,
+        key: &Value,
+        fresh: impl Fn(Dot) -> bool,
+    ) -> Result<bool> {
+        let sql = &table.statements.row_known;
+        if sql.is_empty() || table.equal_keys_differ() || self.parked_rows()? > 0 {
+            return Ok(false);
+        }
+        let conn = self.conn;
+        let mut statement = conn.prepare_cached(sql)?;
+        let mut found = statement.query([key])?;
+        let Some(row) = found.next()? else { return Ok(false) };
+        let (length, stamp, site): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let birth = Dot { stamp: Stamp(stamp), site: self.site(SiteNum(site))? };
+        if length % 2 == 0 || row.get_ref(3)? != ValueRef::Null || !fresh(birth) {
+            return Ok(false);
+        }
+        let base = |(_, column): &(usize, &Column)| column.num.0 < table.base_columns;
+        let columns = table.local_columns().enumerate().filter(base);
+        let cells = columns.map(|(at, column)| Ok((column.num, row.get_ref(4 + at)?)));
+        builder.push_as_read(table, key.as_ref(), (length, birth), cells)
     }
 
     /// Adds a row if any of its write events is `fresh`: whole if its birth is, else a patch.

@@ -4,7 +4,8 @@
 //! those between them whose clocks name this entry as their newest: a row that was written since has
 //! an entry of its own, and one that came between them later never had this one.
 
-use rusqlite::types::{ToSql, ValueRef};
+use rusqlite::types::ToSql;
+use rusqlite::types::ToSqlOutput::Borrowed;
 use rusqlite::{Row, params};
 
 use crate::Result;
@@ -12,7 +13,7 @@ use crate::ids::{Dot, Seq, Stamp, TableNum};
 use crate::store::tables::Table;
 use crate::store::vector::Vector;
 use crate::store::{SiteNum, Tx, key};
-use crate::value::Value;
+use crate::value::{Value, ValueRef};
 
 /// The mask of an entry that stands for many rows.
 pub const SPAN: i64 = -2;
@@ -54,10 +55,15 @@ impl LogEntry {
 impl Tx<'_> {
     /// Appends the entry of rows from one key to another. It becomes the folded end with the rest
     /// of the transaction.
-    pub(super) fn append_span(&self, table: &Table, first: &Value, last: &Value) -> Result<Seq> {
+    pub(super) fn append_span(
+        &self,
+        table: &Table,
+        first: ValueRef<'_>,
+        last: ValueRef<'_>,
+    ) -> Result<Seq> {
         self.conn
             .prepare_cached("INSERT INTO __wavesync_log(tbl, pk, cols, at) VALUES(?1, ?2, ?3, ?4)")?
-            .execute(params![table.num.0, first, SPAN, last])?;
+            .execute(params![table.num.0, Borrowed(first), SPAN, Borrowed(last)])?;
         Ok(Seq(self.conn.last_insert_rowid()))
     }
 
@@ -103,6 +109,19 @@ impl Tx<'_> {
             return Ok((covered, 1));
         };
         let bounds: [&dyn ToSql; 3] = [&entry.first, last, &seq.0];
+        let (sites, newest, rows, listed): ([Option<i64>; 2], Option<i64>, i64, i64) = self
+            .conn
+            .prepare_cached(&table.statements.extent_of_span)?
+            .query_row(bounds, |row| {
+                Ok(([row.get(0)?, row.get(1)?], row.get(2)?, row.get(3)?, row.get(4)?))
+            })?;
+        let looked_at = 1 + usize::try_from(rows).unwrap_or(usize::MAX / 2);
+        let [Some(site), Some(last_site)] = sites else { return Ok((true, looked_at)) };
+        if site == last_site && listed == 0 {
+            let newest = Stamp(newest.unwrap_or(Stamp::NONE.0));
+            let newest = Dot { stamp: newest, site: self.site(SiteNum(site))? };
+            return Ok((vector.covers(newest), looked_at));
+        }
         let births: Vec<(i64, i64, i64)> = self
             .conn
             .prepare_cached(&table.statements.births_of_span)?
@@ -138,8 +157,22 @@ impl Tx<'_> {
         seq: Seq,
         vector: &Vector,
     ) -> Result<bool> {
-        let row = self.clock(table, key)?.filter(|row| row.seq == seq);
-        Ok(row.is_none_or(|row| row.clock.dots().all(|dot| vector.covers(dot))))
+        let conn = self.conn;
+        let mut statement = conn.prepare_cached(&table.statements.clock_select)?;
+        let mut found = statement.query([key])?;
+        let Some(row) = found.next()?.filter(|row| row.get_ref(1) == Ok(ValueRef::Integer(seq.0)))
+        else {
+            return Ok(true);
+        };
+        let (length, stamp, site): (i64, i64, i64) = (row.get(0)?, row.get(2)?, row.get(3)?);
+        let birth = Dot { stamp: Stamp(stamp), site: self.site(SiteNum(site))? };
+        if !vector.covers(birth) {
+            return Ok(false);
+        }
+        match row.get_ref(4)? {
+            ValueRef::Blob(cells) => self.covers_cells(table, length, cells, vector),
+            _ => Ok(true),
+        }
     }
 
     /// First key, last key and position of each entry of a table after a position that stands for

@@ -1,14 +1,18 @@
 //! What this replica announces about itself, read in one transaction (rules P5, P11, P12).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::Result;
-use crate::ids::{Boot, Cursor, Millis, Seq, SiteId};
+use crate::ids::{Boot, Cursor, Dot, Millis, Seq, SiteId, Stamp};
 use crate::mutants::{self, Mutant};
 use crate::store::collect::Collected;
 use crate::store::span::LogEntry;
 use crate::store::vector::{Caps, Vector};
 use crate::store::{Store, Tx};
+use crate::wire::packed::Packed;
+
+/// The newest write event of each site in the rows that may not be covered, where it is known.
+pub(super) type Opened = BTreeMap<SiteId, Stamp>;
 
 /// End, vector and openness of this replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,15 +109,36 @@ impl Store {
 impl Tx<'_> {
     /// Notes that rows from this position on may hold write events that the vector does not cover.
     pub(super) fn mark_open(&mut self, from: Seq) -> Result<()> {
+        self.cache.opened = None;
         if self.meta::<i64>("open_from")?.is_none() {
             self.set_meta("open_from", from.0)?;
         }
         Ok(())
     }
 
+    /// The same for rows of a batch that were applied. As long as nothing else came in between, the
+    /// newest write events of what was applied are remembered: a vector that covers them covers
+    /// everything from there on, and no row need be looked at.
+    pub(super) fn mark_open_by(&mut self, from: Seq, batch: &Packed<'_>) -> Result<()> {
+        let opened = match self.meta::<i64>("open_from")? {
+            None => Some(Opened::new()),
+            Some(_) => self.cache.opened.take(),
+        };
+        self.mark_open(from)?;
+        self.cache.opened = opened.map(|mut opened| {
+            for Dot { stamp, site } in batch.newest_of_sites() {
+                let newest = opened.entry(site).or_insert(stamp);
+                *newest = (*newest).max(stamp);
+            }
+            opened
+        });
+        Ok(())
+    }
+
     /// Rows of any age may hold write events that the vector does not cover.
     pub(super) fn open_everything(&mut self) -> Result<()> {
         self.cache.open_at = None;
+        self.cache.opened = None;
         self.set_meta("open_from", 1)
     }
 
@@ -125,6 +150,10 @@ impl Tx<'_> {
             return self.test_below_horizon(Seq(from), horizon);
         }
         let vector = self.vector()?;
+        let covers = |(site, stamp): (&SiteId, &Stamp)| vector.get(*site) >= *stamp;
+        if self.cache.opened.as_ref().is_some_and(|opened| opened.iter().all(covers)) {
+            return self.close().map(|()| false);
+        }
         let most = self.bounds.open_test_entries;
         let mut statement = self.conn.prepare_cached(
             "SELECT seq, tbl, pk, cols, at FROM __wavesync_log WHERE seq >= ?1 ORDER BY seq",
@@ -152,10 +181,16 @@ impl Tx<'_> {
             }
         }
         if finished {
-            self.conn.execute("DELETE FROM __wavesync_meta WHERE key = 'open_from'", [])?;
-            return Ok(false);
+            return self.close().map(|()| false);
         }
         self.set_meta("open_from", reached)?;
         Ok(true)
+    }
+
+    /// The vector covers every row.
+    fn close(&mut self) -> Result<()> {
+        self.cache.opened = None;
+        self.conn.execute("DELETE FROM __wavesync_meta WHERE key = 'open_from'", [])?;
+        Ok(())
     }
 }

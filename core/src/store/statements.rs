@@ -25,6 +25,9 @@ pub struct Statements {
     pub keys_between: String,
     /// The same, of rows whose newest entry is a certain one.
     pub keys_of_span: String,
+    /// Of these rows: lowest and highest site of their births, newest birth, number of rows and of those
+    /// with cells that are not as old as they are.
+    pub extent_of_span: String,
     /// Of those whose cells are as old as they are: site, newest birth and number of rows.
     pub births_of_span: String,
     /// Keys of the others.
@@ -33,12 +36,18 @@ pub struct Statements {
     pub clock_insert: String,
     clock_head: String,
     clock_insert_many: OnceCell<String>,
+    clock_insert_alike: OnceCell<String>,
     /// Of rows with entries above a position by rising keys: k, cl, stamp, site, whether `cells` is
     /// empty and whether the row stands here, and the row's local columns; empty if clock and row
     /// cannot be joined.
     pub rows_first: String,
     /// The same after a key.
     pub rows_after: String,
+    /// By key cl, stamp, site and cells, and the row's local columns, where the row stands here; empty
+    /// if clock and row cannot be joined.
+    pub row_known: String,
+    /// Newest entry and cells of a clock by key.
+    pub clock_update: String,
     /// Clock by key: insert or replace all of it.
     pub clock_upsert: String,
     /// The values of the local columns by key.
@@ -62,6 +71,16 @@ impl Statements {
         let (head, rows) = (&self.clock_head, bulk::INSERT_ROWS);
         self.clock_insert_many
             .get_or_init(|| format!("{head}{}", sql::tuples(clock::INSERT_WIDTH, rows)))
+    }
+
+    /// The clocks of [`bulk::INSERT_ROWS`] new rows that have causal length, entry and site in common
+    /// (the first parameters), and no cells; then of each its key and stamp.
+    pub fn clock_insert_alike(&self) -> &str {
+        let tuple = |at| format!("(?{}, ?1, ?2, ?{}, ?3, NULL)", 4 + 2 * at, 5 + 2 * at);
+        self.clock_insert_alike.get_or_init(|| {
+            let tuples: Vec<String> = (0..bulk::INSERT_ROWS).map(tuple).collect();
+            format!("{}{}", self.clock_head, tuples.join(", "))
+        })
     }
 
     /// Insert of `row_many` rows, each the key and all local columns.
@@ -95,6 +114,10 @@ pub(super) fn statements(
         keys_of_span: format!(
             "SELECT k FROM {clocks} WHERE k >= ?1 AND k <= ?2 AND seq = ?3 ORDER BY k"
         ),
+        extent_of_span: format!(
+            "SELECT min(site), max(site), max(stamp), count(*), count(cells) FROM {clocks}
+             WHERE k >= ?1 AND k <= ?2 AND seq = ?3"
+        ),
         births_of_span: format!(
             "SELECT site, max(stamp), count(*) FROM {clocks}
              WHERE k >= ?1 AND k <= ?2 AND seq = ?3 AND cells IS NULL GROUP BY site"
@@ -102,6 +125,7 @@ pub(super) fn statements(
         cells_of_span: format!(
             "SELECT k FROM {clocks} WHERE k >= ?1 AND k <= ?2 AND seq = ?3 AND cells IS NOT NULL"
         ),
+        clock_update: format!("UPDATE {clocks} SET seq = ?2, cells = ?3 WHERE k = ?1"),
         clock_insert: format!("{clock_head}{}", sql::tuples(clock::INSERT_WIDTH, 1)),
         clock_head,
         clock_upsert: format!(
@@ -121,15 +145,22 @@ pub(super) fn statements(
             .filter(|column| column.local.is_some())
             .map(|column| Ok(format!(", t.{}", ident(&column.name)?)))
             .collect();
+        let listed = listed?;
         let joined = format!(
             "SELECT c.k, c.cl, c.stamp, c.site, c.cells IS NULL, t.{} IS NOT NULL{}
              FROM {clocks} AS c LEFT JOIN main.{table} AS t ON {} WHERE",
             ident(&key.name)?,
-            listed?.concat(),
+            listed.concat(),
             shape.key_equals("t.", |_| "c.k".into())?
         );
         statements.rows_first = format!("{joined} c.seq > ?1 ORDER BY c.k");
         statements.rows_after = format!("{joined} c.k > ?2 AND c.seq > ?1 ORDER BY c.k");
+        statements.row_known = format!(
+            "SELECT c.cl, c.stamp, c.site, c.cells{} FROM {clocks} AS c CROSS JOIN main.{table} AS t
+             ON {} WHERE c.k = ?1",
+            listed.concat(),
+            shape.key_equals("t.", |_| "c.k".into())?
+        );
     }
     let matches = shape.key_matches(1)?;
     let locals: Vec<&str> = columns

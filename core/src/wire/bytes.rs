@@ -67,7 +67,7 @@ impl<'a> Reader<'a, '_> {
         Ok(match self.byte()? {
             0 => Value::Null,
             1 => Value::Integer(self.signed()?),
-            2 => self.real()?,
+            2 => Value::Real(self.real()?),
             class @ (3 | 4) => {
                 let length = self.count()?;
                 let bytes = self.take(length)?.to_vec();
@@ -77,9 +77,9 @@ impl<'a> Reader<'a, '_> {
         })
     }
 
-    pub(super) fn real(&mut self) -> Result<Value> {
+    pub(super) fn real(&mut self) -> Result<f64> {
         let bytes = self.take(8)?.try_into().map_err(|_| broken("it is cut off"))?;
-        Ok(Value::Real(f64::from_bits(u64::from_be_bytes(bytes))))
+        Ok(f64::from_bits(u64::from_be_bytes(bytes)))
     }
 
     /// Reads the runs of a list of `count` numbers and hands each run on.

@@ -5,8 +5,9 @@
 
 use crate::Result;
 use crate::store::clock::write_varint;
-use crate::value::Value;
+use crate::value::ValueRef;
 use crate::wire::bytes::{Reader, broken, write_signed};
+use crate::wire::packed::Cell;
 use crate::wire::texts::{self, Short};
 
 const NULL: u8 = 0;
@@ -41,29 +42,29 @@ struct Run<'a> {
 
 /// The form of a value, the number that stands for it (of texts and blobs their length, of reals
 /// their bits) and, of a numbered text, its beginning.
-fn form(value: &Value) -> (u8, i64, &[u8]) {
+fn form(value: ValueRef<'_>) -> (u8, i64, &[u8]) {
     let (tag, number) = match value {
-        Value::Null => (NULL, 0),
-        Value::Integer(integer) => (INTEGER, *integer),
-        Value::Real(real) => match hundredths(*real) {
+        ValueRef::Null => (NULL, 0),
+        ValueRef::Integer(integer) => (INTEGER, integer),
+        ValueRef::Real(real) => match hundredths(real) {
             Some(hundredths) => (HUNDREDTHS, hundredths),
             None => (REAL, real.to_bits() as i64),
         },
-        Value::Text(text) => match texts::short(text) {
+        ValueRef::Text(text) => match texts::short(text) {
             None => (TEXT, text.len() as i64),
             Some(Short::Uuid) => (UUID, 0),
             Some(Short::Date(date)) => (DATE, date),
             Some(Short::Time(time)) => (TIME, time),
             Some(Short::Numbered(start, number)) => return (NUMBERED, number, &text[..start]),
         },
-        Value::Blob(blob) => (BLOB, blob.len() as i64),
+        ValueRef::Blob(blob) => (BLOB, blob.len() as i64),
     };
     (tag, number, &[])
 }
 
 /// The runs of a column, with numbered texts where enough of them follow each other, and the
 /// numbers that stand for its values.
-fn runs<'a>(values: impl Iterator<Item = &'a Value>) -> (Vec<Run<'a>>, Vec<i64>) {
+fn runs<'a>(values: impl Iterator<Item = ValueRef<'a>>) -> (Vec<Run<'a>>, Vec<i64>) {
     let mut found: Vec<Run<'a>> = Vec::new();
     let mut numbers = Vec::with_capacity(values.size_hint().0);
     for value in values {
@@ -109,7 +110,7 @@ fn whole(hundredths: i64) -> f64 {
 }
 
 /// Appends the values of a column.
-pub(super) fn write<'a>(body: &mut Vec<u8>, values: impl Iterator<Item = &'a Value> + Clone) {
+pub(super) fn write<'a>(body: &mut Vec<u8>, values: impl Iterator<Item = ValueRef<'a>> + Clone) {
     let (runs, numbers) = runs(values.clone());
     let (mut values, mut passed) = (values, 0);
     let (mut rest, mut last) = (&numbers[..], 0i64);
@@ -144,48 +145,65 @@ pub(super) fn write<'a>(body: &mut Vec<u8>, values: impl Iterator<Item = &'a Val
         }
         for value in values.by_ref().take(count) {
             match value {
-                Value::Text(text) if tag == UUID => texts::pack_uuid(body, text),
-                Value::Text(bytes) | Value::Blob(bytes) => body.extend_from_slice(bytes),
+                ValueRef::Text(text) if tag == UUID => texts::pack_uuid(body, text),
+                ValueRef::Text(bytes) | ValueRef::Blob(bytes) => body.extend_from_slice(bytes),
                 _ => {}
             }
         }
     }
 }
 
-/// Reads the values of a column of `count` rows and hands them on in order.
+/// Reads the values of a column of `count` rows and hands them on in order. The bytes of short forms
+/// are written behind `made`; the others lie in the batch, which is `size` bytes long.
 pub(super) fn read(
     reader: &mut Reader<'_, '_>,
     count: usize,
-    mut take: impl FnMut(usize, Value),
+    (size, made): (usize, &mut Vec<u8>),
+    mut take: impl FnMut(usize, Cell),
 ) -> Result<()> {
     let mut last = 0i64;
     reader.runs(count, |reader, run, form| {
         let form = u8::try_from(form).map_err(|_| broken("a storage class is unknown"))?;
         if matches!(form, TEXT | BLOB) {
-            return read_bytes(reader, run, form, &mut take);
+            return read_bytes(reader, run, (form, size), &mut take);
         }
         let prefix = if form == NUMBERED { prefix(reader)? } else { &[] };
         for at in run {
             if matches!(form, INTEGER | DATE | TIME | NUMBERED) {
                 last = last.wrapping_add(reader.signed()?);
             }
-            let text = match form {
-                UUID => Some(texts::unpack_uuid(reader.take(16)?)),
-                DATE => texts::write_date(last),
-                TIME => texts::write_time(last),
-                NUMBERED => texts::write_numbered(prefix, last),
-                _ => None,
-            };
-            let value = match (form, text) {
-                (_, Some(text)) => Value::Text(text),
-                (NULL, None) => Value::Null,
-                (INTEGER, None) => Value::Integer(last),
-                (REAL, None) => reader.real()?,
-                (HUNDREDTHS, None) => Value::Real(whole(reader.signed()?)),
-                (DATE | TIME | NUMBERED, None) => return Err(broken("a text is impossible")),
+            let start = made.len();
+            let possible = match form {
+                NULL => {
+                    take(at, Cell::Null);
+                    continue;
+                }
+                INTEGER => {
+                    take(at, Cell::Integer(last));
+                    continue;
+                }
+                REAL => {
+                    take(at, Cell::Real(reader.real()?));
+                    continue;
+                }
+                HUNDREDTHS => {
+                    take(at, Cell::Real(whole(reader.signed()?)));
+                    continue;
+                }
+                UUID => {
+                    texts::write_uuid(made, reader.take(16)?);
+                    true
+                }
+                DATE => texts::write_date(made, last),
+                TIME => texts::write_time(made, last),
+                NUMBERED => texts::write_numbered(made, prefix, last),
                 _ => return Err(broken("a storage class is unknown")),
             };
-            take(at, value);
+            if !possible {
+                return Err(broken("a text is impossible"));
+            }
+            let length = (made.len() - start) as u32;
+            take(at, Cell::Bytes { blob: false, made: true, length, start });
         }
         Ok(())
     })
@@ -203,8 +221,8 @@ fn prefix<'a>(reader: &mut Reader<'a, '_>) -> Result<&'a [u8]> {
 fn read_bytes(
     reader: &mut Reader<'_, '_>,
     run: std::ops::Range<usize>,
-    form: u8,
-    take: &mut impl FnMut(usize, Value),
+    (form, size): (u8, usize),
+    take: &mut impl FnMut(usize, Cell),
 ) -> Result<()> {
     // The lengths are read twice, so that nothing has to be kept of them.
     let mut lengths = *reader.bytes;
@@ -213,8 +231,11 @@ fn read_bytes(
     }
     for at in run {
         let length = Reader { bytes: &mut lengths }.count()?;
-        let bytes = reader.take(length)?.to_vec();
-        take(at, if form == TEXT { Value::Text(bytes) } else { Value::Blob(bytes) });
+        let start = size - reader.bytes.len();
+        reader.take(length)?;
+        // A batch is much shorter than 4 GiB.
+        let length = length as u32;
+        take(at, Cell::Bytes { blob: form == BLOB, made: false, length, start });
     }
     Ok(())
 }
@@ -223,20 +244,32 @@ fn read_bytes(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::value::Value;
     use proptest::prelude::*;
 
     fn there_and_back(values: &[Value]) -> Vec<Value> {
         let mut bytes = Vec::new();
-        write(&mut bytes, values.iter());
+        write(&mut bytes, values.iter().map(Value::as_ref));
         let mut rest = &bytes[..];
-        let mut read_back = Vec::new();
-        read(&mut Reader { bytes: &mut rest }, values.len(), |at, value| {
-            assert_eq!(at, read_back.len());
-            read_back.push(value);
+        let (mut cells, mut made) = (Vec::new(), Vec::new());
+        let mut reader = Reader { bytes: &mut rest };
+        read(&mut reader, values.len(), (bytes.len(), &mut made), |at, cell| {
+            assert_eq!(at, cells.len());
+            cells.push(cell);
         })
         .unwrap();
         assert!(rest.is_empty(), "all of it was read");
-        read_back
+        let value = |cell: &Cell| match *cell {
+            Cell::Null => Value::Null,
+            Cell::Integer(integer) => Value::Integer(integer),
+            Cell::Real(real) => Value::Real(real),
+            Cell::Bytes { blob, made: short, length, start } => {
+                let all = if short { &made } else { &bytes };
+                let bytes = all[start..start + length as usize].to_vec();
+                if blob { Value::Blob(bytes) } else { Value::Text(bytes) }
+            }
+        };
+        cells.iter().map(value).collect()
     }
 
     #[test]
@@ -250,10 +283,10 @@ mod tests {
         values.extend([i64::MIN, i64::MAX, 0, i64::MIN].map(Value::Integer));
         assert_eq!(there_and_back(&values), values);
         let mut bytes = Vec::new();
-        write(&mut bytes, [Value::text(uuid)].iter());
+        write(&mut bytes, [ValueRef::Text(uuid.as_bytes())].into_iter());
         assert_eq!(bytes.len(), 2 + 16);
         bytes.clear();
-        write(&mut bytes, [Value::Real(19.99)].iter());
+        write(&mut bytes, [ValueRef::Real(19.99)].into_iter());
         assert_eq!(bytes.len(), 2 + 2);
     }
 
@@ -308,12 +341,16 @@ mod tests {
         let mut bytes = Vec::new();
         let items: Vec<Value> =
             (0..100).map(|n| Value::text(&format!("item {}", 900_000 + n))).collect();
-        write(&mut bytes, items.iter());
+        write(&mut bytes, items.iter().map(Value::as_ref));
         assert!(bytes.len() < 120, "{} bytes", bytes.len());
     }
 
     #[test]
     fn impossible_texts_are_refused() {
+        let reads = |bytes: &[u8]| {
+            let mut reader = Reader { bytes: &mut &bytes[..] };
+            read(&mut reader, 1, (bytes.len(), &mut Vec::new()), |_, _| {}).is_ok()
+        };
         let bad = [
             (DATE, i64::MAX),
             (DATE, -1),
@@ -329,10 +366,10 @@ mod tests {
                 bytes.push(0);
             }
             write_signed(&mut bytes, number);
-            assert!(read(&mut Reader { bytes: &mut &bytes[..] }, 1, |_, _| {}).is_err(), "{tag}");
+            assert!(!reads(&bytes), "{tag}");
         }
         let long = [1, NUMBERED, 33].into_iter().chain([b'a'; 33]).chain([2]).collect::<Vec<u8>>();
-        assert!(read(&mut Reader { bytes: &mut &long[..] }, 1, |_, _| {}).is_err());
+        assert!(!reads(&long));
     }
 
     proptest! {

@@ -6,6 +6,7 @@
 pub mod bytes;
 mod columns;
 pub mod message;
+pub mod packed;
 pub mod rows;
 mod sites;
 mod texts;

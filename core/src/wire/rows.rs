@@ -5,15 +5,17 @@
 //! receiver that has seen all of them drops the batch without decoding it. Layout in
 //! `docs/PROTOCOL.md`. Must not know SQLite or local numbers: tables and columns go by name.
 
+use std::borrow::Cow;
+
 use crate::Result;
 use crate::ids::{Dot, Stamp};
 use crate::limits;
 use crate::merge::{ENDED_MAX, Ended};
 use crate::store::clock::{read_varint, write_varint};
-use crate::store::vector::Vector;
 use crate::value::Value;
 use crate::wire::bytes::{Reader, broken, write_runs, write_signed, write_text};
 use crate::wire::columns;
+use crate::wire::packed::{Cell, Event, Head, Packed, Part, Ranges, TableRef};
 use crate::wire::sites::{Sites, check_stamp};
 
 const VERSION: u8 = 1;
@@ -67,30 +69,6 @@ pub struct Row {
     pub ended: Ended,
 }
 
-impl Row {
-    /// Every write event that this row names.
-    fn dots(&self) -> impl Iterator<Item = Dot> + '_ {
-        let cells = self.cells.iter().map(|(_, dot, _)| *dot);
-        let ended = self.ended.iter().flat_map(|(birth, death)| [*birth, *death]);
-        std::iter::once(self.birth).chain(cells).chain(ended)
-    }
-
-    /// Whether a vector covers every write event that this row names.
-    pub(crate) fn is_covered(&self, vector: &Vector) -> bool {
-        self.dots().all(|dot| vector.covers(dot))
-    }
-
-    fn flags(&self, columns: usize) -> u8 {
-        let uniform =
-            self.cells.len() == columns && self.cells.iter().all(|(_, dot, _)| *dot == self.birth);
-        let flag = |on: bool, bit: u8| if on { bit } else { 0 };
-        flag(self.whole, FLAG_WHOLE)
-            | flag(uniform, FLAG_UNIFORM)
-            | flag(self.length % 2 == 1, FLAG_ALIVE)
-            | flag(!self.ended.is_empty(), FLAG_ENDED)
-    }
-}
-
 impl Batch {
     /// Number of rows in all tables.
     #[must_use]
@@ -98,10 +76,32 @@ impl Batch {
         self.tables.iter().map(|table| table.rows.len()).sum()
     }
 
-    fn dots(&self) -> impl Iterator<Item = Dot> + '_ {
-        self.tables.iter().flat_map(|table| &table.rows).flat_map(Row::dots)
+    /// Encodes and compresses.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        Packed::of(self).encode()
     }
 
+    /// The newest write event of each site in an encoded batch, as its header says. Only the
+    /// header is read; [`Batch::decode`] refuses a batch whose header does not fit its rows.
+    ///
+    /// # Errors
+    /// If the header is broken.
+    pub fn newest(bytes: &[u8]) -> Result<Vec<Dot>> {
+        let (sites, _) = header(bytes)?;
+        Ok(sites.ranges.iter().map(|(site, _, last)| Dot { stamp: *last, site: *site }).collect())
+    }
+
+    /// Decodes bytes of a peer; see [`Packed::decode`].
+    ///
+    /// # Errors
+    /// On anything that breaks the format or a limit.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        Ok(Packed::decode(bytes)?.to_batch())
+    }
+}
+
+impl Packed<'_> {
     /// Encodes and compresses.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
@@ -109,14 +109,14 @@ impl Batch {
     }
 
     fn encode_body(&self, compress: bool) -> Vec<u8> {
-        let sites = Sites::of(self.dots());
+        let (ranges, order) = self.ranges();
         let mut body = Vec::new();
-        write_varint(&mut body, self.tables.len() as u64);
-        for table in &self.tables {
-            encode_table(&mut body, table, &sites);
+        write_varint(&mut body, self.parts.len() as u64);
+        for (table, part) in self.tables().zip(&self.parts) {
+            encode_table(&mut body, table, part, (&ranges, &order));
         }
         let mut bytes = vec![VERSION];
-        sites.write(&mut bytes);
+        Sites { ranges }.write(&mut bytes);
         let compressed = compress.then(|| lz4_flex::block::compress(&body));
         match compressed.filter(|compressed| compressed.len() < body.len()) {
             Some(compressed) => {
@@ -131,51 +131,40 @@ impl Batch {
         }
         bytes
     }
+}
 
-    /// The newest write event of each site in an encoded batch, as its header says. Only the
-    /// header is read; [`Batch::decode`] refuses a batch whose header does not fit its rows.
-    ///
-    /// # Errors
-    /// If the header is broken.
-    pub fn newest(bytes: &[u8]) -> Result<Vec<Dot>> {
-        let (sites, _) = header(bytes)?;
-        Ok(sites.ranges.iter().map(|(site, _, last)| Dot { stamp: *last, site: *site }).collect())
-    }
-
+impl<'a> Packed<'a> {
     /// Decodes bytes of a peer.
     ///
     /// # Errors
     /// On anything that breaks the format or a limit. Nothing is allocated that the bytes at hand
     /// and [`limits::BATCH_MAX_CELLS`] do not justify.
-    pub fn decode(bytes: &[u8]) -> Result<Self> {
+    pub fn decode(bytes: &'a [u8]) -> Result<Self> {
         let (sites, rest) = header(bytes)?;
         let (method, rest) = rest.split_first().ok_or_else(|| broken("it is cut off"))?;
-        let inflated;
-        let mut body = match *method {
-            METHOD_RAW => rest,
-            METHOD_LZ4 => {
-                inflated = inflate(rest)?;
-                &inflated[..]
-            }
+        let body = match *method {
+            METHOD_RAW => Cow::Borrowed(rest),
+            METHOD_LZ4 => Cow::Owned(inflate(rest)?),
             _ => return Err(broken("its compression is unknown")),
         };
         let mut decoder = Decoder {
-            reader: Reader { bytes: &mut body },
+            reader: Reader { bytes: &mut &body[..] },
+            size: body.len(),
+            made: Vec::new(),
             sites: &sites,
             cells_left: limits::BATCH_MAX_CELLS,
         };
-        let batch = decoder.batch()?;
+        let parts = decoder.parts()?;
         if !decoder.reader.bytes.is_empty() {
             return Err(broken("bytes follow its end"));
         }
-        let found = Sites::of(batch.dots());
-        let told = sites.ranges.iter();
-        if found.ranges.len() != sites.ranges.len()
-            || told.zip(&found.ranges).any(|(told, found)| told != found)
-        {
+        let made = decoder.made;
+        let names = sites.ranges.iter().map(|(site, ..)| *site).collect();
+        let packed = Self { parts, sites: names, body, made };
+        if packed.ranges().0 != sites.ranges {
             return Err(broken("its header does not tell the stamps of its rows"));
         }
-        Ok(batch)
+        Ok(packed)
     }
 }
 
@@ -203,42 +192,64 @@ fn inflate(mut bytes: &[u8]) -> Result<Vec<u8>> {
     Ok(body)
 }
 
-fn encode_table(body: &mut Vec<u8>, table: &TableRows, sites: &Sites) {
-    write_text(body, &table.name);
-    body.push(u8::from(table.integer_key));
-    write_varint(body, table.key_columns as u64);
-    write_varint(body, table.columns.len() as u64);
-    table.columns.iter().for_each(|column| write_text(body, column));
-    let rows = &table.rows;
-    write_varint(body, rows.len() as u64);
-    let flags: Vec<u8> = rows.iter().map(|row| row.flags(table.columns.len())).collect();
+fn encode_table(
+    body: &mut Vec<u8>,
+    table: TableRef<'_>,
+    part: &Part,
+    (ranges, order): (&Ranges, &[u64]),
+) {
+    write_text(body, &part.name);
+    body.push(u8::from(part.integer_key));
+    write_varint(body, part.key_columns as u64);
+    write_varint(body, part.columns.len() as u64);
+    part.columns.iter().for_each(|column| write_text(body, column));
+    let heads = &part.heads;
+    write_varint(body, heads.len() as u64);
+    let flags: Vec<u8> = heads.iter().map(|head| flags(part, head)).collect();
     write_runs(body, flags.iter().map(|flags| u64::from(*flags)));
-    write_runs(body, rows.iter().map(|row| row.length.unsigned_abs()));
-    write_runs(body, rows.iter().map(|row| sites.place(row.birth.site)));
-    let mut last: Vec<i64> = sites.ranges.iter().map(|(_, first, _)| first.0).collect();
-    for row in rows {
-        let last = &mut last[sites.place(row.birth.site) as usize];
-        write_signed(body, row.birth.stamp.0.wrapping_sub(*last));
-        *last = row.birth.stamp.0;
+    write_runs(body, heads.iter().map(|head| head.length.unsigned_abs()));
+    let place = |event: &Event| order[event.place as usize];
+    write_runs(body, heads.iter().map(|head| place(&head.birth)));
+    let mut last: Vec<i64> = ranges.iter().map(|(_, first, _)| first.0).collect();
+    for head in heads {
+        let last = &mut last[place(&head.birth) as usize];
+        write_signed(body, head.birth.stamp.0.wrapping_sub(*last));
+        *last = head.birth.stamp.0;
     }
-    for row in rows.iter().filter(|row| !row.ended.is_empty()) {
-        write_varint(body, row.ended.len() as u64);
-        let dots = row.ended.iter().flat_map(|(birth, death)| [birth, death]);
-        dots.for_each(|dot| write_dot(body, *dot, row.birth, sites));
-    }
-    for (row, _) in rows.iter().zip(&flags).filter(|(_, flags)| has_own_dots(**flags)) {
-        write_varint(body, row.cells.len() as u64);
-        for (column, dot, _) in &row.cells {
-            write_varint(body, *column as u64);
-            write_dot(body, *dot, row.birth, sites);
+    let write_event = |body: &mut Vec<u8>, event: &Event, head: &Head| {
+        write_signed(body, event.stamp.0.wrapping_sub(head.birth.stamp.0));
+        write_varint(body, place(event));
+    };
+    for head in heads.iter().filter(|head| head.ended.is_some()) {
+        let ended = part.ended(head);
+        write_varint(body, ended.len() as u64);
+        for event in ended.iter().flat_map(|(birth, death)| [birth, death]) {
+            write_event(body, event, head);
         }
     }
-    for at in 0..table.key_columns {
-        columns::write(body, rows.iter().filter_map(|row| row.key.get(at)));
+    for (head, _) in heads.iter().zip(&flags).filter(|(_, flags)| has_own_dots(**flags)) {
+        write_varint(body, u64::from(head.cells.1));
+        let list = part.list(head);
+        for at in 0..head.cells.1 {
+            let (column, event) = list.get(at as usize).copied().unwrap_or((at, head.birth));
+            write_varint(body, u64::from(column));
+            write_event(body, &event, head);
+        }
     }
-    for at in 0..table.columns.len() {
-        columns::write(body, rows.iter().filter_map(|row| row.cell(at)));
-    }
+    (0..part.key_columns).for_each(|at| columns::write(body, table.keys(at)));
+    (0..part.columns.len()).for_each(|at| columns::write(body, table.column(at)));
+}
+
+fn flags(part: &Part, head: &Head) -> u8 {
+    let Event { stamp, place } = head.birth;
+    let mut list = part.list(head).iter();
+    let uniform = head.cells.1 as usize == part.columns.len()
+        && list.all(|(_, event)| event.stamp == stamp && event.place == place);
+    let flag = |on: bool, bit: u8| if on { bit } else { 0 };
+    flag(head.whole, FLAG_WHOLE)
+        | flag(uniform, FLAG_UNIFORM)
+        | flag(head.length % 2 == 1, FLAG_ALIVE)
+        | flag(head.ended.is_some(), FLAG_ENDED)
 }
 
 /// A row whose cells have other dots than its birth lists them.
@@ -246,64 +257,40 @@ fn has_own_dots(flags: u8) -> bool {
     flags & FLAG_ALIVE != 0 && flags & FLAG_UNIFORM == 0
 }
 
-fn write_dot(body: &mut Vec<u8>, dot: Dot, birth: Dot, sites: &Sites) {
-    write_signed(body, dot.stamp.0.wrapping_sub(birth.stamp.0));
-    write_varint(body, sites.place(dot.site));
-}
-
-impl Row {
-    /// The value of a column by its position in the dictionary.
-    fn cell(&self, column: usize) -> Option<&Value> {
-        match self.cells.get(column) {
-            Some((at, _, value)) if *at == column => Some(value),
-            _ => {
-                let at = self.cells.binary_search_by_key(&column, |(at, ..)| *at).ok()?;
-                Some(&self.cells[at].2)
-            }
-        }
-    }
-
-    fn cell_mut(&mut self, column: usize) -> Option<&mut Value> {
-        let direct = self.cells.get(column).is_some_and(|(at, ..)| *at == column);
-        let at = if direct {
-            column
-        } else {
-            self.cells.binary_search_by_key(&column, |(at, ..)| *at).ok()?
-        };
-        Some(&mut self.cells[at].2)
-    }
-}
-
 struct Decoder<'a, 'b, 's> {
     reader: Reader<'a, 'b>,
+    /// Length of the body that is read.
+    size: usize,
+    /// Bytes of values that travel in a short form.
+    made: Vec<u8>,
     sites: &'s Sites,
     /// Cells and rows that this batch may still have.
     cells_left: usize,
 }
 
 impl Decoder<'_, '_, '_> {
-    fn batch(&mut self) -> Result<Batch> {
-        let mut tables: Vec<TableRows> = Vec::new();
+    fn parts(&mut self) -> Result<Vec<Part>> {
+        let mut parts: Vec<Part> = Vec::new();
         let count = self.reader.count()?;
         if count > limits::TABLES_MAX {
             return Err(broken("it has too many tables"));
         }
         for _ in 0..count {
-            let table = self.table()?;
-            let same = |other: &TableRows| {
-                other.name.eq_ignore_ascii_case(&table.name)
+            let part = self.part()?;
+            let same = |other: &Part| {
+                other.name.eq_ignore_ascii_case(&part.name)
                     && (other.integer_key, other.key_columns)
-                        == (table.integer_key, table.key_columns)
+                        == (part.integer_key, part.key_columns)
             };
-            if tables.iter().any(same) {
+            if parts.iter().any(same) {
                 return Err(broken("it names a table twice"));
             }
-            tables.push(table);
+            parts.push(part);
         }
-        Ok(Batch { tables })
+        Ok(parts)
     }
 
-    fn table(&mut self) -> Result<TableRows> {
+    fn part(&mut self) -> Result<Part> {
         let name = self.reader.name()?;
         // A column may be called so, a table of SQLite's own may not come from anybody.
         if name.to_ascii_lowercase().starts_with("sqlite_") {
@@ -328,9 +315,9 @@ impl Decoder<'_, '_, '_> {
         if !columns.iter().all(|name| distinct.insert(name.to_ascii_lowercase())) {
             return Err(broken("it names a column twice"));
         }
-        let mut table = TableRows { name, integer_key, key_columns, columns, rows: Vec::new() };
-        self.rows(&mut table)?;
-        Ok(table)
+        let mut part = Part { name, integer_key, key_columns, columns, ..Part::default() };
+        self.rows(&mut part)?;
+        Ok(part)
     }
 
     /// Takes from what a batch may have at most.
@@ -340,46 +327,57 @@ impl Decoder<'_, '_, '_> {
         Ok(())
     }
 
-    fn rows(&mut self, table: &mut TableRows) -> Result<()> {
+    fn rows(&mut self, part: &mut Part) -> Result<()> {
         let count = self.reader.count()?;
         // Each row has at least a byte, that of its birth.
         if count > self.reader.bytes.len() {
             return Err(broken("it is cut off"));
         }
-        self.spend(count.saturating_mul(1 + table.key_columns))?;
-        let flags = self.heads(table, count)?;
-        for (row, _) in table.rows.iter_mut().zip(&flags).filter(|(_, f)| **f & FLAG_ENDED != 0) {
-            row.ended = self.ended(row.birth)?;
+        self.spend(count.saturating_mul(1 + part.key_columns))?;
+        let flags = self.heads(part, count)?;
+        for (head, _) in part.heads.iter_mut().zip(&flags).filter(|(_, f)| **f & FLAG_ENDED != 0) {
+            head.ended = Some(part.ended.len() as u32);
+            part.ended.push(self.ended(head.birth)?);
         }
-        let mut holders = vec![0usize; table.columns.len()];
-        for (row, flags) in table.rows.iter_mut().zip(flags) {
-            row.cells = self.cells(row.birth, flags, holders.len())?;
-            row.cells.iter().for_each(|(column, ..)| holders[*column] += 1);
+        let mut holders = vec![0usize; part.columns.len()];
+        let mut cells = 0u32;
+        for (head, flags) in part.heads.iter_mut().zip(flags) {
+            self.cells(head, flags, &mut part.listed, &mut holders)?;
+            head.cells.0 = cells;
+            cells += head.cells.1;
         }
-        for at in 0..table.key_columns {
-            let rows = &mut table.rows;
-            columns::read(&mut self.reader, count, |row, value| rows[row].key[at] = value)?;
+        let (size, made) = (self.size, &mut self.made);
+        part.keys = vec![Cell::Null; count * part.key_columns];
+        for at in 0..part.key_columns {
+            let (keys, step) = (&mut part.keys, part.key_columns);
+            columns::read(&mut self.reader, count, (size, &mut *made), |row, cell| {
+                keys[row * step + at] = cell;
+            })?;
         }
-        for row in &table.rows {
-            let integer = matches!(row.key.as_slice(), [Value::Integer(_)]);
-            if row.key.contains(&Value::Null) || (table.integer_key && !integer) {
-                return Err(broken("a key has the wrong storage class"));
-            }
+        let fits = |cell: &Cell| match cell {
+            Cell::Null => false,
+            Cell::Integer(_) => true,
+            _ => !part.integer_key,
+        };
+        if !part.keys.iter().all(fits) {
+            return Err(broken("a key has the wrong storage class"));
         }
+        let mut all = vec![Cell::Null; cells as usize];
         for (column, holders) in holders.into_iter().enumerate() {
-            let mut places = table.rows.iter_mut().filter_map(|row| row.cell_mut(column));
-            columns::read(&mut self.reader, holders, |_, value| {
+            let mut places = part.heads.iter().filter_map(|head| part.cell_at(head, column));
+            columns::read(&mut self.reader, holders, (size, &mut *made), |_, cell| {
                 if let Some(place) = places.next() {
-                    *place = value;
+                    all[place] = cell;
                 }
             })?;
         }
+        part.cells = all;
         Ok(())
     }
 
     /// Reads flags, causal lengths and births, and makes the rows with them.
-    fn heads(&mut self, table: &mut TableRows, count: usize) -> Result<Vec<u8>> {
-        let (integer, sites) = (table.integer_key, self.sites);
+    fn heads(&mut self, part: &mut Part, count: usize) -> Result<Vec<u8>> {
+        let (integer, sites) = (part.integer_key, self.sites);
         let mut flags: Vec<u8> = Vec::with_capacity(count);
         self.reader.runs(count, |_, run, number| {
             let known = u8::try_from(number).ok().filter(|flags| *flags <= 15);
@@ -396,81 +394,92 @@ impl Decoder<'_, '_, '_> {
             lengths.resize(run.end, length);
             Ok(())
         })?;
-        let mut places: Vec<usize> = Vec::with_capacity(count);
+        let mut places: Vec<u32> = Vec::with_capacity(count);
         self.reader.runs(count, |_, run, number| {
             let place = usize::try_from(number).unwrap_or(usize::MAX);
             sites.site(place)?;
-            places.resize(run.end, place);
+            places.resize(run.end, place as u32);
             Ok(())
         })?;
         let mut last: Vec<i64> = sites.ranges.iter().map(|(_, first, _)| first.0).collect();
-        table.rows.reserve_exact(count);
+        part.heads.reserve_exact(count);
         for ((flags, length), place) in flags.iter().zip(lengths).zip(places) {
             if (flags & FLAG_ALIVE != 0) != (length % 2 == 1) {
                 return Err(broken("a causal length is impossible"));
             }
-            let stamp = self.reader.signed()?.wrapping_add(last[place]);
-            last[place] = stamp;
-            check_stamp(Stamp(stamp))?;
-            table.rows.push(Row {
-                key: vec![Value::Null; table.key_columns],
-                length,
-                birth: Dot { stamp: Stamp(stamp), site: sites.site(place)? },
-                whole: flags & FLAG_WHOLE != 0,
-                cells: Vec::new(),
-                ended: Ended::new(),
-            });
+            let last = &mut last[place as usize];
+            *last = self.reader.signed()?.wrapping_add(*last);
+            let stamp = Stamp(*last);
+            check_stamp(stamp)?;
+            let (birth, whole) = (Event { stamp, place }, flags & FLAG_WHOLE != 0);
+            let (cells, listed, ended) = ((0, 0), None, None);
+            part.heads.push(Head { length, birth, whole, cells, listed, ended });
         }
         Ok(flags)
     }
 
     /// The cells of a row, without their values.
-    fn cells(&mut self, birth: Dot, flags: u8, columns: usize) -> Result<Vec<(usize, Dot, Value)>> {
+    fn cells(
+        &mut self,
+        head: &mut Head,
+        flags: u8,
+        listed: &mut Vec<(u32, Event)>,
+        holders: &mut [usize],
+    ) -> Result<()> {
+        let columns = holders.len();
         if flags & FLAG_UNIFORM != 0 {
             if columns > 0 && flags & FLAG_ALIVE == 0 {
                 return Err(broken("a dead row has cells"));
             }
             self.spend(columns)?;
-            return Ok((0..columns).map(|column| (column, birth, Value::Null)).collect());
+            holders.iter_mut().for_each(|holders| *holders += 1);
+            head.cells.1 = columns as u32;
+            return Ok(());
         }
         if flags & FLAG_ALIVE == 0 {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let count = self.reader.count()?;
         if count > columns {
             return Err(broken("a row has too many cells"));
         }
         self.spend(count)?;
-        let mut cells: Vec<(usize, Dot, Value)> = Vec::new();
+        let start = listed.len();
         for _ in 0..count {
             let column = self.reader.count()?;
-            let rising = cells.last().is_none_or(|(before, ..)| *before < column);
+            let rising =
+                listed[start..].last().is_none_or(|(before, _)| (*before as usize) < column);
             if column >= columns || !rising {
                 return Err(broken("a column position is impossible"));
             }
-            cells.push((column, self.dot(birth)?, Value::Null));
+            holders[column] += 1;
+            listed.push((column as u32, self.event(head.birth)?));
         }
-        Ok(cells)
+        head.cells.1 = count as u32;
+        head.listed = Some(start as u32);
+        Ok(())
     }
 
-    fn ended(&mut self, birth: Dot) -> Result<Ended> {
+    fn ended(&mut self, birth: Event) -> Result<Vec<(Event, Event)>> {
         let count = self.reader.count()?;
         if count == 0 || count > ENDED_MAX {
             return Err(broken("a row has an impossible number of ended incarnations"));
         }
-        let mut ended = Ended::new();
+        let mut ended = std::collections::BTreeMap::new();
         for _ in 0..count {
-            let (began, over) = (self.dot(birth)?, self.dot(birth)?);
-            ended.insert(began, over);
+            let (began, over) = (self.event(birth)?, self.event(birth)?);
+            let site = self.sites.site(began.place as usize)?;
+            ended.insert(Dot { stamp: began.stamp, site }, (began, over));
         }
-        Ok(ended)
+        Ok(ended.into_values().collect())
     }
 
-    fn dot(&mut self, birth: Dot) -> Result<Dot> {
+    fn event(&mut self, birth: Event) -> Result<Event> {
         let stamp = Stamp(self.reader.signed()?.wrapping_add(birth.stamp.0));
         check_stamp(stamp)?;
         let place = self.reader.count()?;
-        Ok(Dot { stamp, site: self.sites.site(place)? })
+        self.sites.site(place)?;
+        Ok(Event { stamp, place: place as u32 })
     }
 
     fn column(&mut self) -> Result<String> {

@@ -67,17 +67,17 @@ pub(super) fn pack_uuid(body: &mut Vec<u8>, text: &[u8]) {
     }
 }
 
-pub(super) fn unpack_uuid(bytes: &[u8]) -> Vec<u8> {
+/// Appends the uuid of 16 bytes.
+pub(super) fn write_uuid(text: &mut Vec<u8>, bytes: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = Vec::with_capacity(UUID_TEXT_BYTES);
+    let start = text.len();
     for byte in bytes {
-        if UUID_HYPHENS.contains(&text.len()) {
+        if UUID_HYPHENS.contains(&(text.len() - start)) {
             text.push(b'-');
         }
         text.push(DIGITS[usize::from(byte >> 4)]);
         text.push(DIGITS[usize::from(byte & 15)]);
     }
-    text
 }
 
 /// The number that some digits spell.
@@ -94,18 +94,17 @@ fn date(text: &[u8]) -> Option<i64> {
     fits.then_some(year * DAYS_OF_A_YEAR + (month - 1) * DAYS_OF_A_MONTH + day - 1)
 }
 
-/// Writes the date with a number; `None` if there is none.
-pub(super) fn write_date(date: i64) -> Option<Vec<u8>> {
+/// Appends the date with a number. Returns whether there is one.
+pub(super) fn write_date(text: &mut Vec<u8>, date: i64) -> bool {
     if !(0..DATES_END).contains(&date) {
-        return None;
+        return false;
     }
-    let mut text = Vec::with_capacity(19);
-    write_digits(&mut text, date / DAYS_OF_A_YEAR, 4);
+    write_digits(text, date / DAYS_OF_A_YEAR, 4);
     text.push(b'-');
-    write_digits(&mut text, date % DAYS_OF_A_YEAR / DAYS_OF_A_MONTH + 1, 2);
+    write_digits(text, date % DAYS_OF_A_YEAR / DAYS_OF_A_MONTH + 1, 2);
     text.push(b'-');
-    write_digits(&mut text, date % DAYS_OF_A_MONTH + 1, 2);
-    Some(text)
+    write_digits(text, date % DAYS_OF_A_MONTH + 1, 2);
+    true
 }
 
 fn time(text: &[u8]) -> Option<i64> {
@@ -116,20 +115,26 @@ fn time(text: &[u8]) -> Option<i64> {
     fits.then_some(day * SECONDS_OF_A_DAY + (hour * 60 + minute) * 60 + second)
 }
 
-/// Writes the time with a number; `None` if there is none.
-pub(super) fn write_time(time: i64) -> Option<Vec<u8>> {
-    let mut text = write_date(time.div_euclid(SECONDS_OF_A_DAY))?;
+/// Appends the time with a number. Returns whether there is one.
+pub(super) fn write_time(text: &mut Vec<u8>, time: i64) -> bool {
+    if !write_date(text, time.div_euclid(SECONDS_OF_A_DAY)) {
+        return false;
+    }
     let second = time.rem_euclid(SECONDS_OF_A_DAY);
     for (mark, number) in [(b' ', second / 3_600), (b':', second / 60 % 60), (b':', second % 60)] {
         text.push(mark);
-        write_digits(&mut text, number, 2);
+        write_digits(text, number, 2);
     }
-    Some(text)
+    true
 }
 
-fn write_digits(text: &mut Vec<u8>, number: i64, count: u32) {
-    for place in (0..count).rev() {
-        text.push(b'0' + (number / 10i64.pow(place) % 10) as u8);
+/// Appends the last digits of a number.
+fn write_digits(text: &mut Vec<u8>, mut number: i64, count: usize) {
+    let start = text.len();
+    text.resize(start + count, b'0');
+    for digit in text[start..].iter_mut().rev() {
+        *digit += (number % 10) as u8;
+        number /= 10;
     }
 }
 
@@ -151,13 +156,12 @@ pub(super) fn digits_of(number: i64) -> usize {
     number.checked_ilog10().unwrap_or(0) as usize + 1
 }
 
-/// Writes a beginning and a number behind it; `None` if a numbered text has no such number.
-pub(super) fn write_numbered(prefix: &[u8], number: i64) -> Option<Vec<u8>> {
+/// Appends a beginning and a number behind it. Returns whether a numbered text has such a number.
+pub(super) fn write_numbered(text: &mut Vec<u8>, prefix: &[u8], number: i64) -> bool {
     if !(0..NUMBER_END).contains(&number) {
-        return None;
+        return false;
     }
-    let mut text = Vec::with_capacity(prefix.len() + DIGITS_MAX);
     text.extend_from_slice(prefix);
-    write_digits(&mut text, number, digits_of(number) as u32);
-    Some(text)
+    write_digits(text, number, digits_of(number));
+    true
 }

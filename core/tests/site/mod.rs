@@ -43,6 +43,16 @@ impl Site {
         site
     }
 
+    /// One that joins with foreign keys as its SQL declares them.
+    pub fn with_declared(number: u8, sql: &str) -> Self {
+        let mut site = Self::new(number, sql);
+        let foreign_keys = sql.contains("foreign_keys=ON");
+        let join = Join { topic: "t".into(), foreign_keys, ..Join::default() };
+        let file = FileIdentity("file".into());
+        site.store.join(NOW, &join, &file, &[number; 64]).unwrap();
+        site
+    }
+
     /// One whose application enforces foreign keys, or does not.
     pub fn enforcing(number: u8, sql: &str, enforced: bool) -> Self {
         let mut site = Self::before_backfill_enforcing(number, sql, enforced);

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::ids::SiteId;
+use crate::store::vector::Vector;
 use proptest::prelude::*;
 
 fn value() -> impl Strategy<Value = Value> {
@@ -55,7 +56,49 @@ fn batch() -> impl Strategy<Value = Batch> {
     })
 }
 
+impl Row {
+    /// Every write event that this row names.
+    fn dots(&self) -> impl Iterator<Item = Dot> + '_ {
+        let cells = self.cells.iter().map(|(_, dot, _)| *dot);
+        let ended = self.ended.iter().flat_map(|(birth, death)| [*birth, *death]);
+        std::iter::once(self.birth).chain(cells).chain(ended)
+    }
+}
+
+impl Batch {
+    fn dots(&self) -> impl Iterator<Item = Dot> + '_ {
+        self.tables.iter().flat_map(|table| &table.rows).flat_map(Row::dots)
+    }
+
+    fn encode_body(&self, compress: bool) -> Vec<u8> {
+        Packed::of(self).encode_body(compress)
+    }
+}
+
 proptest! {
+    /// What is looked at where it lies is what a row of its own says.
+    #[test]
+    fn packed_rows_are_the_rows(batch in batch(), stamps in prop::collection::vec(dot(), 4)) {
+        let seen: Vector = Vector(stamps.iter().map(|dot| (dot.site, (dot.stamp, Default::default()))).collect());
+        let bytes = batch.encode();
+        for packed in [Packed::of(&batch), Packed::decode(&bytes).unwrap()] {
+            let by_place = packed.seen_by(&seen);
+            let rows = batch.tables.iter().flat_map(|table| &table.rows);
+            let looked_at = packed.tables().flat_map(|table| table.rows());
+            prop_assert_eq!(packed.row_count(), batch.row_count());
+            for (row, at) in rows.zip(looked_at) {
+                prop_assert_eq!(&at.to_row(), row);
+                prop_assert_eq!(at.is_covered(&by_place), row.dots().all(|dot| seen.covers(dot)));
+                let written = row.cells.iter().map(|(_, dot, _)| *dot).chain(row.ended.values().copied());
+                let newest = written.map(|dot| dot.stamp).fold(row.birth.stamp, Stamp::max);
+                prop_assert_eq!(at.newest(), newest);
+                let plain = row.cells.iter().all(|(_, dot, _)| *dot == row.birth);
+                prop_assert_eq!(at.is_plain(), plain);
+            }
+            prop_assert_eq!(packed.encode(), bytes.clone());
+        }
+    }
+
     #[test]
     fn a_batch_survives_the_wire(batch in batch()) {
         let bytes = batch.encode();

@@ -447,9 +447,9 @@ impl Network {
                 self.ready.push_back(Event::ListenFailed { address, reason });
             }
             SwarmEvent::ConnectionEstablished { connection_id, endpoint, .. } => {
-                if self.dials.remove(&connection_id).is_some() {
-                    self.reached(&[endpoint.get_remote_address().clone()]);
-                }
+                let dialed = self.dials.remove(&connection_id);
+                let reached = dialed.map(|_| endpoint.get_remote_address().clone());
+                reached.into_iter().for_each(|address| self.reached(&[address]));
             }
             SwarmEvent::ConnectionClosed { connection_id, .. } => {
                 self.ping_failures.remove(&connection_id);

@@ -141,6 +141,7 @@ def a_cursor_that_is_open_at_the_end_harms_nothing(folder):
     host.rows("CREATE TABLE t(id INTEGER PRIMARY KEY)")
     host.rows("INSERT INTO t SELECT value FROM json_each('[1,2,3]')")
     until(lambda: running(host))
+    until(lambda: host.ask("SELECT count(*) FROM wavesync_events") > 0)
     for table in ("t", "wavesync_events", "wavesync_tables"):
         cursor = host.connection.execute("SELECT * FROM " + table)
         next(cursor)

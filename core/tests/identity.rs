@@ -341,3 +341,13 @@ fn p14_a_copy_with_unfolded_rows_starts() {
     assert_ne!(identity.site, a.site());
     assert_eq!(copy.own_state(NOW).unwrap().boot, identity.boot);
 }
+
+#[cfg(feature = "mutants")]
+#[test]
+fn p13_a_fork_of_a_former_site_that_is_not_seen_is_noticed() {
+    use wavesync_core::mutants::{Mutant, set};
+    set(Some(Mutant::PastUnseen));
+    let broken = std::panic::catch_unwind(p13_what_others_know_of_a_former_site_is_compared);
+    set(None);
+    assert!(broken.is_err());
+}

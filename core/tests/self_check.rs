@@ -454,6 +454,39 @@ fn only_what_differs_is_named() {
     assert_eq!(differences((&one.tables, &one.renamed), (&one.tables, &one.renamed)), []);
 }
 
+/// A member that lacks what another one has, and cannot ask for it.
+fn told_while_one_is_behind() -> Vec<&'static str> {
+    let (mut stage, a, b) = pair();
+    stage.tap = Some(Box::new(move |frame| {
+        let asks = frame.from == b && frame.bytes[0] == sealed::REQUEST;
+        if asks { Vec::new() } else { vec![frame.bytes.clone()] }
+    }));
+    // More than is pushed.
+    stage.write(
+        a,
+        "WITH RECURSIVE n(i) AS (SELECT 1000 UNION ALL SELECT i + 1 FROM n WHERE i < 1400)
+         INSERT INTO note(id) SELECT i FROM n",
+    );
+    stage.pass(60_000);
+    [stage.codes(a), stage.codes(b)].concat()
+}
+
+#[test]
+fn p15_who_is_behind_is_not_compared_with() {
+    let told = told_while_one_is_behind();
+    assert!(!told.contains(&"difference"), "{told:?}");
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn p15_digests_of_different_states_that_are_compared_are_noticed() {
+    use wavesync_core::mutants::{Mutant, set};
+    set(Some(Mutant::DigestAcrossStates));
+    let told = told_while_one_is_behind();
+    set(None);
+    assert!(told.contains(&"difference"), "{told:?}");
+}
+
 /// What reading for digests costs: `cargo test --profile simulator -p wavesync-core --features mutants
 /// --test self_check -- --ignored --nocapture`.
 #[test]

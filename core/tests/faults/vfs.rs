@@ -219,7 +219,8 @@ unsafe extern "C" fn open(
     if code == ffi::SQLITE_OK {
         // SAFETY: as above; it begins with a file of this VFS.
         unsafe {
-            (*file.cast::<File>()).database = flags & ffi::SQLITE_OPEN_MAIN_DB != 0;
+            let pages = ffi::SQLITE_OPEN_MAIN_DB | ffi::SQLITE_OPEN_WAL;
+            (*file.cast::<File>()).database = flags & pages != 0;
             (*file).pMethods = &METHODS;
         }
     }

@@ -142,17 +142,6 @@ fn p14_a_second_history_that_counts_as_seen_is_noticed() {
 }
 
 #[test]
-fn p13_a_fork_of_a_former_site_that_is_not_seen_is_noticed() {
-    // A seed of its own: a clock that is set back, a copy and a change of the site meet in few runs.
-    let plan = || crate::upheaval::plan(1273);
-    mutants::set(Some(Mutant::PastUnseen));
-    let broken = run(plan());
-    mutants::set(None);
-    assert!(broken.is_err_and(|failure| failure.oracle == "convergence"));
-    assert!(run(plan()).is_ok());
-}
-
-#[test]
 fn an_untracked_table_that_counts_as_seen_is_noticed() {
     is_killed_in(crate::upheaval::plan, Mutant::UntrackedClaimed);
 }
@@ -185,9 +174,4 @@ fn p20_rows_that_were_deleted_meanwhile_and_stay_are_noticed() {
 #[test]
 fn p20_rows_of_who_comes_back_that_begin_no_higher_are_noticed() {
     is_killed_in(forgetful::plan, Mutant::NoRebase);
-}
-
-#[test]
-fn p15_digests_of_different_states_that_are_compared_are_noticed() {
-    is_killed_in(crate::sole::pair, Mutant::DigestAcrossStates);
 }

@@ -68,8 +68,6 @@ pub enum Full {
     /// It sends what the vector does not cover.
     #[default]
     No,
-    /// To compare them.
-    Compare,
     /// To take everything over anew (rule P20).
     Resync,
 }

@@ -172,6 +172,9 @@ impl Tx<'_> {
     /// (after a loss, see [`crate::store::regain`]), and for ever what is above a cap (rule P14).
     pub fn collected(&mut self) -> Result<Collected> {
         let mut collected = self.forgotten()?;
+        if collected.is_empty() {
+            return Ok(collected);
+        }
         let vector = self.vector()?;
         collected.retain(|site, stamp| {
             *stamp = (*stamp).min(vector.get(*site));

@@ -41,7 +41,6 @@ impl Store {
         let boot: [u8; 8] = random[..8].try_into().map_err(|_| damaged())?;
         // Positive and not 0, which stands for "never read".
         let boot = Boot((i64::from_be_bytes(boot) & i64::MAX) | 1);
-        self.conn.execute_batch(super::internal::NOTED)?;
         self.bind_identity(now, file, random)?;
         if mutants::on(Mutant::ForgetVector) {
             self.conn.execute_batch(

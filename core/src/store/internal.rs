@@ -46,8 +46,16 @@ CREATE TABLE __wavesync_address(peer BLOB NOT NULL, address TEXT NOT NULL, reach
 INSERT INTO __wavesync_meta(key, value) VALUES('format', 1), ('folded', 0), ('hlc', 0);
 ";
 
-/// Added to format 1; made when an engine starts on a file that lacks it.
-pub(super) const NOTED: &str = "
+/// Keys that a member has; see [`crate::store::resync`].
+const NOTED: &str = "
 CREATE TABLE IF NOT EXISTS __wavesync_noted(tbl INTEGER NOT NULL, k NOT NULL,
   PRIMARY KEY(tbl, k)) WITHOUT ROWID;
 ";
+
+/// Tables that were added to format 1: made where they are missing, when the schema is first looked at.
+pub(super) fn create_added(conn: &rusqlite::Connection) -> crate::Result<()> {
+    for sql in [NOTED, super::past::SCHEMA, super::regain::SCHEMA] {
+        conn.execute_batch(sql)?;
+    }
+    Ok(())
+}

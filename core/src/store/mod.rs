@@ -294,9 +294,7 @@ impl Store {
 
     fn create_tables(&self) -> Result<()> {
         self.conn.execute_batch(internal::SCHEMA)?;
-        self.conn.execute_batch(internal::NOTED)?;
-        self.conn.execute_batch(past::SCHEMA)?;
-        self.conn.execute_batch(regain::SCHEMA)?;
+        internal::create_added(&self.conn)?;
         Ok(self.conn.execute_batch(inbox::SCHEMA)?)
     }
 

@@ -49,7 +49,6 @@ impl Store {
 impl Tx<'_> {
     /// Notes that the present site stops being the own one; before its vector entry goes.
     pub(super) fn leave_site(&self, elsewhere: bool) -> Result<()> {
-        self.conn.execute_batch(SCHEMA)?;
         self.conn.execute(
             "INSERT OR REPLACE INTO __wavesync_past(site, boot, stamp, elsewhere)
              SELECT m.value, coalesce((SELECT max(ord) FROM __wavesync_boot), 0),

@@ -115,8 +115,7 @@ impl Tx<'_> {
         if self.cache.schema_version == Some(version) {
             return Ok(false);
         }
-        self.conn.execute_batch(super::past::SCHEMA)?;
-        self.conn.execute_batch(super::regain::SCHEMA)?;
+        super::internal::create_added(self.conn)?;
         self.cache.tables.clear();
         self.cache.names.clear();
         self.cache.parked = None;

@@ -163,6 +163,8 @@ pub enum Mutant {
     CapUnheeded,
     /// P18: rows begin at the bottom, whatever was forgotten.
     NoFloor,
+    /// P10e: a push of which a row lost to a delete is passed on.
+    OutlivedPassedOn,
     /// P19: who has not seen what was forgotten is merged with like any other.
     StaleMerged,
     /// P20: rows that were deleted while a replica was away stay with it.

@@ -274,6 +274,46 @@ fn an_old_export_brings_nothing_back_that_was_deleted_and_forgotten() {
     assert_eq!(all_equal(&stage), "b|3|2\n");
 }
 
+/// One has forgotten a delete, another one has not, and a third, who never heard of it, writes the row.
+/// What the first two show then.
+fn written_unaware_of_a_delete() -> (String, String) {
+    let mut stage = group(2);
+    stage.write(0, "INSERT INTO note VALUES('a', 1, 1)");
+    let now = Millis(stage.now);
+    let keep = MEMBER_KEEP_MS.to_string();
+    stage.at_mut(1).store.set_setting(now, "tombstone_keep_ms", &keep).unwrap();
+    stage.write(1, "");
+    stage.write(0, "DELETE FROM note");
+    stage.pass(A_WHILE_MS);
+    assert_eq!((tombstones(&stage, 0), tombstones(&stage, 1)), ("0".into(), "1".into()));
+    let late = stage.member(peer(3), key(7), TABLES, 3);
+    // It can speak, and is answered nothing.
+    stage.tap = Some(Box::new(move |frame| {
+        let answers = frame.to == late && frame.bytes[0] == sealed::CHUNK;
+        if answers { Vec::new() } else { vec![frame.bytes.clone()] }
+    }));
+    stage.connect(1, late);
+    stage.write(late, "INSERT INTO note VALUES('a', 'unaware', 0)");
+    // At once: what the self-check (rule P15) would mend later is not to come about.
+    (rows(&stage, 0), rows(&stage, 1))
+}
+
+#[test]
+fn p10e_a_row_that_lost_to_a_delete_is_not_passed_on_to_who_has_forgotten_that() {
+    let (forgot, remembers) = written_unaware_of_a_delete();
+    assert_eq!(forgot, remembers);
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn p10e_a_row_that_lost_to_a_delete_and_is_passed_on_is_noticed() {
+    use wavesync_core::mutants::{Mutant, set};
+    set(Some(Mutant::OutlivedPassedOn));
+    let (forgot, remembers) = written_unaware_of_a_delete();
+    set(None);
+    assert_ne!(forgot, remembers);
+}
+
 #[test]
 fn k5_two_groups_that_forgot_apart_exchange_nothing_and_are_told_what_to_do() {
     let mut stage = group(4);

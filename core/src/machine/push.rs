@@ -67,7 +67,7 @@ impl Machine {
                         ));
                     }
                 }
-                if applied.outlived > 0 {
+                if applied.outlived > 0 && !mutants::on(Mutant::OutlivedPassedOn) {
                     // Somebody may have forgotten the delete that a row lost to here, and would take it
                     // for a new one (rule P10e): what is here now is announced, and fetched.
                     return Ok(());

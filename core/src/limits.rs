@@ -178,6 +178,9 @@ pub const STAMP_MS_MAX: i64 = (1 << 47) - 1;
 pub const STAMP_MAX: i64 = i64::MAX - (1 << 32);
 /// Causal lengths above this are refused at decode.
 pub const CAUSAL_LENGTH_MAX: i64 = 1 << 40;
+/// Floors above this are refused, and tombstones of longer causal lengths are kept: else one row that a
+/// member made so would use up the lengths of all rows of its table.
+pub const FLOOR_MAX: i64 = 1 << 32;
 /// Log positions above this are refused at decode.
 pub const SEQ_MAX: i64 = 1 << 62;
 /// A topic's length.

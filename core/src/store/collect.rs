@@ -19,8 +19,8 @@ use crate::store::tables::Table;
 use crate::store::vector::{Caps, Vector};
 use crate::store::{Store, Tx};
 use crate::value::Value;
-use crate::wire;
 use crate::wire::message::{Floor, VectorList};
+use crate::{limits, wire};
 
 /// Of each site the highest write event among the tombstones that were forgotten.
 pub type Collected = BTreeMap<SiteId, Stamp>;
@@ -86,7 +86,11 @@ impl Needless {
             let capped = self.caps.get(&dot.site).is_some_and(|cap| *cap < dot.stamp);
             !capped && self.applied.iter().all(|applied| applied.covers(dot))
         };
-        !clock.alive() && clock.birth.stamp.millis() <= self.before && clock.dots().all(settled)
+        let ordinary = clock.length <= limits::FLOOR_MAX;
+        ordinary
+            && !clock.alive()
+            && clock.birth.stamp.millis() <= self.before
+            && clock.dots().all(settled)
     }
 }
 

@@ -600,7 +600,7 @@ fn check_floors(floors: &[Floor]) -> Result<()> {
         super::bytes::is_possible_name(&floor.table)
             && (1..=limits::KEY_COLUMNS_MAX).contains(&floor.key_columns)
             && (!floor.integer_key || floor.key_columns == 1)
-            && (0..limits::CAUSAL_LENGTH_MAX).contains(&floor.length)
+            && (0..=limits::FLOOR_MAX).contains(&floor.length)
     };
     if floors.len() > limits::TABLES_MAX || !floors.iter().all(possible) {
         return Err(Error::protocol("the floor of a table is absurd"));

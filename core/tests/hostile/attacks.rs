@@ -6,7 +6,9 @@ use wavesync_core::limits;
 use wavesync_core::store::vector::Vector;
 use wavesync_core::value::Value;
 use wavesync_core::wire;
-use wavesync_core::wire::message::{Attach, PushMessage, Refusal, VectorList, plain, sealed};
+use wavesync_core::wire::message::{
+    Attach, Floor, PushMessage, Refusal, VectorList, plain, sealed,
+};
 use wavesync_core::wire::rows::Batch;
 
 use crate::batches::{dead, notes, nulls, packed, row, table};
@@ -63,6 +65,7 @@ pub fn all() -> Vec<Entry> {
         ("a log that is claimed and never served", false, Member(claimed_log)),
         ("a vector of too many sites", false, Member(long_vector)),
         ("more and more sites", false, Member(more_and_more_sites)),
+        ("absurd floors", false, Member(absurd_floors)),
         ("a vector that names a site twice", false, Member(twice_in_a_vector)),
         ("too many caps", false, Member(many_caps)),
         ("the victim's own site id", false, Member(own_site)),
@@ -449,6 +452,18 @@ fn more_and_more_sites(scene: &mut Scene) {
     let own = "SELECT count(*) FROM __wavesync_vector";
     let count: usize = scene.stage.read(scene.target, own).parse().unwrap();
     assert!(count <= limits::VECTOR_MAX_SITES, "{count} sites");
+}
+
+/// Rows of the table would have to begin beyond every possible length.
+fn absurd_floors(scene: &mut Scene) {
+    let mut stream = scene.asked();
+    let mut chunk = scene.chunk(0, 1, Batch::default().encode());
+    (chunk.high, chunk.last, chunk.vector) = (Seq(1), true, Some(VectorList::default()));
+    let (table, length) = ("note".to_string(), limits::FLOOR_MAX + 1);
+    chunk.floors = vec![Floor { table, integer_key: true, key_columns: 1, length }];
+    scene.serve(&mut stream, &chunk);
+    let floors = "SELECT count(*) FROM __wavesync_meta WHERE key GLOB 'floor:*'";
+    assert_eq!(scene.stage.read(scene.target, floors), "0");
 }
 
 fn twice_in_a_vector(scene: &mut Scene) {

@@ -147,7 +147,7 @@ impl Tx<'_> {
         for alive in [false, true] {
             for (table, columns, bulk, others) in &mut work {
                 if let Some(bulk) = bulk.take_if(|_| alive) {
-                    if self.write_bulk(table, &bulk)? {
+                    if !self.any_over(table, &bulk)? && self.write_bulk(table, &bulk)? {
                         let count = bulk.rows().count() as u64;
                         applied.rows += count;
                         applied.changed += count;

@@ -84,6 +84,16 @@ pub(super) struct Stored {
 }
 
 impl Tx<'_> {
+    /// Whether a row has turned out to be over since it was chosen: what is deleted is applied first.
+    pub(super) fn any_over(&mut self, table: &Table, bulk: &Bulk<'_>) -> Result<bool> {
+        for new in &bulk.rows {
+            if self.may_be_over(table, new.key.as_ref())? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Splits rows of a table into those that are new and can be written together, and others.
     pub(super) fn split<'p>(
         &mut self,

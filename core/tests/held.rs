@@ -6,11 +6,13 @@ mod site;
 use site::{NOW, Site, TABLES, batch, row};
 use wavesync_core::ids::{Boot, Cursor, Dot, Millis, Seq, SiteId, Stamp};
 use wavesync_core::limits::{Bounds, FUTURE_LIMIT_MS};
+use wavesync_core::merge::{Ended, moved_key};
 use wavesync_core::store::apply::Reach;
 use wavesync_core::store::report;
+use wavesync_core::store::scan::Place;
 use wavesync_core::store::vector::Vector;
 use wavesync_core::value::Value;
-use wavesync_core::wire::rows::Row;
+use wavesync_core::wire::rows::{Batch, Row, TableRows};
 
 const AHEAD: SiteId = SiteId([7; 16]);
 
@@ -31,12 +33,15 @@ fn patch(key: &str, birth: Dot, cells: &[(usize, u64, i64)]) -> Row {
 }
 
 fn apply(site: &mut Site, rows: Vec<Row>, upto: u64) {
+    apply_batch(site, &batch(rows), upto);
+}
+
+fn apply_batch(site: &mut Site, rows: &Batch, upto: u64) {
     let cursor = Cursor { boot: Boot(1), seq: Seq(1), high: Seq(1) };
     let mut vector = Vector::default();
     vector.0.insert(AHEAD, (dot(upto).stamp, Boot(1)));
-    let rows = batch(rows);
     let reach = Reach { cursor, last: Some(&vector), ..Reach::default() };
-    site.store.write_applying(NOW, |tx| tx.apply_piece(AHEAD, &rows, &reach)).unwrap();
+    site.store.write_applying(NOW, |tx| tx.apply_piece(AHEAD, rows, &reach)).unwrap();
 }
 
 fn shown(site: &Site, key: &str) -> Option<(Value, Value)> {
@@ -140,4 +145,71 @@ fn a_held_row_is_kept_once_and_passed_on() {
         });
         assert_eq!((held(&other), shown(&other, "k")), (1, None), "{sent:?}");
     }
+}
+
+/// A row that had to move waits where it moved to, longer than its delete, which is known by the key that
+/// it had first.
+#[test]
+fn a_row_that_had_to_move_and_is_held_is_over_when_its_delete_comes() {
+    let (home, hour) = (1, 3_600_000);
+    let late = |millis: u64| Millis(NOW.0 + millis - FUTURE_LIMIT_MS);
+    for edited in [hour, 3 * hour] {
+        let mut site = Site::new(1, TABLES);
+        site.store.set_bounds(Bounds { bulk_rows: 1, ..Bounds::default() });
+        let num = |key: i64, birth: Dot, length: i64, ended: Ended| {
+            let cells = vec![(0, dot(edited), Value::Integer(1)), (1, birth, Value::Integer(1))];
+            let cells = if length % 2 == 1 { cells } else { Vec::new() };
+            let key = vec![Value::Integer(key)];
+            let rows = vec![Row { key, length, birth, whole: true, cells, ended }];
+            let columns = vec!["a".into(), "b".into()];
+            TableRows { name: "num".into(), integer_key: true, key_columns: 1, columns, rows }
+        };
+        let birth = dot(hour);
+        let moved = num(moved_key(home, birth), birth, 1, Ended::new());
+        let ended = Ended::from([(birth, dot(2 * hour))]);
+        let delete = num(home, dot(2 * hour), 2, ended);
+        apply_batch(&mut site, &Batch { tables: vec![moved] }, edited);
+        apply_batch(&mut site, &Batch { tables: vec![delete] }, 2 * hour);
+        assert_eq!(site.image().tables["num"].held.len(), 2);
+        site.store.release(late(2 * hour)).unwrap();
+        site.store.release(late(4 * hour)).unwrap();
+        let image = site.image();
+        assert!(image.tables["num"].held.is_empty());
+        assert!(image.tables["num"].shown.is_empty(), "edited at {edited}");
+    }
+}
+
+/// Who has forgotten what stood under a key would not know that a held row has to move from there.
+#[test]
+fn a_held_row_is_served_under_the_key_that_it_will_have() {
+    let mut site = Site::new(1, TABLES);
+    let (birth, hour) = (dot(3_600_000), 3_600_000);
+    let num = |length: i64, birth: Dot, ended: Ended| {
+        let cells = vec![(0, birth, Value::Integer(1)), (1, birth, Value::Integer(1))];
+        let cells = if length % 2 == 1 { cells } else { Vec::new() };
+        let rows =
+            vec![Row { key: vec![Value::Integer(1)], length, birth, whole: true, cells, ended }];
+        let columns = vec!["a".into(), "b".into()];
+        TableRows { name: "num".into(), integer_key: true, key_columns: 1, columns, rows }
+    };
+    let gone = num(2, dot(1), Ended::from([(dot(0), dot(1))]));
+    apply_batch(&mut site, &Batch { tables: vec![gone] }, 1);
+    apply_batch(&mut site, &Batch { tables: vec![num(1, birth, Ended::new())] }, hour);
+    assert_eq!(site.image().tables["num"].held.len(), 1);
+    let place = Place::requested(Some(Seq(0)), &[]).unwrap();
+    let piece = site.store.folded(NOW, |tx| tx.read_piece(place, &Vector::default())).unwrap();
+    let keys: Vec<i64> = piece
+        .rows
+        .to_batch()
+        .tables
+        .iter()
+        .flat_map(|table| &table.rows)
+        .map(integer_key)
+        .collect();
+    assert_eq!(keys, [1, moved_key(1, birth)]);
+}
+
+fn integer_key(row: &Row) -> i64 {
+    let Value::Integer(key) = row.key[0] else { panic!("an INTEGER key") };
+    key
 }

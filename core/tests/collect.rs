@@ -4,6 +4,7 @@
 
 mod stage;
 
+use rusqlite::Connection;
 use stage::{Stage, key, peer};
 use wavesync_core::ids::{Millis, Seq};
 use wavesync_core::limits::Bounds;
@@ -53,6 +54,12 @@ fn isolate(stage: &mut Stage, at: usize) {
     for other in (0..stage.actors.len()).filter(|other| *other != at) {
         stage.disconnect(at, other);
     }
+}
+
+/// An old copy of a file as `sqlite3_backup` makes it.
+fn backup(from: &Connection, to: &mut Connection) {
+    let backup = rusqlite::backup::Backup::new(from, to).unwrap();
+    backup.run_to_completion(1_000, std::time::Duration::ZERO, None).unwrap();
 }
 
 fn tombstones(stage: &Stage, at: usize) -> String {
@@ -162,7 +169,7 @@ fn p20_who_was_away_loses_what_was_deleted_and_keeps_what_it_wrote() {
     // The edit of a row that is gone is kept for the user.
     let kept = "SELECT k, ours FROM __wavesync_conflict WHERE kind = 'overwritten'";
     assert_eq!(stage.read(2, kept), "b|{\"body\": \"edited\", \"more\": 2}");
-    assert_eq!(stage.read(2, "SELECT count(*) FROM __wavesync_noted"), "0");
+    assert_eq!(stage.read(2, "SELECT count(*) FROM __wavesync_resync"), "0");
     // From here on it is a member like any other.
     let requests = |stage: &Stage| -> u64 {
         (0..3).flat_map(|at| stage.at(at).machine.peers()).map(|peer| peer.requests_out).sum()
@@ -184,7 +191,7 @@ fn p20_a_pass_that_takes_everything_over_goes_on_where_it_was_cut() {
     let mut places = Vec::new();
     for cut in 0..40 {
         stage.connect_and_cut_after(0, 2, 6);
-        places.push(stage.read(2, "SELECT count(*) FROM __wavesync_noted"));
+        places.push(stage.read(2, "SELECT count(*) FROM __wavesync_resync"));
         if stage.read(2, "SELECT 1 FROM __wavesync_meta WHERE key = 'resync'").is_empty() && cut > 0
         {
             break;
@@ -206,7 +213,7 @@ fn p20_a_pass_that_takes_everything_over_begins_anew_when_more_is_forgotten() {
     let bounds = Bounds { chunk_rows: 1, chunk_scan_entries: 2, ..Bounds::default() };
     stage.at_mut(0).store.set_bounds(bounds);
     let noted = |stage: &Stage| -> u64 {
-        stage.read(2, "SELECT count(*) FROM __wavesync_noted WHERE k = 'd'").parse().unwrap()
+        stage.read(2, "SELECT count(*) FROM __wavesync_resync WHERE k = 'd'").parse().unwrap()
     };
     for _ in 0..40 {
         stage.connect_and_cut_after(0, 2, 6);
@@ -221,6 +228,238 @@ fn p20_a_pass_that_takes_everything_over_begins_anew_when_more_is_forgotten() {
     connect_all(&mut stage);
     stage.pass(A_WHILE_MS);
     assert_eq!(all_equal(&stage), AFTER.replace("d|4|4\n", ""));
+}
+
+/// What a member cannot send, here because it is too large, is no sign that it was deleted there.
+#[test]
+fn p20_what_a_member_cannot_send_stays_with_who_comes_back() {
+    let mut stage = away_for_too_long();
+    isolate(&mut stage, 1);
+    stage.write(0, "UPDATE note SET more = zeroblob(67200000) WHERE id = 'd'");
+    stage.write(0, "INSERT INTO note VALUES('e', 0, zeroblob(67200000))");
+    stage.connect(0, 2);
+    stage.pass(A_WHILE_MS);
+    assert_eq!(stage.read(2, "SELECT count(*) FROM note WHERE id = 'd'"), "1");
+    assert!(stage.codes(0).contains(&"row_too_large"));
+    let named = "SELECT count(*) FROM __wavesync_clock_1 WHERE k = 'e'";
+    assert_eq!(stage.read(2, named), "0", "that it exists makes no row");
+    assert_eq!(stage.read(2, "SELECT count(*) FROM note WHERE id = 'a'"), "0");
+}
+
+/// The row was deleted, and that forgotten, while its table was not tracked here.
+#[test]
+fn p20_a_row_that_was_deleted_while_its_table_was_untracked_does_not_come_back() {
+    let mut stage = group(3);
+    stage.write(0, "INSERT INTO note VALUES('a', 1, 1), ('b', 2, 2); INSERT INTO num VALUES(1, 1)");
+    stage.pass(A_WHILE_MS);
+    let track = |stage: &mut Stage, on: bool| {
+        let now = Millis(stage.now);
+        for table in ["note", "num"] {
+            let store = &mut stage.at_mut(2).store;
+            if on { store.track(now, table) } else { store.untrack(now, table) }.unwrap();
+        }
+        stage.write(2, "");
+        stage.pass(A_WHILE_MS);
+    };
+    track(&mut stage, false);
+    stage.write(0, "DELETE FROM note WHERE id = 'a'; DELETE FROM num");
+    stage.pass(2 * MEMBER_KEEP_MS);
+    (0..3).for_each(|at| assert_eq!(tombstones(&stage, at), "0", "member {at}"));
+    assert_eq!(stage.read(2, "SELECT count(*) FROM note"), "2", "it stands there");
+    track(&mut stage, true);
+    stage.pass(A_WHILE_MS);
+    assert_eq!(all_equal(&stage), "b|2|2\n");
+}
+
+/// A row of the future is held by who is away when it is deleted elsewhere and that is forgotten.
+#[test]
+fn p20_what_is_held_of_a_row_that_was_deleted_does_not_bring_it_back() {
+    let mut stage = group(3);
+    stage.write(0, "INSERT INTO note VALUES('b', 2, 2)");
+    // For members 0 and 1 nothing is too far ahead.
+    for at in 0..2 {
+        let now = Millis(stage.now);
+        stage.at_mut(at).store.set_setting(now, "future_limit_ms", "999999999").unwrap();
+    }
+    let hour = 3_600_000;
+    stage.now += hour;
+    stage.commit(0, "INSERT INTO note VALUES('f', 0, 0)");
+    stage.run_some(1);
+    stage.now -= hour;
+    stage.run();
+    let held = "SELECT count(*) FROM __wavesync_held";
+    assert_eq!((stage.read(1, held), stage.read(2, held)), ("0".into(), "1".into()));
+    isolate(&mut stage, 2);
+    stage.write(1, "DELETE FROM note WHERE id = 'f'");
+    stage.pass(2 * hour);
+    assert_eq!((tombstones(&stage, 0), tombstones(&stage, 1)), ("0".into(), "0".into()));
+    connect_all(&mut stage);
+    stage.pass(A_WHILE_MS);
+    assert_eq!(all_equal(&stage), "b|2|2\n");
+}
+
+/// Two members wrote key 1. Where it collided the later row had to move; who was away has it where it
+/// was, in the table or, from a clock that is ahead, held.
+#[test]
+fn p20_a_row_that_had_to_move_is_not_kept_where_it_was() {
+    let hour = 3_600_000;
+    for ahead in [false, true] {
+        let mut stage = group(3);
+        isolate(&mut stage, 0);
+        stage.write(0, "INSERT INTO num VALUES(1, 'first')");
+        if ahead {
+            let now = Millis(stage.now);
+            (0..2).for_each(|at| {
+                stage.at_mut(at).store.set_setting(now, "future_limit_ms", "999999999").unwrap();
+            });
+            stage.now += hour;
+        }
+        stage.now += 10;
+        stage.commit(1, "INSERT INTO num VALUES(1, 'later')");
+        stage.run_some(1);
+        stage.now -= if ahead { hour } else { 0 };
+        stage.run();
+        let here = stage.read(2, "SELECT count(*) FROM num");
+        assert_eq!(here, if ahead { "0" } else { "1" });
+        isolate(&mut stage, 2);
+        stage.connect(0, 1);
+        assert_eq!(stage.read(0, "SELECT count(*) FROM num"), "2");
+        stage.write(0, "DELETE FROM num WHERE id = 1");
+        stage.pass(2 * MEMBER_KEEP_MS + if ahead { hour } else { 0 });
+        assert_eq!((tombstones(&stage, 0), tombstones(&stage, 1)), ("0".into(), "0".into()));
+        connect_all(&mut stage);
+        stage.pass(A_WHILE_MS);
+        all_equal(&stage);
+        assert_eq!(stage.read(2, "SELECT v, id < 0 FROM num"), "later|1", "ahead: {ahead}");
+    }
+}
+
+/// The same the other way round: who has seen the collision comes back to a member that has not.
+#[test]
+fn p20_a_row_that_had_to_move_stands_once_where_nobody_knows_why() {
+    let mut stage = group(3);
+    stage.write(0, "INSERT INTO note VALUES('a', 1, 1)");
+    isolate(&mut stage, 0);
+    stage.write(0, "INSERT INTO num VALUES(1, 'first')");
+    stage.now += 10;
+    stage.write(1, "INSERT INTO num VALUES(1, 'later')");
+    isolate(&mut stage, 2);
+    stage.connect(0, 1);
+    stage.write(0, "DELETE FROM num WHERE id = 1");
+    stage.pass(2 * MEMBER_KEEP_MS);
+    assert_eq!((tombstones(&stage, 0), tombstones(&stage, 1)), ("0".into(), "0".into()));
+    isolate(&mut stage, 1);
+    // Now member 2 forgets something that the others have not seen, together with a newcomer.
+    let new = stage.member(peer(9), key(7), TABLES, 9);
+    let now = stage.now;
+    keep_little(&mut stage.at_mut(new).store, now);
+    stage.write(new, "");
+    stage.connect(2, new);
+    stage.write(2, "DELETE FROM note");
+    stage.pass(2 * MEMBER_KEEP_MS);
+    assert_eq!((tombstones(&stage, 2), tombstones(&stage, new)), ("0".into(), "0".into()));
+    connect_all(&mut stage);
+    stage.pass(A_WHILE_MS);
+    assert!(stage.codes(0).contains(&"apart"));
+    for at in 0..2 {
+        let now = Millis(stage.now);
+        assert!(stage.at_mut(at).store.resync(now).unwrap());
+        stage.committed(at);
+        stage.pass(A_WHILE_MS);
+    }
+    all_equal(&stage);
+    assert_eq!(stage.read(0, "SELECT v FROM num"), "later");
+}
+
+/// A delete of the future that is held says more than the member's row that stands there.
+#[test]
+fn p20_a_delete_that_is_held_stays_held() {
+    let hour = 3_600_000;
+    let mut stage = group(3);
+    stage.write(0, "INSERT INTO note VALUES('a', 1, 1); INSERT INTO num VALUES(1, 'old')");
+    isolate(&mut stage, 0);
+    stage.write(1, "DELETE FROM num");
+    stage.write(1, "INSERT INTO num VALUES(1, 'new')");
+    stage.pass(1_000);
+    assert_eq!(stage.read(2, "SELECT v FROM num"), "new");
+    isolate(&mut stage, 1);
+    for at in 0..2 {
+        let now = Millis(stage.now);
+        stage.at_mut(at).store.set_setting(now, "future_limit_ms", "999999999").unwrap();
+    }
+    stage.now += hour;
+    stage.commit(0, "DELETE FROM num");
+    stage.run_some(1);
+    stage.now -= hour;
+    stage.connect(0, 2);
+    let held = "SELECT count(*) FROM __wavesync_held";
+    assert_eq!(stage.read(2, held), "1");
+    isolate(&mut stage, 2);
+    // Before its clock follows the one that is ahead.
+    stage.write(1, "DELETE FROM note");
+    stage.connect(0, 1);
+    stage.pass(2 * MEMBER_KEEP_MS);
+    connect_all(&mut stage);
+    stage.pass(A_WHILE_MS);
+    assert_eq!(stage.read(2, "SELECT count(*) FROM note"), "0", "taken over");
+    assert_eq!(stage.read(2, held), "1");
+    stage.pass(2 * hour);
+    assert_eq!(all_equal(&stage), "\n1|new");
+}
+
+/// An old copy of a file knows nothing of what was deleted after it was made, and claims all the same
+/// what its own history says.
+#[test]
+fn p20_an_old_copy_that_is_restored_does_not_keep_what_was_deleted_and_forgotten() {
+    let mut stage = group(2);
+    stage.write(0, "INSERT INTO note VALUES('a', 1, 1), ('b', 2, 2); INSERT INTO num VALUES(1, 1)");
+    stage.pass(A_WHILE_MS);
+    let mut copy = Connection::open_in_memory().unwrap();
+    backup(stage.at(0).store.connection(), &mut copy);
+    stage.write(0, "DELETE FROM note WHERE id = 'a'; DELETE FROM num");
+    stage.pass(A_WHILE_MS);
+    assert_eq!((tombstones(&stage, 0), tombstones(&stage, 1)), ("0".into(), "0".into()));
+    isolate(&mut stage, 0);
+    stage.restored(0, copy);
+    stage.write(0, "INSERT INTO note VALUES('c', 3, 3)");
+    stage.connect(0, 1);
+    stage.pass(A_WHILE_MS);
+    assert!(stage.codes(0).contains(&"new_identity"));
+    assert_eq!(all_equal(&stage), "b|2|2\nc|3|3\n");
+}
+
+/// Who waits for what it lost cannot tell whether a row that it wrote under a former identity was deleted
+/// and forgotten, or whether nobody has sent it yet.
+#[test]
+fn p20_who_cannot_tell_what_was_forgotten_takes_everything_over() {
+    let mut stage = group(2);
+    stage.write(1, "INSERT INTO note VALUES('a', 1, 1), ('b', 2, 2); INSERT INTO num VALUES(1, 1)");
+    stage.pass(A_WHILE_MS);
+    let track = |stage: &mut Stage, at: usize, table: &str, on: bool| {
+        let now = Millis(stage.now);
+        let store = &mut stage.at_mut(at).store;
+        if on { store.track(now, table) } else { store.untrack(now, table) }.unwrap();
+        stage.write(at, "");
+        stage.pass(A_WHILE_MS);
+    };
+    track(&mut stage, 1, "note", false);
+    let now = Millis(stage.now);
+    stage.at_mut(0).store.set_setting(now, "tombstone_keep_ms", "999999999").unwrap();
+    stage.write(0, "DELETE FROM note WHERE id = 'a'");
+    stage.pass(2 * MEMBER_KEEP_MS);
+    assert_eq!((tombstones(&stage, 0), tombstones(&stage, 1)), ("1".into(), "0".into()));
+    isolate(&mut stage, 1);
+    track(&mut stage, 1, "num", false);
+    track(&mut stage, 1, "note", true);
+    let notes = |stage: &Stage, at| stage.read(at, "SELECT id, body, more FROM note ORDER BY id");
+    assert_eq!(notes(&stage, 1), "a|1|1\nb|2|2", "nobody is there who could tell");
+    assert!(!stage.codes(1).contains(&"resync"));
+    stage.connect(0, 1);
+    stage.pass(A_WHILE_MS);
+    assert!(stage.codes(1).contains(&"resync"));
+    assert_eq!((notes(&stage, 0), notes(&stage, 1)), ("b|2|2".into(), "b|2|2".into()));
+    let now = Millis(stage.now);
+    assert!(!stage.at_mut(1).store.own_state(now).unwrap().stale, "once");
 }
 
 #[test]

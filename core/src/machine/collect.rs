@@ -7,8 +7,9 @@ use crate::machine::{Level, Machine};
 use crate::mutants::{self, Mutant};
 use crate::store::Store;
 use crate::store::apply::Full;
-use crate::store::collect::SearchPlace;
+use crate::store::collect::{Collected, SearchPlace};
 use crate::store::state::OwnState;
+use crate::store::vector::Vector;
 use crate::{ids::TableNum, limits, value::Value};
 
 /// What this replica and a member have missed of what the other one has forgotten.
@@ -30,7 +31,11 @@ impl Machine {
         let Some(known) = known.filter(|_| !mutants::on(Mutant::StaleMerged)) else {
             return Standing::Even;
         };
-        match (own.applied().reaches(&known.collected), known.applied.reaches(&own.collected)) {
+        let ours = own.applied().reaches(&own.collected, &known.collected, &own.caps);
+        match (
+            ours && !own.stale,
+            known.applied.reaches(&known.collected, &own.collected, &own.caps),
+        ) {
             (true, true) => Standing::Even,
             (false, true) => Standing::Behind,
             (true, false) => Standing::Ahead,
@@ -38,13 +43,22 @@ impl Machine {
         }
     }
 
+    /// Whether a member that has applied this has seen what was forgotten here, and may have the rows.
+    pub(super) fn has_seen(&self, id: &PeerId, applied: &Vector, own: &OwnState) -> bool {
+        let known = self.peers.get(id).and_then(|peer| peer.known.as_ref());
+        let (none, caps) = (Collected::new(), &own.caps);
+        let forgotten = known.map_or(&none, |known| &known.collected);
+        !own.stale && applied.reaches(forgotten, &own.collected, caps)
+    }
+
     /// Everything was taken over from a member, but some of it is held until its time comes (rule
     /// P17), so it is not applied: nothing more can be done before.
     pub(super) fn waits_for_time(&self, id: &PeerId, own: &OwnState) -> bool {
         let Some(peer) = self.peers.get(id) else { return false };
         let forgotten = peer.known.as_ref().map(|known| &known.collected);
-        let done = peer.taken_over.as_ref() == forgotten;
-        done && forgotten.is_some_and(|forgotten| own.vector.reaches(forgotten))
+        let done = peer.taken_over.as_ref() == forgotten && !own.stale;
+        done && forgotten
+            .is_some_and(|forgotten| own.vector.reaches(&own.collected, forgotten, &own.caps))
     }
 
     /// Whether a pass that takes everything over anew is under way.
@@ -139,10 +153,11 @@ impl Machine {
     /// Whether something was forgotten here that the requester of a pass has not seen, or, of one
     /// that takes everything over, since it began.
     pub(super) fn outlived(&self, stream: StreamId, own: &OwnState) -> bool {
-        let kind = self.streams.get(&stream).map(|stream| &stream.kind);
-        let Some(StreamKind::Outgoing { serving: Some(serving), .. }) = kind else { return false };
+        let Some(entry) = self.streams.get(&stream) else { return false };
+        let StreamKind::Outgoing { serving: Some(serving), .. } = &entry.kind else { return false };
         let grown = serving.collected != own.collected;
-        let seen = if serving.full { !grown } else { serving.applied.reaches(&own.collected) };
+        let seen =
+            if serving.full { !grown } else { self.has_seen(&entry.peer, &serving.applied, own) };
         !seen && !mutants::on(Mutant::StaleMerged)
     }
 

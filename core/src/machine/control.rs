@@ -8,8 +8,8 @@ use crate::mutants::{self, Mutant};
 use crate::store::Store;
 use crate::store::adopt::TableSchema;
 use crate::store::apply::Full;
-use crate::store::collect::Collected;
-use crate::store::vector::Vector;
+use crate::store::collect::{self, Collected};
+use crate::store::vector::{Caps, Vector};
 use crate::wire::message::{
     Answer, Attach, Hello, Refusal, RefusalCode, State, VectorList, features, plain, sealed,
 };
@@ -343,11 +343,12 @@ impl Machine {
         if self.contradicted(now, &hello.state, &vector, store)? {
             return Ok(());
         }
-        let over = vector.clamp(&store.own_state(now)?.caps);
+        let caps = store.own_state(now)?.caps;
+        let over = vector.clamp(&caps);
         let lowered = hello.state.applied.check()?;
         let applied = vector.with_lowered(&lowered);
         let mut collected = Collected::new();
-        learn_collected(&mut collected, hello.state.collected.as_deref(), &vector);
+        learn_collected(&mut collected, hello.state.collected.as_deref(), &vector, &caps);
         let cursor = store.cursor_for(now, hello.site)?;
         let read = hello.state.cursor;
         store.write(now, |tx| {
@@ -397,7 +398,8 @@ impl Machine {
         if self.contradicted(now, &state, &vector, store)? {
             return Ok(());
         }
-        let over = vector.clamp(&store.own_state(now)?.caps);
+        let caps = store.own_state(now)?.caps;
+        let over = vector.clamp(&caps);
         let known = self.peers.get_mut(id).and_then(|peer| peer.known.as_mut());
         let known = known.ok_or_else(|| Error::protocol("a state before the hello"))?;
         let lowered = state.applied.check()?;
@@ -409,7 +411,7 @@ impl Machine {
             (known.over, known.vector) = (over, vector);
         }
         known.applied = known.vector.with_lowered(&lowered);
-        learn_collected(&mut known.collected, state.collected.as_deref(), &known.vector);
+        learn_collected(&mut known.collected, state.collected.as_deref(), &known.vector, &caps);
         known.state = state;
         self.trim_due = true;
         self.check_held_back(id, &lowered);
@@ -596,14 +598,16 @@ impl Machine {
 }
 
 /// Takes in what a member says it has forgotten: nothing beyond what it has seen.
-fn learn_collected(known: &mut Collected, told: Option<&[(SiteId, Stamp)]>, vector: &Vector) {
+fn learn_collected(
+    known: &mut Collected,
+    told: Option<&[(SiteId, Stamp)]>,
+    vector: &Vector,
+    caps: &Caps,
+) {
     if let Some(told) = told {
         *known = told.iter().copied().collect();
     }
-    known.retain(|site, stamp| {
-        *stamp = (*stamp).min(vector.get(*site));
-        vector.0.contains_key(site)
-    });
+    collect::bound(known, vector, caps);
 }
 
 /// Whether a stream names this session, and a number in it that is the peer's to give. A number of

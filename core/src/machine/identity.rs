@@ -62,7 +62,6 @@ impl Machine {
         passes.into_iter().for_each(|id| self.close_stream(id));
         for known in self.peers.values_mut().filter_map(|peer| peer.known.as_mut()) {
             known.over.extend(known.vector.clamp(&caps));
-            crate::store::collect::clamp(&mut known.collected, &caps);
         }
         self.own_dirty = true;
         self.openness_pending = true;

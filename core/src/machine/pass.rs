@@ -256,13 +256,14 @@ impl Machine {
             return Ok(());
         }
         let ours = store.folded(now, |tx| tx.cursor_is_ours(request.cursor))?;
-        let Some(entry) = self.streams.get_mut(&stream) else { return Ok(()) };
-        let StreamKind::Outgoing { serving, .. } = &mut entry.kind else { return Ok(()) };
+        let applied = vector.with_lowered(&request.applied.check()?);
+        let Some(entry) = self.streams.get(&stream) else { return Ok(()) };
+        let stale =
+            !self.has_seen(&entry.peer, &applied, &own) && !mutants::on(Mutant::StaleMerged);
+        let StreamKind::Outgoing { serving, .. } = &entry.kind else { return Ok(()) };
         if serving.is_some() {
             return Err(Error::protocol("a second request on one stream"));
         }
-        let applied = vector.with_lowered(&request.applied.check()?);
-        let stale = !applied.reaches(&own.collected) && !mutants::on(Mutant::StaleMerged);
         if own.importing || (stale && !request.full) {
             return self.put_off(stream);
         }
@@ -343,11 +344,12 @@ impl Machine {
                 return Ok(());
             }
             let (place, vector) = (serving.place.clone(), serving.vector.clone());
+            let all = serving.full && !matches!(place, Place::Parts(_));
             let rows = serving.rows;
             let expected = serving.expected;
             let id = entry.peer.clone();
-            let mut piece =
-                store.folded(now, |tx| tx.limited_to(rows).read_piece(place, &vector))?;
+            let mut piece = store
+                .folded(now, |tx| tx.limited_to(rows).naming(all).read_piece(place, &vector))?;
             let fixed_end = mutants::on(Mutant::FixedEnd) && piece.to >= serving.end_at_start;
             let phase_one = mutants::on(Mutant::KeysEndPass) && piece.ordered;
             piece.last |= fixed_end || (phase_one && matches!(piece.next, Place::Log(_)));

@@ -308,6 +308,9 @@ impl Tx<'_> {
             cells: cells.collect(),
             ended: row.ended.clone(),
         };
+        if !incoming.whole && self.is_patch_of_nothing(table, &key, &incoming)? {
+            return Ok((Outcome::Same, Stamp::NONE));
+        }
         let newest = |row: &Incoming| row.dots().map(|dot| dot.stamp).max().unwrap_or(Stamp::NONE);
         let clock = if mutants::on(Mutant::HeldInClock) { newest(&incoming) } else { Stamp::NONE };
         let (incoming, held) = match self.due(table, &key, incoming)? {

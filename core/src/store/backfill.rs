@@ -172,6 +172,15 @@ impl Tx<'_> {
         // The vector covers this birth only once the whole table is in (rule P12).
         self.mark_open(Seq(self.log_end()?.0 + 1))?;
         let once = self.stood_once(table, key)?;
+        if let (None, Some((_, once))) = (&current, once)
+            && self.may_be_forgotten(once)?
+        {
+            let reason = "another replica deleted the row while its table was not tracked";
+            let kind = ("overwritten", reason);
+            self.add_conflict(table, key, kind, &values, &Values::new(), once.site)?;
+            self.delete_row(table, key)?;
+            return Ok(None);
+        }
         let Some(known) = current else {
             let cells: BTreeMap<ColumnNum, Dot> =
                 table.local_columns().map(|column| (column.num, birth)).collect();

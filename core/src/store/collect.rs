@@ -8,12 +8,13 @@
 //! The second is where new rows begin, so that a tombstone which others still have is not newer.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use rusqlite::params;
 
 use crate::Result;
 use crate::ids::{Dot, Millis, SiteId, Stamp, TableNum};
-use crate::merge::{Clock, KeyKind};
+use crate::merge::{Clock, Incoming, KeyKind};
 use crate::mutants::{self, Mutant};
 use crate::store::tables::Table;
 use crate::store::vector::{Caps, Vector};
@@ -47,10 +48,14 @@ pub struct Searched {
 }
 
 impl Vector {
-    /// Whether everything that was forgotten was seen; whoever has not is stale (rule P19).
+    /// Whether who has applied this, and forgotten `own`, has seen everything that was forgotten by
+    /// another one. Whoever has not is stale (rule P19). Above a cap only what was forgotten counts.
     #[must_use]
-    pub fn reaches(&self, collected: &Collected) -> bool {
-        collected.iter().all(|(site, stamp)| self.get(*site) >= *stamp)
+    pub fn reaches(&self, own: &Collected, forgotten: &Collected, caps: &Caps) -> bool {
+        let same = |site, stamp| own.get(site).is_some_and(|own| own >= stamp);
+        forgotten.iter().all(|(site, stamp)| {
+            self.get(*site) >= *stamp || (caps.contains_key(site) && same(site, stamp))
+        })
     }
 }
 
@@ -62,13 +67,17 @@ pub fn raise(collected: &mut Collected, more: &Collected) {
     }
 }
 
-/// Lowers the entries of capped sites (rule P14): what is above may exist in two versions.
-pub fn clamp(collected: &mut Collected, caps: &Caps) {
-    for (site, cap) in caps {
-        if let Some(stamp) = collected.get_mut(site) {
-            *stamp = (*stamp).min(*cap);
+/// Leaves what a vector claims: beyond that a replica would be stale for itself. The vector may claim
+/// less for a while (after a loss, see [`crate::store::regain`]). Above a cap (rule P14) it claims
+/// nothing any more, and who has not forgotten the same may have another branch of that history,
+/// without the deletes.
+pub fn bound(collected: &mut Collected, vector: &Vector, caps: &Caps) {
+    collected.retain(|site, stamp| {
+        if !caps.contains_key(site) {
+            *stamp = (*stamp).min(vector.get(*site));
         }
-    }
+        vector.0.contains_key(site)
+    });
 }
 
 /// What makes a tombstone superfluous.
@@ -171,19 +180,13 @@ impl Store {
 }
 
 impl Tx<'_> {
-    /// Of each site the highest write event among what was forgotten, as far as the vector claims it:
-    /// beyond that this replica would be stale for itself. The vector may claim less for a while
-    /// (after a loss, see [`crate::store::regain`]), and for ever what is above a cap (rule P14).
+    /// Of each site the highest write event among what was forgotten, as far as that counts.
     pub fn collected(&mut self) -> Result<Collected> {
         let mut collected = self.forgotten()?;
         if collected.is_empty() {
             return Ok(collected);
         }
-        let vector = self.vector()?;
-        collected.retain(|site, stamp| {
-            *stamp = (*stamp).min(vector.get(*site));
-            vector.0.contains_key(site)
-        });
+        bound(&mut collected, &self.vector()?, &self.caps()?);
         Ok(collected)
     }
 
@@ -280,6 +283,40 @@ impl Tx<'_> {
             self.raise_floor(table.num, floor.length)?;
         }
         Ok(())
+    }
+
+    /// Whether a row of which nothing is known was deleted, and that is forgotten (rule P6).
+    pub(super) fn was_forgotten(&mut self, birth: Dot) -> Result<bool> {
+        Ok(!self.forgotten()?.is_empty() && self.applied_vector()?.covers(birth))
+    }
+
+    /// The same of a row that stood here once, while its table was tracked. If it cannot be told before
+    /// others have sent again what this replica lost, it takes everything over anew.
+    pub(super) fn may_be_forgotten(&mut self, birth: Dot) -> Result<bool> {
+        if self.forgotten()?.is_empty() {
+            return Ok(false);
+        }
+        let seen = self.applied_vector()?.covers(birth);
+        if !seen {
+            self.set_meta("stale", 1)?;
+        }
+        Ok(seen)
+    }
+
+    /// Whether a patch finds no row here because it was deleted and that is forgotten, or has nothing
+    /// to say but that its row exists.
+    pub(super) fn is_patch_of_nothing(
+        &mut self,
+        table: &Rc<Table>,
+        key: &Value,
+        patch: &Incoming,
+    ) -> Result<bool> {
+        if !patch.alive() || self.clock(table, key)?.is_some() {
+            return Ok(false);
+        }
+        let says_nothing = patch.cells.is_empty() && patch.ended.is_empty();
+        Ok(says_nothing
+            || (self.was_forgotten(patch.birth)? && self.place_of(table, key, patch)?.is_none()))
     }
 
     /// What makes a tombstone superfluous now; `None` while nothing can be forgotten.

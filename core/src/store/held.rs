@@ -10,10 +10,11 @@ use std::rc::Rc;
 
 use rusqlite::{OptionalExtension, params};
 
-use crate::Result;
 use crate::ids::{Boot, Dot, Millis, Seq, SiteId, Stamp, TableNum};
 use crate::limits;
-use crate::merge::{Clock, Incoming, KeyKind, join_ended, one_incarnation};
+use crate::merge::{
+    Clock, Incoming, KeyKind, Verdict, join_ended, judge, moved_key, one_incarnation,
+};
 use crate::mutants::{self, Mutant};
 use crate::store::apply::Outcome;
 use crate::store::rows::Kind;
@@ -23,6 +24,7 @@ use crate::store::vector::Vector;
 use crate::store::{SiteNum, Store, Tx};
 use crate::value::Value;
 use crate::wire::rows::{Batch, Row};
+use crate::{Error, Result};
 
 /// A row that waits, as it arrived.
 pub(super) struct Held {
@@ -339,9 +341,17 @@ impl Tx<'_> {
         held: Held,
         fresh: impl Fn(Dot) -> bool,
     ) -> Result<()> {
-        let Held { table, key, mut row, .. } = held;
+        let Held { table, mut key, mut row, .. } = held;
         if !row.dots().any(&fresh) {
             return Ok(());
+        }
+        // Who has forgotten what stood under this key would not know that the row has to move.
+        if row.whole && row.alive() && row.ended.is_empty() {
+            let here = self.clock(&table, &key)?.map(|row| row.clock);
+            let verdict = judge(table.kind, here.as_ref(), &row, |_| Ok::<_, Error>(Value::Null))?;
+            if let (Verdict::MoveIncoming, Value::Integer(home)) = (verdict, &key) {
+                (key, row.length) = (Value::Integer(moved_key(*home, row.birth)), 1);
+            }
         }
         row.whole &= fresh(row.birth) || !row.alive();
         if !row.whole {
@@ -371,14 +381,20 @@ impl Tx<'_> {
             for part in Batch::decode(&bytes)?.tables {
                 rows.tables.push(crate::wire::rows::TableRows { name: name.clone(), ..part });
             }
-            for table in ["__wavesync_held", "__wavesync_held_dot"] {
-                let sql = format!("DELETE FROM {table} WHERE seq = ?1");
-                self.conn.prepare_cached(&sql)?.execute([seq.0])?;
-            }
+            self.drop_held(seq)?;
         }
-        self.holds = None;
         self.apply(&rows)?;
         self.effects.openness_left |= self.test_openness()?;
+        Ok(())
+    }
+
+    /// A row is held no longer.
+    pub(super) fn drop_held(&mut self, seq: Seq) -> Result<()> {
+        for table in ["__wavesync_held", "__wavesync_held_dot"] {
+            let sql = format!("DELETE FROM {table} WHERE seq = ?1");
+            self.conn.prepare_cached(&sql)?.execute([seq.0])?;
+        }
+        self.holds = None;
         Ok(())
     }
 

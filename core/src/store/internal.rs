@@ -48,8 +48,8 @@ INSERT INTO __wavesync_meta(key, value) VALUES('format', 1), ('folded', 0), ('hl
 
 /// Keys that a member has; see [`crate::store::resync`].
 const NOTED: &str = "
-CREATE TABLE IF NOT EXISTS __wavesync_noted(tbl INTEGER NOT NULL, k NOT NULL,
-  PRIMARY KEY(tbl, k)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS __wavesync_resync(tbl INTEGER NOT NULL, k NOT NULL, stamp INTEGER NOT NULL,
+  site INTEGER NOT NULL, home, PRIMARY KEY(tbl, k, stamp, site)) WITHOUT ROWID;
 ";
 
 /// Tables that were added to format 1: made where they are missing, when the schema is first looked at.

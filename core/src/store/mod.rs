@@ -212,6 +212,8 @@ pub struct Tx<'a> {
     future: Option<crate::ids::Stamp>,
     /// Whether any row is held, once that was asked.
     holds: Option<bool>,
+    /// Rows that cannot be sent are named.
+    names_all: bool,
     /// Rows that lost to a longer causal length in what is being applied.
     outlived: u64,
     now: Millis,
@@ -416,6 +418,7 @@ impl Store {
             moved: Vec::new(),
             future: None,
             holds: None,
+            names_all: false,
             outlived: 0,
             now,
             boot: self.boot,

@@ -15,10 +15,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::ids::{Dot, Millis, Seq, SiteId, Stamp};
-use crate::merge::{Clock, Ended, Incoming, KeyKind, join_ended, moved_key};
+use crate::merge::{Clock, Ended, Incoming, KeyKind, join_ended, moved_key, one_incarnation};
 use crate::mutants::{self, Mutant};
 use crate::store::clock::ClockRow;
 use crate::store::collect::Collected;
+use crate::store::held::Held;
+use crate::store::moves::Moved;
 use crate::store::rows::{Kind, Values};
 use crate::store::tables::Table;
 use crate::store::vector::Vector;
@@ -104,7 +106,7 @@ impl Tx<'_> {
 
     /// Whatever such a pass noted is not needed any more.
     pub(super) fn end_resync(&self) -> Result<()> {
-        self.conn.execute("DELETE FROM __wavesync_noted", [])?;
+        self.conn.execute("DELETE FROM __wavesync_resync", [])?;
         self.conn.execute("DELETE FROM __wavesync_meta WHERE key = 'resync'", [])?;
         Ok(())
     }
@@ -131,18 +133,92 @@ impl Tx<'_> {
     }
 
     fn note_row(&mut self, table: &Table, row: RowRef<'_>) -> Result<()> {
-        let mut statement =
-            self.conn.prepare_cached("INSERT OR IGNORE INTO __wavesync_noted VALUES(?1, ?2)")?;
         let parts: Vec<Value> = row.key().map(Value::from_ref).collect();
-        let key = key::pack(&parts);
-        statement.execute(params![table.num.0, key])?;
+        let (key, birth) = (key::pack(&parts), row.birth());
+        let (stamp, site) = self.noted_birth(table, birth)?;
+        let mut statement = self.conn.prepare_cached(
+            "INSERT INTO __wavesync_resync(tbl, k, stamp, site, home) VALUES(?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT DO UPDATE SET home = NULL WHERE excluded.home IS NULL",
+        )?;
+        statement.execute(params![table.num.0, key, stamp, site, Value::Null])?;
         // The member may not know yet that a row has to move.
-        let (KeyKind::Integer, Value::Integer(home)) = (table.kind, key) else { return Ok(()) };
-        let moves = std::iter::successors(Some(home), |key| Some(moved_key(*key, row.birth())));
-        for moved in moves.skip(1).take(MOVES_NOTED).filter(|_| row.alive()) {
-            statement.execute(params![table.num.0, moved])?;
+        for moved in moves(table, &key, birth).filter(|_| row.alive()) {
+            statement.execute(params![table.num.0, moved, stamp, site, key])?;
         }
         Ok(())
+    }
+
+    /// Under an INTEGER key each birth is a row of its own; those from before joining are one.
+    fn noted_birth(&mut self, table: &Table, birth: Dot) -> Result<(i64, i64)> {
+        Ok(match table.kind {
+            KeyKind::Natural => (0, 0),
+            KeyKind::Integer if birth.stamp.is_base() => (-1, 0),
+            KeyKind::Integer => (birth.stamp.0, self.site_num(birth.site)?.0),
+        })
+    }
+
+    /// Whether the member has a row under this key, or may have to move it there.
+    fn is_noted(&mut self, table: &Table, key: &Value, birth: Dot) -> Result<bool> {
+        let (stamp, site) = self.noted_birth(table, birth)?;
+        let mut statement = self.conn.prepare_cached(
+            "SELECT 1 FROM __wavesync_resync WHERE tbl = ?1 AND k = ?2 AND stamp = ?3 AND site = ?4",
+        )?;
+        Ok(statement.exists(params![table.num.0, key, stamp, site])?)
+    }
+
+    /// The key under which the member has a row that had to move from there to this one, if it stands
+    /// there, or on the way, now that what stood there is gone.
+    fn stands_at(&mut self, table: &Rc<Table>, key: &Value, birth: Dot) -> Result<Option<Value>> {
+        let (stamp, site) = self.noted_birth(table, birth)?;
+        let home: Option<Value> = super::optional(
+            self.conn
+                .prepare_cached(
+                    "SELECT home FROM __wavesync_resync
+                     WHERE tbl = ?1 AND k = ?2 AND stamp = ?3 AND site = ?4",
+                )?
+                .query_row(params![table.num.0, key, stamp, site], |row| {
+                    Ok(Value::from_ref(row.get_ref(0)?))
+                }),
+        )?;
+        let Some(home) = home.filter(|home| *home != Value::Null) else { return Ok(None) };
+        let way = moves(table, &home, birth).map(Value::Integer);
+        for at in std::iter::once(home.clone()).chain(way).take_while(|at| at != key) {
+            let here = self.clock(table, &at)?.is_some_and(|row| {
+                row.clock.alive() && one_incarnation(table.kind, row.clock.birth, birth)
+            });
+            if here {
+                return Ok(Some(at));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A row that stands under two keys is joined into one.
+    fn move_back(
+        &mut self,
+        table: &Rc<Table>,
+        (key, to): (&Value, &Value),
+        clock: Clock,
+        gone: Dot,
+    ) -> Result<()> {
+        let birth = clock.birth;
+        let row = self.take_current(table, key, &clock)?;
+        self.join_row(table, to, row)?;
+        if let (Value::Integer(from), Value::Integer(to)) = (key, to) {
+            self.moved.push(Moved { table: table.num, from: *from, to: *to, birth });
+        }
+        self.end_row(table, key, clock, gone, Ended::from([(birth, gone)]))
+    }
+
+    /// The next key of a row that the member had to move on from this one.
+    fn moved_on(&mut self, table: &Table, key: &Value, birth: Dot) -> Result<Option<Value>> {
+        let keys: Vec<Value> = moves(table, key, birth).map(Value::Integer).collect();
+        for at in &keys {
+            if self.is_noted(table, at, birth)? {
+                return Ok(keys.first().cloned());
+            }
+        }
+        Ok(None)
     }
 
     /// The end of such a pass (rule P20): what the member does not have goes, or comes to life above
@@ -168,8 +244,27 @@ impl Tx<'_> {
         let mut written = BTreeSet::new();
         let mut removed = Vec::new();
         for table in self.tables() {
-            for key in self.rows_not_noted(&table)? {
+            let mut keys = self.rows_not_noted(&table)?;
+            while let Some(key) = keys.pop() {
                 let Some(clock) = self.clock(&table, &key)?.map(|row| row.clock) else { continue };
+                let birth = clock.birth;
+                if let Some(at) = self.stands_at(&table, &key, birth)? {
+                    self.move_back(&table, (&key, &at), clock, end_of(collected, birth))?;
+                    removed.push((table.num, key));
+                    continue;
+                }
+                if self.is_noted(&table, &key, clock.birth)? {
+                    continue;
+                }
+                if let Some(next) = self.moved_on(&table, &key, clock.birth)? {
+                    if !self.is_noted(&table, &next, clock.birth)? {
+                        keys.push(next);
+                    }
+                    let gone = end_of(collected, clock.birth);
+                    self.end_row(&table, &key, clock, gone, Ended::new())?;
+                    removed.push((table.num, key));
+                    continue;
+                }
                 if theirs.covers(clock.birth) {
                     if resync.noted && !mutants::on(Mutant::NoAbsence) {
                         let gone = end_of(collected, clock.birth);
@@ -190,6 +285,9 @@ impl Tx<'_> {
                 }
             }
         }
+        if resync.noted && !mutants::on(Mutant::NoAbsence) {
+            self.drop_held_unnoted(theirs)?;
+        }
         self.set_meta("hlc", last.0)?;
         if !written.is_empty() {
             let boot = self.boot;
@@ -206,14 +304,39 @@ impl Tx<'_> {
         }
         self.store_folded_end()?;
         self.end_resync()?;
+        self.conn.execute("DELETE FROM __wavesync_meta WHERE key = 'stale'", [])?;
         Ok(true)
     }
 
-    /// Alive rows whose keys were not noted.
+    /// What is held of rows that were deleted while this replica was away would bring them back when
+    /// its time comes, and of those that had to move, to where they were.
+    fn drop_held_unnoted(&mut self, theirs: &Vector) -> Result<()> {
+        let held = self
+            .conn
+            .prepare_cached("SELECT seq FROM __wavesync_held")?
+            .query_map([], |row| Ok(Seq(row.get(0)?)))?
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        for seq in held {
+            let Some(Held { table, key, row, .. }) = self.held_at(seq)? else { continue };
+            if row.alive() && theirs.covers(row.birth) && !self.is_noted(&table, &key, row.birth)? {
+                self.drop_held(seq)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Alive rows that the member does not have under their keys.
     fn rows_not_noted(&self, table: &Table) -> Result<Vec<Value>> {
+        let birth = match table.kind {
+            KeyKind::Natural => "",
+            KeyKind::Integer => {
+                "AND n.stamp = max(c.stamp, -1) AND n.site = CASE WHEN c.stamp < 0 THEN 0 ELSE c.site END"
+            }
+        };
         let sql = format!(
             "SELECT k FROM __wavesync_clock_{0} AS c WHERE cl % 2 = 1 AND NOT EXISTS
-             (SELECT 1 FROM __wavesync_noted AS n WHERE n.tbl = {0} AND n.k = c.k) ORDER BY k",
+             (SELECT 1 FROM __wavesync_resync AS n WHERE n.tbl = {0} AND n.k = c.k AND n.home IS NULL {birth})
+             ORDER BY k DESC",
             table.num.0
         );
         let mut statement = self.conn.prepare(&sql)?;
@@ -241,6 +364,17 @@ impl Tx<'_> {
         if table.kind == KeyKind::Integer {
             ended.insert(clock.birth, gone);
         }
+        self.end_row(table, key, clock, gone, ended)
+    }
+
+    fn end_row(
+        &mut self,
+        table: &Rc<Table>,
+        key: &Value,
+        clock: Clock,
+        gone: Dot,
+        ended: Ended,
+    ) -> Result<()> {
         let (length, cells) = (clock.length + 1, BTreeMap::new());
         let end = Incoming { length, birth: gone, whole: true, cells, ended };
         self.join(table, key, Some(clock), end)?;
@@ -271,6 +405,16 @@ impl Tx<'_> {
         self.set_clock(table, key, &ClockRow { clock, seq })?;
         Ok(true)
     }
+}
+
+/// Where a row under an INTEGER key would move to, and on from there.
+fn moves(table: &Table, key: &Value, birth: Dot) -> impl Iterator<Item = i64> + use<> {
+    let home = match (table.kind, key) {
+        (KeyKind::Integer, Value::Integer(home)) => Some(*home),
+        _ => None,
+    };
+    let next = move |key: &i64| Some(moved_key(*key, birth));
+    std::iter::successors(home, next).skip(1).take(MOVES_NOTED)
 }
 
 /// Stands for the delete of a row that is gone, until it is forgotten, too: which one it was is not

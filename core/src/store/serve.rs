@@ -9,7 +9,7 @@ use rusqlite::params;
 use crate::Result;
 use crate::ids::{ColumnNum, Dot, Seq, Stamp, TableNum};
 use crate::limits;
-use crate::merge::Clock;
+use crate::merge::{Clock, Ended};
 use crate::mutants::{self, Mutant};
 use crate::store::rows::Kind;
 use crate::store::scan::Place;
@@ -150,6 +150,13 @@ impl Tx<'_> {
         Ok(Seq(self.meta("folded")?.unwrap_or(0)))
     }
 
+    /// From here on rows that cannot be sent are named, if `all` are asked for: who takes everything
+    /// over must not miss them (rule P20).
+    pub fn naming(&mut self, all: bool) -> &mut Self {
+        self.names_all = all;
+        self
+    }
+
     /// From here on chunks are read with at most so many rows.
     pub fn limited_to(&mut self, chunk_rows: usize) -> &mut Self {
         self.bounds.chunk_rows = self.bounds.chunk_rows.min(chunk_rows);
@@ -245,6 +252,22 @@ impl Tx<'_> {
         builder.push_as_read(table, key.as_ref(), (length, birth), cells)
     }
 
+    /// Adds nothing of a row but that it exists, for who wants to know of all.
+    fn name_only(
+        &self,
+        builder: &mut BatchBuilder,
+        table: &Table,
+        key: &Value,
+        clock: &Clock,
+    ) -> Result<()> {
+        if self.names_all {
+            let (key, length, birth) = (table.key_values(key)?, clock.length, clock.birth);
+            let (whole, cells, ended) = (false, Vec::new(), Ended::new());
+            builder.push(table, Row { key, length, birth, whole, cells, ended });
+        }
+        Ok(())
+    }
+
     /// Adds a row if any of its write events is `fresh`: whole if its birth is, else a patch.
     pub(super) fn emit(
         &mut self,
@@ -270,7 +293,7 @@ impl Tx<'_> {
             if values.is_empty() && !clock.cells.is_empty() {
                 // The table was dropped, renamed or is no longer tracked: what is not here cannot
                 // be passed on, and a row without its values would be an invented one.
-                return Ok(());
+                return self.name_only(builder, table, key, clock);
             }
             values.extend(clock.claim.map(|claim| (ColumnNum::CLAIM, claim::encode(claim))));
             for (num, dot) in clock.cells.iter().filter(|(_, dot)| whole || fresh(**dot)) {
@@ -287,7 +310,7 @@ impl Tx<'_> {
                 limits::ROW_MAX_BYTES
             );
             self.note("row_too_large", message, "store large content in several rows");
-            return Ok(());
+            return self.name_only(builder, table, key, clock);
         }
         let key = table.key_values(key)?;
         let ended = clock.ended.clone();

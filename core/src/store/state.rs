@@ -33,6 +33,9 @@ pub struct OwnState {
     pub caps: Caps,
     /// Of each site the highest write event among the tombstones that were forgotten.
     pub collected: Collected,
+    /// What was deleted and forgotten may still be here: everything is to be taken over anew, and
+    /// nothing is served before.
+    pub stale: bool,
     /// Existing rows are still being taken in.
     pub importing: bool,
     /// Sites of which something found no room here; see [`super::room`].
@@ -74,6 +77,7 @@ impl Store {
                 caps: tx.caps()?,
                 collected: tx.collected()?,
                 closed: tx.meta::<i64>("open_from")?.is_none(),
+                stale: tx.meta::<i64>("stale")?.is_some(),
                 importing: tx.backfill_pending(),
                 left_out: tx.left_out_sites()?,
                 populated: tx.populated()?,

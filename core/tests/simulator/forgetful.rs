@@ -41,6 +41,31 @@ pub fn plan(seed: u64) -> Plan {
     }
 }
 
+/// The same together with copies of files, with upheaval, or with clocks that are far ahead.
+pub fn mixed(seed: u64) -> Plan {
+    let plan = plan(seed);
+    match seed % 3 {
+        0 => Plan { copies: true, ..plan },
+        1 => Plan { upheaval: true, ..plan },
+        _ => Plan { clocks: Clocks::Wild, ..plan },
+    }
+}
+
+#[test]
+fn what_is_forgotten_and_everything_else() {
+    let from = crate::number("SEED_FROM").unwrap_or(1);
+    let seeds = crate::number("FORGETFUL_SEEDS").unwrap_or(60);
+    let failed: Vec<u64> = (from..from + seeds)
+        .filter(|seed| {
+            let outcome = crate::run(mixed(*seed));
+            let failure = outcome.err();
+            failure.iter().for_each(|f| eprintln!("seed {seed}: {}: {}", f.oracle, f.message));
+            failure.is_some()
+        })
+        .collect();
+    assert!(failed.is_empty(), "{} of {seeds} seeds failed: {failed:?}", failed.len());
+}
+
 #[test]
 fn what_is_forgotten_loses_nothing_and_parts_nobody() {
     let number = crate::number;

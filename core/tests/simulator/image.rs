@@ -83,6 +83,10 @@ pub struct Image {
     pub vector: BTreeMap<SiteId, Stamp>,
     /// Of each site the highest write event among the tombstones that were forgotten.
     pub collected: BTreeMap<SiteId, Stamp>,
+    /// Sites of which nothing above a cap counts (rule P14).
+    pub capped: Vec<SiteId>,
+    /// It takes everything over anew, since it cannot tell what was deleted.
+    pub stale: bool,
     pub folded: i64,
     pub hlc: i64,
 }
@@ -92,8 +96,13 @@ impl Image {
         self.vector.get(&dot.site).is_some_and(|stamp| *stamp >= dot.stamp)
     }
 
-    /// What it has applied reaches what another one has forgotten (rule P19). Held rows lower it.
-    pub fn reaches(&self, collected: &BTreeMap<SiteId, Stamp>) -> bool {
+    /// Whether it has applied, or forgotten as well, what another one has forgotten (rule P19). Held
+    /// rows lower what it has applied.
+    pub fn reaches(
+        &self,
+        collected: &BTreeMap<SiteId, Stamp>,
+        is_one_event: impl Fn(Dot) -> bool,
+    ) -> bool {
         let held: Vec<Dot> = self
             .tables
             .values()
@@ -102,7 +111,10 @@ impl Image {
             .collect();
         collected.iter().all(|(site, stamp)| {
             let dot = Dot { stamp: *stamp, site: *site };
-            self.covers(dot) && !held.iter().any(|held| held.site == *site && held.stamp <= *stamp)
+            let waits = held.iter().any(|held| held.site == *site && held.stamp <= *stamp);
+            let forgotten = self.collected.get(site).is_some_and(|own| own >= stamp);
+            let capped = self.capped.contains(site);
+            (capped && forgotten) || (self.covers(dot) && !waits && is_one_event(dot))
         })
     }
 
@@ -121,13 +133,19 @@ impl Image {
             let Value::Blob(bytes) = &row[0] else { panic!("what was forgotten is a blob") };
             image.collected = bytes.chunks(24).map(forgotten).collect();
         });
-        // As far as the vector claims it.
-        let vector = &image.vector;
+        // As far as the vector claims it; above a cap it claims nothing.
+        each(conn, "SELECT site FROM __wavesync_cap", |row| {
+            image.capped.push(sites[&integer(&row[0])]);
+        });
+        let (vector, capped) = (&image.vector, &image.capped);
         image.collected.retain(|site, stamp| {
             let seen = vector.get(site).copied().unwrap_or(Stamp::NONE);
-            *stamp = (*stamp).min(seen);
+            if !capped.contains(site) {
+                *stamp = (*stamp).min(seen);
+            }
             vector.contains_key(site)
         });
+        image.stale = meta("stale") > 0;
         let mut numbers = Vec::new();
         each(
             conn,

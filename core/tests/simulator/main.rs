@@ -70,7 +70,9 @@ fn live(plan: Plan) -> Result<World, Failure> {
     world.settle(45_000, 600_000)?;
     oracle::during(&mut world)?;
     if world.plan.clocks == Clocks::Wild {
-        oracle::same_vectors(&world)?;
+        if !world.plan.forgetful {
+            oracle::same_vectors(&world)?;
+        }
         world.pass_days();
         world.settle(45_000, 600_000)?;
         oracle::during(&mut world)?;

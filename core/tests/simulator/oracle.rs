@@ -180,7 +180,7 @@ fn vector_is_sound(images: &[Rc<Image>], fresh: &[bool], forks: &Forks) -> Check
                         let own = here.and_then(|table| table.rows.get(key));
                         let held = here.is_some_and(|here| is_held(here, key, row, column, dot));
                         let sound = held
-                            || was_forgotten(image, other, own, row, dot)
+                            || was_forgotten((image, other), own, row, dot, forks)
                             || match here {
                                 Some(here) if table.integer_key => {
                                     lives_or_ended(here, key, row, column, dot)
@@ -205,16 +205,24 @@ fn vector_is_sound(images: &[Rc<Image>], fresh: &[bool], forks: &Forks) -> Check
 }
 
 /// P18: a tombstone is forgotten, or the row of somebody who has to take everything over anew.
-fn was_forgotten(image: &Image, other: &Image, own: Option<&Row>, row: &Row, dot: Dot) -> bool {
+fn was_forgotten(
+    (image, other): (&Image, &Image),
+    own: Option<&Row>,
+    row: &Row,
+    dot: Dot,
+    forks: &Forks,
+) -> bool {
     if image.collected.is_empty() {
         return false;
     }
     let forgotten = image.collected.get(&dot.site).is_some_and(|stamp| *stamp >= dot.stamp);
     // A delete of an earlier incarnation of an INTEGER key.
     let earlier = forgotten && dot != row.birth && row.ended.values().any(|death| *death == dot);
-    let gone = own.is_none_or(|own| !own.alive() || own.length > row.length);
+    let gone = own.is_none_or(|own| !own.alive() || own.length > row.length) || image.stale;
     // Of two deletes of one row the later one is known, until both are forgotten.
-    earlier || (gone && (!row.alive() || !other.reaches(&image.collected)))
+    earlier
+        || (gone
+            && (!row.alive() || !other.reaches(&image.collected, |dot| is_one_event(forks, dot))))
 }
 
 /// What waits for its time is stored: under the key that it arrived with, from where it may move.

@@ -203,6 +203,13 @@ impl Stage {
         self.queue.push_back((at, Input::Timer));
     }
 
+    /// A member's file was closed, an old copy of it put in its place, and it is started again.
+    pub fn restored(&mut self, at: usize, copy: Connection) {
+        self.at_mut(at).store = Store::open(copy).unwrap();
+        self.restart(at);
+        self.run();
+    }
+
     /// A member goes on under another identity: its connections are lost and made again.
     fn restart(&mut self, at: usize) {
         let others: Vec<usize> = self

@@ -163,6 +163,8 @@ pub enum Mutant {
     CapUnheeded,
     /// P18: rows begin at the bottom, whatever was forgotten.
     NoFloor,
+    /// P18b: deletes are forgotten while writes that do not know of them are still on their way.
+    UnseenForgotten,
     /// P10e: a push of which a row lost to a delete is passed on.
     OutlivedPassedOn,
     /// P19: who has not seen what was forgotten is merged with like any other.

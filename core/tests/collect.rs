@@ -6,9 +6,10 @@ mod stage;
 
 use rusqlite::Connection;
 use stage::{Stage, key, peer};
-use wavesync_core::ids::{Millis, Seq};
+use wavesync_core::ids::{Millis, Seq, TableNum};
 use wavesync_core::limits::Bounds;
 use wavesync_core::store::Store;
+use wavesync_core::value::Value;
 use wavesync_core::wire::message::sealed;
 
 const TABLES: &str = "CREATE TABLE note(id TEXT PRIMARY KEY, body, more);
@@ -535,6 +536,39 @@ fn written_unaware_of_a_delete() -> (String, String) {
     stage.write(late, "INSERT INTO note VALUES('a', 'unaware', 0)");
     // At once: what the self-check (rule P15) would mend later is not to come about.
     (rows(&stage, 0), rows(&stage, 1))
+}
+
+/// A member has applied a delete, and written something that has not come here yet. Returns how many
+/// deletes are forgotten here.
+fn forgotten_while_a_write_is_on_its_way() -> usize {
+    let mut stage = group(2);
+    stage.write(0, "INSERT INTO note VALUES('a', 1, 1)");
+    stage.write(0, "DELETE FROM note");
+    stage.pass(1_000);
+    let site = stage.at(0).machine.peers()[0].site.unwrap();
+    isolate(&mut stage, 0);
+    stage.write(1, "INSERT INTO note VALUES('b', 2, 2)");
+    stage.now += 2 * TOMBSTONE_KEEP_MS;
+    let now = Millis(stage.now);
+    let told = stage.at_mut(1).store.own_state(now).unwrap().vector;
+    let store = &mut stage.at_mut(0).store;
+    store.note_applied(now, &[(site, told)]).unwrap();
+    store.collect_block(now, (TableNum(0), Value::Null)).unwrap().forgotten
+}
+
+#[test]
+fn p18b_nothing_is_forgotten_while_a_write_may_not_know_of_it() {
+    assert_eq!(forgotten_while_a_write_is_on_its_way(), 0);
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn p18b_what_is_forgotten_too_early_is_noticed() {
+    use wavesync_core::mutants::{Mutant, set};
+    set(Some(Mutant::UnseenForgotten));
+    let forgotten = forgotten_while_a_write_is_on_its_way();
+    set(None);
+    assert_eq!(forgotten, 1);
 }
 
 #[test]

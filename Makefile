@@ -27,7 +27,7 @@ TESTED := $(addprefix -p wavesync-,core transport net relay bindgen)
 
 # In the order written, also under -j: cargo uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup ext wasm core-tests browser relay demo demo-web fmt clippy deny unit sim groups sim-quick ext-test sql kill faults check test soak fuzz bench bench-sync bench-contention clean
+.PHONY: help setup ext wasm core-tests browser relay demo demo-web fmt clippy deny unit sim groups fuzz-short sim-quick ext-test sql kill faults check test soak fuzz bench bench-sync bench-contention clean
 
 help: ## this list
 	@echo "wavesync: any SQLite database, synced peer to peer"
@@ -103,6 +103,11 @@ groups: | setup ## what a write costs in groups of 2 to 1,000 members (minutes)
 fuzz: | setup ## bytes of others, bent by a fuzzer (TIME=60 for each target, ONLY='frame apply', KEEP=1)
 	TIME="$(TIME)" KEEP="$(KEEP)" scripts/fuzz.sh $(ONLY)
 
+fuzz-short: | setup
+	@# Where the fuzzer is installed, as much of it as fits into the tests.
+	@if $(CARGO) fuzz --version >/dev/null 2>&1; then TIME=60 scripts/fuzz.sh; \
+	  else echo "fuzz: SKIPPED, cargo-fuzz is not installed (make fuzz installs it)"; fi
+
 sim-quick: ## the simulator as far as make test runs it (TEST_SEEDS=2000)
 	@$(BOUNDED) $(MAKE) sim SEEDS=$(or $(TEST_SEEDS),2000)
 
@@ -121,7 +126,7 @@ faults: | setup ## each call of SQLite under a sync fails once and for ever (FAU
 check: fmt clippy ## the quick part, before every commit
 	$(CARGO) test --locked -p wavesync-core --lib
 
-test: fmt clippy deny unit sim-quick ext-test sql kill demo browser ## everything, in this order
+test: fmt clippy deny unit fuzz-short sim-quick ext-test sql kill demo browser ## everything, in this order
 	@echo "make test: all of it passed"
 
 soak: ## what takes hours: 1,000 kills, every call of SQLite that can fail (KILLS=1000 FAULTS=all)

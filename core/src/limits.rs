@@ -117,6 +117,13 @@ pub const SAMPLE_MAX_ROWS: usize = 256;
 pub const SAMPLE_MAX_CELLS: usize = 200_000;
 /// A catch-up that makes no progress for this long is ended and started again.
 pub const PASS_STALL_MS: u64 = 30_000;
+/// Taking everything over anew from one member makes way for others after this long, twice as long
+/// each time (rule P20): they could not be asked for anything meanwhile.
+pub const RESYNC_TURN_MS: u64 = 600_000;
+/// It is twice as long at most so often.
+pub const RESYNC_TURN_DOUBLINGS_MAX: u32 = 8;
+/// Then that member is not asked for so many times as long.
+pub const RESYNC_REST_TURNS: u64 = 4;
 /// A handshake that takes longer is given up.
 pub const HANDSHAKE_MAX_MS: u64 = 15_000;
 /// Catch-ups that one peer may have open at us.

@@ -7,7 +7,7 @@ mod stage;
 use rusqlite::Connection;
 use stage::{Stage, key, peer};
 use wavesync_core::ids::{Millis, Seq, TableNum};
-use wavesync_core::limits::Bounds;
+use wavesync_core::limits::{self, Bounds};
 use wavesync_core::store::Store;
 use wavesync_core::value::Value;
 use wavesync_core::wire::message::sealed;
@@ -536,6 +536,47 @@ fn written_unaware_of_a_delete() -> (String, String) {
     stage.write(late, "INSERT INTO note VALUES('a', 'unaware', 0)");
     // At once: what the self-check (rule P15) would mend later is not to come about.
     (rows(&stage, 0), rows(&stage, 1))
+}
+
+/// A member that serves slowly and without end keeps nobody from others.
+#[test]
+fn p20_taking_everything_over_makes_way_for_others_now_and_then() {
+    let mut stage = group(3);
+    stage.write(
+        0,
+        "INSERT INTO note VALUES('a', 1, 1);
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
+         INSERT INTO num SELECT i, i FROM n",
+    );
+    stage.pass(A_WHILE_MS);
+    let now = Millis(stage.now);
+    stage.at_mut(1).store.set_setting(now, "tombstone_keep_ms", "999999999").unwrap();
+    stage.write(1, "");
+    isolate(&mut stage, 2);
+    stage.write(0, "DELETE FROM note");
+    stage.pass(2 * MEMBER_KEEP_MS);
+    assert_eq!((tombstones(&stage, 0), tombstones(&stage, 1)), ("0".into(), "1".into()));
+    isolate(&mut stage, 1);
+    stage.write(1, "INSERT INTO note VALUES('other', 0, 0)");
+    let small = Bounds { chunk_rows: 1, ..stage.at(0).store.bounds() };
+    stage.at_mut(0).store.set_bounds(small);
+    stage.flip(0, 2);
+    let (start, noted) = (stage.now, "SELECT count(*) FROM __wavesync_resync");
+    while stage.read(2, noted) == "0" {
+        stage.run_some(1);
+    }
+    stage.flip(1, 2);
+    while stage.read(2, "SELECT count(*) FROM note WHERE id = 'other'") == "0" {
+        stage.run_some(10);
+        stage.now += 5_000;
+        assert!(stage.read(2, noted) != "0", "everything was taken over before others had a turn");
+    }
+    assert!(stage.now - start < 2 * limits::RESYNC_TURN_MS);
+    stage.pass(6 * limits::RESYNC_TURN_MS);
+    assert_eq!(stage.read(2, noted), "0", "nothing is missing any more");
+    connect_all(&mut stage);
+    stage.pass(A_WHILE_MS);
+    assert!(all_equal(&stage).starts_with("other|0|0\n1|1\n"));
 }
 
 /// A member has applied a delete, and written something that has not come here yet. Returns how many

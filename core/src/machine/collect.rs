@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::ids::Millis;
-use crate::machine::peer::{PeerId, StreamId, StreamKind};
+use crate::machine::peer::{PeerId, Stream, StreamId, StreamKind};
 use crate::machine::{Level, Machine};
 use crate::mutants::{self, Mutant};
 use crate::store::Store;
@@ -66,14 +66,37 @@ impl Machine {
         self.peers.values().any(|peer| peer.full == Full::Resync)
     }
 
-    /// Such a pass runs alone (rule P20). Returns whether a catch-up has to wait for others.
-    pub(super) fn must_wait(&mut self, now: Millis, full: Full) -> bool {
+    /// Such a pass runs alone (rule P20). Returns whether a catch-up, of which something is `needed`,
+    /// has to wait for others.
+    pub(super) fn must_wait(&mut self, now: Millis, full: Full, needed: bool) -> bool {
+        if needed {
+            self.end_turn(now);
+        }
         let others = self.peers.values().any(|peer| peer.requesting);
         let wait = self.is_resyncing() || (full == Full::Resync && others);
         if wait {
             self.compare_at = self.compare_at.min(now.plus(limits::ASK_AGAIN_MS));
         }
         wait
+    }
+
+    /// A member that is slow, or lies and never comes to an end, keeps nobody from the others for ever.
+    /// What was taken over is stored, so that it goes on later.
+    fn end_turn(&mut self, now: Millis) {
+        let mut resyncing = self.peers.iter_mut().filter(|(_, peer)| peer.full == Full::Resync);
+        let Some((id, peer)) = resyncing.next() else { return };
+        let (since, turns) = peer.turn;
+        let allowed = limits::RESYNC_TURN_MS << turns.min(limits::RESYNC_TURN_DOUBLINGS_MAX);
+        if now.since(since) < allowed {
+            return;
+        }
+        peer.turn.1 += 1;
+        peer.ask_after = Some(now.plus(allowed * limits::RESYNC_REST_TURNS));
+        let of_peer = |(_, stream): &(&StreamId, &Stream)| {
+            stream.peer == *id && matches!(stream.kind, StreamKind::Incoming { .. })
+        };
+        let stream = self.streams.iter().find(of_peer).map(|(stream, _)| *stream);
+        stream.into_iter().for_each(|stream| self.close_stream(stream));
     }
 
     pub(super) fn tell_resync(&mut self, id: &PeerId) {

@@ -69,6 +69,10 @@ impl Machine {
         if standing != Standing::Apart {
             self.no_longer_apart(id);
         }
+        if standing == Standing::Even && own.resync_from == Some(site) {
+            store.drop_resync(now)?;
+            self.own_dirty = true;
+        }
         let full = match standing {
             Standing::Even => Full::No,
             Standing::Behind if self.waits_for_time(id, &own) => return Ok(()),
@@ -76,7 +80,7 @@ impl Machine {
             Standing::Ahead => return Ok(()),
             Standing::Apart => return self.tell_apart(id),
         };
-        if self.must_wait(now, full) {
+        if self.must_wait(now, full, full == Full::Resync || !fetched) {
             return Ok(());
         }
         let same_branch = cursor.boot == Boot(0) || cursor.boot == boot;
@@ -109,6 +113,7 @@ impl Machine {
             return Ok(());
         };
         (peer.sampled, peer.full) = (approach == Approach::Sampled, full);
+        peer.turn.0 = now;
         let known = peer.known.as_ref();
         peer.first_contact = known.is_some_and(|k| !own.has_met(&k.vector));
         (peer.requesting, peer.ahead_since) = (true, None);

@@ -62,6 +62,14 @@ impl Store {
         })
     }
 
+    /// What such a pass noted is needed no more: what this replica had missed has come by other ways.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub fn drop_resync(&mut self, now: Millis) -> Result<()> {
+        self.write(now, |tx| tx.end_resync())
+    }
+
     /// Begins a pass that takes everything over anew, or goes on with the one that is stored.
     /// Returns where.
     ///

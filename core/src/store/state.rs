@@ -36,6 +36,8 @@ pub struct OwnState {
     /// What was deleted and forgotten may still be here: everything is to be taken over anew, and
     /// nothing is served before.
     pub stale: bool,
+    /// The member from which everything is being taken over.
+    pub resync_from: Option<SiteId>,
     /// Existing rows are still being taken in.
     pub importing: bool,
     /// Sites of which something found no room here; see [`super::room`].
@@ -78,6 +80,7 @@ impl Store {
                 collected: tx.collected()?,
                 closed: tx.meta::<i64>("open_from")?.is_none(),
                 stale: tx.meta::<i64>("stale")?.is_some(),
+                resync_from: tx.resync()?.map(|resync| resync.from),
                 importing: tx.backfill_pending(),
                 left_out: tx.left_out_sites()?,
                 populated: tx.populated()?,

@@ -220,3 +220,28 @@ fn links_of_parked_rows_follow_a_row_that_moves() {
         assert_linked(&sites, 1);
     }
 }
+
+/// An edit is heard of under the key that the row moved to, before it has moved here; and something was
+/// forgotten here, so that a patch of a row that is not here may be one of a row that is gone.
+#[test]
+fn an_edit_of_a_moved_row_comes_to_who_has_it_where_it_was() {
+    let mut sites = [Site::new(1, NOTE), Site::new(2, NOTE), Site::new(3, NOTE)];
+    let [first, later, third] = &mut sites;
+    write(first, at(0), "INSERT INTO note VALUES(1, 'first')");
+    write(later, at(10), "INSERT INTO note VALUES(1, 'later')");
+    third.pull(later, at(20));
+    later.pull(first, at(30));
+    write(later, at(40), "UPDATE note SET body = 'edited' WHERE id < 0");
+    third.run("INSERT INTO __wavesync_meta VALUES('collected', zeroblob(24))");
+    let vector = third.store.folded(at(50), |tx| tx.vector()).unwrap();
+    let piece = later.store.folded(at(50), |tx| tx.read_piece(Seq(0), &vector)).unwrap();
+    let mut edits = piece.rows.to_batch();
+    edits.tables.iter_mut().for_each(|table| table.rows.retain(|row| !row.whole));
+    let rows: usize = edits.tables.iter().map(|table| table.rows.len()).sum();
+    assert_eq!(rows, 1, "the edit is a patch");
+    third.apply(later.own_site(), &edits).unwrap();
+    third.pull(later, at(60));
+    first.pull(later, at(60));
+    assert_equal(&sites);
+    assert_shown(&sites, &["edited", "first"]);
+}

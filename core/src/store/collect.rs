@@ -315,6 +315,10 @@ impl Tx<'_> {
             return Ok(false);
         }
         let says_nothing = patch.cells.is_empty() && patch.ended.is_empty();
+        // Its row may stand here where it has not moved from yet.
+        if !says_nothing && matches!((table.kind, key), (KeyKind::Integer, Value::Integer(..=-1))) {
+            return Ok(false);
+        }
         Ok(says_nothing
             || (self.was_forgotten(patch.birth)? && self.place_of(table, key, patch)?.is_none()))
     }

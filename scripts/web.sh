@@ -14,9 +14,11 @@ built=${CARGO_TARGET_DIR:-target}/wasm32-unknown-unknown/browser/wavesync_wasm.w
 # mistaken callers in C, what is for threads, tables and functions that show SQLite's own insides.
 options="-Oz"
 for left_out in API_ARMOR UNLOCK_NOTIFY BYTECODE_VTAB DBPAGE_VTAB STMTVTAB OFFSET_SQL_FUNC \
-  UNKNOWN_SQL_FUNCTION; do
+  UNKNOWN_SQL_FUNCTION DBSTAT_VTAB COLUMN_METADATA; do
   options+=" -USQLITE_ENABLE_$left_out"
 done
+# And without what only SQLite's own tests call.
+options+=" -DSQLITE_UNTESTABLE -DSQLITE_OMIT_TRACE"
 export CFLAGS_wasm32_unknown_unknown="$options ${CFLAGS_wasm32_unknown_unknown:-}"
 # The paths of crates' sources are in messages of panics: without the part that is this machine's.
 flags=${CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS:-}

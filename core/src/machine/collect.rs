@@ -1,15 +1,15 @@
 //! Forgetting deletes, and who has missed what was forgotten (rules P18 to P20, K5).
 
 use crate::Result;
-use crate::ids::Millis;
+use crate::ids::{Millis, SiteId, Stamp};
 use crate::machine::peer::{PeerId, Stream, StreamId, StreamKind};
 use crate::machine::{Level, Machine};
 use crate::mutants::{self, Mutant};
 use crate::store::Store;
 use crate::store::apply::Full;
-use crate::store::collect::{Collected, SearchPlace};
+use crate::store::collect::{Collected, SearchPlace, bound};
 use crate::store::state::OwnState;
-use crate::store::vector::Vector;
+use crate::store::vector::{Caps, Vector};
 use crate::{ids::TableNum, limits, value::Value};
 
 /// What this replica and a member have missed of what the other one has forgotten.
@@ -202,4 +202,17 @@ impl Machine {
         }
         Ok(())
     }
+}
+
+/// Takes in what a member says it has forgotten: nothing beyond what it has seen.
+pub(super) fn learn(
+    known: &mut Collected,
+    told: Option<&[(SiteId, Stamp)]>,
+    vector: &Vector,
+    caps: &Caps,
+) {
+    if let Some(told) = told {
+        *known = told.iter().copied().collect();
+    }
+    bound(known, vector, caps);
 }

@@ -2,14 +2,14 @@
 
 use crate::auth::{Accepting, Greeting, Offering, Proof, Session};
 use crate::ids::{Cursor, Millis, SiteId, Stamp};
+use crate::machine::collect;
 use crate::machine::peer::{Known, Peer, PeerId, Stream, StreamId, StreamKind};
 use crate::machine::{Level, Machine, Output};
 use crate::mutants::{self, Mutant};
 use crate::store::Store;
 use crate::store::adopt::TableSchema;
 use crate::store::apply::Full;
-use crate::store::collect::{self, Collected};
-use crate::store::vector::{Caps, Vector};
+use crate::store::collect::Collected;
 use crate::wire::message::{
     Answer, Attach, Hello, Refusal, RefusalCode, State, VectorList, features, plain, sealed,
 };
@@ -348,7 +348,7 @@ impl Machine {
         let lowered = hello.state.applied.check()?;
         let applied = vector.with_lowered(&lowered);
         let mut collected = Collected::new();
-        learn_collected(&mut collected, hello.state.collected.as_deref(), &vector, &caps);
+        collect::learn(&mut collected, hello.state.collected.as_deref(), &vector, &caps);
         let cursor = store.cursor_for(now, hello.site)?;
         let read = hello.state.cursor;
         store.write(now, |tx| {
@@ -411,7 +411,7 @@ impl Machine {
             (known.over, known.vector) = (over, vector);
         }
         known.applied = known.vector.with_lowered(&lowered);
-        learn_collected(&mut known.collected, state.collected.as_deref(), &known.vector, &caps);
+        collect::learn(&mut known.collected, state.collected.as_deref(), &known.vector, &caps);
         known.state = state;
         self.trim_due = true;
         self.check_held_back(id, &lowered);
@@ -595,19 +595,6 @@ impl Machine {
         frame.extend_from_slice(&body);
         self.outputs.push(Output::Send { stream: id, frame });
     }
-}
-
-/// Takes in what a member says it has forgotten: nothing beyond what it has seen.
-fn learn_collected(
-    known: &mut Collected,
-    told: Option<&[(SiteId, Stamp)]>,
-    vector: &Vector,
-    caps: &Caps,
-) {
-    if let Some(told) = told {
-        *known = told.iter().copied().collect();
-    }
-    collect::bound(known, vector, caps);
 }
 
 /// Whether a stream names this session, and a number in it that is the peer's to give. A number of

@@ -92,32 +92,6 @@ impl Tx<'_> {
         self.apply_unseen(&Packed::of(batch), None)
     }
 
-    /// Applies rows that come by other ways than a catch-up or a push, however old they are: a row
-    /// whose delete was forgotten does not come back (rule P18).
-    pub fn apply_from_outside(&mut self, batch: &Batch) -> Result<Applied> {
-        if self.collected()?.is_empty() {
-            return self.apply(batch);
-        }
-        let vector = self.vector()?;
-        let mut batch = batch.clone();
-        for part in &mut batch.tables {
-            let known = self.table_on_wire(&part.name, part.integer_key, part.key_columns)?;
-            let Some(table) = known else { continue };
-            let mut rows = Vec::with_capacity(part.rows.len());
-            for row in std::mem::take(&mut part.rows) {
-                // What is covered is here, or was deleted and forgotten (rule P6).
-                let known = !vector.covers(row.birth)
-                    || self.clock(&table, &key::pack(&row.key))?.is_some()
-                    || self.has_moved(&table, &row)?;
-                if known {
-                    rows.push(row);
-                }
-            }
-            part.rows = rows;
-        }
-        self.apply(&batch)
-    }
-
     /// Applies rows, but not those of which a vector covers everything.
     fn apply_unseen(&mut self, batch: &Packed<'_>, seen: Option<&Vector>) -> Result<Applied> {
         let seen = seen.map(|seen| batch.seen_by(seen));

@@ -16,11 +16,13 @@ use crate::Result;
 use crate::ids::{Dot, Millis, SiteId, Stamp, TableNum};
 use crate::merge::{Clock, Incoming, KeyKind};
 use crate::mutants::{self, Mutant};
+use crate::store::apply::Applied;
 use crate::store::tables::Table;
 use crate::store::vector::{Caps, Vector};
-use crate::store::{Store, Tx};
+use crate::store::{Store, Tx, key};
 use crate::value::Value;
 use crate::wire::message::{Floor, VectorList};
+use crate::wire::rows::Batch;
 use crate::{limits, wire};
 
 /// Of each site the highest write event among the tombstones that were forgotten.
@@ -283,6 +285,32 @@ impl Tx<'_> {
             self.raise_floor(table.num, floor.length)?;
         }
         Ok(())
+    }
+
+    /// Applies rows that come by other ways than a catch-up or a push, however old they are: a row
+    /// whose delete was forgotten does not come back (rule P18).
+    pub fn apply_from_outside(&mut self, batch: &Batch) -> Result<Applied> {
+        if self.collected()?.is_empty() {
+            return self.apply(batch);
+        }
+        let vector = self.vector()?;
+        let mut batch = batch.clone();
+        for part in &mut batch.tables {
+            let known = self.table_on_wire(&part.name, part.integer_key, part.key_columns)?;
+            let Some(table) = known else { continue };
+            let mut rows = Vec::with_capacity(part.rows.len());
+            for row in std::mem::take(&mut part.rows) {
+                // What is covered is here, or was deleted and forgotten (rule P6).
+                let known = !vector.covers(row.birth)
+                    || self.clock(&table, &key::pack(&row.key))?.is_some()
+                    || self.has_moved(&table, &row)?;
+                if known {
+                    rows.push(row);
+                }
+            }
+            part.rows = rows;
+        }
+        self.apply(&batch)
     }
 
     /// Whether a row of which nothing is known was deleted, and that is forgotten (rule P6).

@@ -132,15 +132,27 @@ impl Tx<'_> {
         for part in batch.tables().filter(|_| resync.noted) {
             let table = self.table_on_wire(part.name(), part.integer_key(), part.key_columns())?;
             let Some(table) = table else { continue };
+            let moves = self.may_have_moved(&table)?;
             for row in part.rows() {
-                self.note_row(&table, row)?;
+                self.note_row(&table, row, moves)?;
             }
         }
         resync.place = place.to_vec();
         self.set_resync(&resync)
     }
 
-    fn note_row(&mut self, table: &Table, row: RowRef<'_>) -> Result<()> {
+    /// Whether any row stands here where it may have moved to. One that moves is applied before it is
+    /// noted.
+    fn may_have_moved(&self, table: &Table) -> Result<bool> {
+        if table.kind != KeyKind::Integer {
+            return Ok(false);
+        }
+        let clocks = format!("__wavesync_clock_{}", table.num.0);
+        let sql = format!("SELECT 1 FROM {clocks} WHERE k < 0 AND cl % 2 = 1 LIMIT 1");
+        Ok(self.conn.prepare_cached(&sql)?.exists([])?)
+    }
+
+    fn note_row(&mut self, table: &Table, row: RowRef<'_>, moves_here: bool) -> Result<()> {
         let parts: Vec<Value> = row.key().map(Value::from_ref).collect();
         let (key, birth) = (key::pack(&parts), row.birth());
         let (stamp, site) = self.noted_birth(table, birth)?;
@@ -150,7 +162,7 @@ impl Tx<'_> {
         )?;
         statement.execute(params![table.num.0, key, stamp, site, Value::Null])?;
         // The member may not know yet that a row has to move.
-        for moved in moves(table, &key, birth).filter(|_| row.alive()) {
+        for moved in moves(table, &key, birth).filter(|_| moves_here && row.alive()) {
             statement.execute(params![table.num.0, moved, stamp, site, key])?;
         }
         Ok(())

@@ -264,7 +264,10 @@ impl Tx<'_> {
         let mut written = BTreeSet::new();
         let mut removed = Vec::new();
         for table in self.tables() {
-            let mut keys = self.rows_not_noted(&table)?;
+            let mut keys = match resync.noted {
+                true => self.rows_not_noted(&table)?,
+                false => self.rows_of(&table, own)?,
+            };
             while let Some(key) = keys.pop() {
                 let Some(clock) = self.clock(&table, &key)?.map(|row| row.clock) else { continue };
                 let birth = clock.birth;
@@ -293,9 +296,7 @@ impl Tx<'_> {
                     }
                     continue;
                 }
-                // Without notes it is not known what came from the member, but what was written here.
-                let here = resync.noted || clock.birth.site == own;
-                if here && clock.length <= self.floor(table.num)? {
+                if clock.length <= self.floor(table.num)? {
                     let wall = Stamp::at(i64::try_from(self.now.0).unwrap_or(i64::MAX));
                     let dot = Dot { stamp: wall.max(last.next()), site: own };
                     if self.revive(&table, &key, clock, dot)? {
@@ -343,6 +344,18 @@ impl Tx<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Alive rows that this replica inserted. Without notes it is not known what came from the member,
+    /// but what was written here.
+    fn rows_of(&mut self, table: &Table, own: SiteId) -> Result<Vec<Value>> {
+        let clocks = format!("__wavesync_clock_{}", table.num.0);
+        let sql = format!("SELECT k FROM {clocks} WHERE cl % 2 = 1 AND site = ?1 AND cl <= ?2");
+        let (own, floor) = (self.site_num(own)?, self.floor(table.num)?);
+        let mut statement = self.conn.prepare(&sql)?;
+        let keys =
+            statement.query_map([own.0, floor], |row| Ok(Value::from_ref(row.get_ref(0)?)))?;
+        Ok(keys.collect::<rusqlite::Result<_>>()?)
     }
 
     /// Alive rows that the member does not have under their keys.

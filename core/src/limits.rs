@@ -122,8 +122,6 @@ pub const PASS_STALL_MS: u64 = 30_000;
 pub const RESYNC_TURN_MS: u64 = 600_000;
 /// It is twice as long at most so often.
 pub const RESYNC_TURN_DOUBLINGS_MAX: u32 = 8;
-/// Then that member is not asked for so many times as long.
-pub const RESYNC_REST_TURNS: u64 = 4;
 /// A handshake that takes longer is given up.
 pub const HANDSHAKE_MAX_MS: u64 = 15_000;
 /// Catch-ups that one peer may have open at us.

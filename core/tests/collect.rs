@@ -6,11 +6,14 @@ mod stage;
 
 use rusqlite::Connection;
 use stage::{Stage, key, peer};
-use wavesync_core::ids::{Millis, Seq, TableNum};
+use wavesync_core::ids::{Millis, Seq, Stamp, TableNum};
 use wavesync_core::limits::{self, Bounds};
 use wavesync_core::store::Store;
+use wavesync_core::store::apply::Reach;
+use wavesync_core::store::collect::Collected;
 use wavesync_core::value::Value;
 use wavesync_core::wire::message::sealed;
+use wavesync_core::wire::rows::Batch;
 
 const TABLES: &str = "CREATE TABLE note(id TEXT PRIMARY KEY, body, more);
     CREATE TABLE num(id INTEGER PRIMARY KEY, v);";
@@ -372,6 +375,144 @@ fn p20_a_row_that_had_to_move_stands_once_where_nobody_knows_why() {
     assert_eq!(stage.read(0, "SELECT v FROM num"), "later");
 }
 
+/// The pass is cut after the row was noted; then somebody else tells of the row that has its key.
+#[test]
+fn p20_a_row_that_moves_while_everything_is_taken_over_stays() {
+    let mut stage = group(4);
+    stage.write(0, "INSERT INTO note VALUES('a', 1, 1)");
+    stage.pass(1_000);
+    isolate(&mut stage, 1);
+    stage.write(1, "INSERT INTO num VALUES(5, 'first')");
+    stage.now += 10;
+    stage.write(
+        0,
+        "WITH RECURSIVE n(i) AS (SELECT 5 UNION ALL SELECT i + 1 FROM n WHERE i < 50)
+         INSERT INTO num SELECT i, 'later' FROM n",
+    );
+    stage.pass(1_000);
+    isolate(&mut stage, 2);
+    stage.write(0, "DELETE FROM note");
+    stage.pass(2 * MEMBER_KEEP_MS);
+    assert_eq!(tombstones(&stage, 0), "0");
+    let small = Bounds { chunk_rows: 1, ..stage.at(0).store.bounds() };
+    stage.at_mut(0).store.set_bounds(small);
+    stage.flip(0, 2);
+    while stage.read(2, "SELECT count(*) FROM __wavesync_resync WHERE k = 5") == "0" {
+        stage.run_some(1);
+    }
+    stage.disconnect(0, 2);
+    stage.connect(1, 2);
+    stage.disconnect(1, 2);
+    assert_eq!(stage.read(2, "SELECT count(*), min(id) < 0 FROM num"), "47|1");
+    stage.connect(0, 2);
+    stage.pass(A_WHILE_MS);
+    assert_eq!(stage.read(2, "SELECT count(*) FROM __wavesync_resync"), "0", "it is through");
+    assert_eq!(stage.read(2, "SELECT count(*), min(id) < 0 FROM num"), "47|1");
+    connect_all(&mut stage);
+    stage.pass(A_WHILE_MS);
+    all_equal(&stage);
+    assert!(!stage.codes(2).contains(&"difference"), "that would have mended it");
+}
+
+/// Rows that refer to one that had to move follow it.
+#[test]
+fn p20_links_follow_a_row_that_is_not_kept_where_it_was() {
+    let mut stage = Stage::new();
+    let tables = format!("{TABLES} CREATE TABLE kid(id TEXT PRIMARY KEY, num REFERENCES num(id));");
+    for number in 1..=3 {
+        let at = stage.member(peer(number), key(7), &tables, u64::from(number));
+        let now = stage.now;
+        keep_little(&mut stage.at_mut(at).store, now);
+        stage.write(at, "");
+    }
+    connect_all(&mut stage);
+    stage.pass(1_000);
+    isolate(&mut stage, 0);
+    stage.write(0, "INSERT INTO num VALUES(1, 'first')");
+    stage.now += 10;
+    stage.write(1, "INSERT INTO num VALUES(1, 'later')");
+    isolate(&mut stage, 2);
+    stage.write(2, "INSERT INTO kid VALUES('k', 1)");
+    stage.connect(0, 1);
+    stage.write(0, "DELETE FROM num WHERE id = 1");
+    stage.pass(2 * MEMBER_KEEP_MS);
+    connect_all(&mut stage);
+    stage.pass(A_WHILE_MS);
+    for at in 0..3 {
+        let kid = "SELECT v, num.id < 0 FROM kid JOIN num ON num.id = kid.num";
+        assert_eq!(stage.read(at, kid), "later|1", "member {at}");
+    }
+}
+
+/// What could not be sent was not seen by anybody, so that it is not there says nothing.
+#[test]
+fn p20_a_row_that_was_too_large_to_be_sent_stays() {
+    let mut stage = group(3);
+    stage.write(0, "INSERT INTO note VALUES('a', 1, 1)");
+    stage.write(2, "INSERT INTO note VALUES('large', 0, zeroblob(67200000))");
+    stage.write(2, "INSERT INTO note VALUES('small', 0, 0)");
+    stage.pass(A_WHILE_MS);
+    isolate(&mut stage, 2);
+    stage.write(0, "DELETE FROM note WHERE id = 'a'");
+    stage.pass(2 * MEMBER_KEEP_MS);
+    connect_all(&mut stage);
+    stage.pass(A_WHILE_MS);
+    assert!(stage.codes(2).contains(&"resync"));
+    assert_eq!(stage.read(2, "SELECT id FROM note ORDER BY id"), "large\nsmall");
+}
+
+/// A newcomer that has no room for what the others have does not read it again and again.
+#[test]
+fn p20_what_finds_no_room_is_taken_over_once() {
+    let mut stage = group(2);
+    stage.write(0, "INSERT INTO note VALUES('a', 1, 1), ('b', 2, 2), ('c', 3, 3)");
+    stage.write(0, "DELETE FROM note WHERE id = 'a'");
+    stage.pass(A_WHILE_MS);
+    assert_eq!(tombstones(&stage, 0), "0");
+    let new = stage.member(peer(9), key(7), "CREATE TABLE other(id TEXT PRIMARY KEY)", 9);
+    let small = Bounds { parked_rows: 1, ..stage.at(new).store.bounds() };
+    stage.at_mut(new).store.set_bounds(small);
+    stage.connect(0, new);
+    stage.pass(5 * 60_000);
+    let requests = stage.at(new).machine.peers()[0].requests_out;
+    assert!(requests <= 4, "{requests} requests");
+}
+
+/// Of a site with a cap no vector bounds what a member says that it has forgotten.
+#[test]
+fn p19_who_is_even_has_forgotten_nothing_more_of_a_capped_site() {
+    let mut stage = group(2);
+    stage.write(1, "INSERT INTO note VALUES('a', 1, 1)");
+    let (now, site) = (Millis(stage.now), stage.at(0).machine.peers()[0].site.unwrap());
+    let store = &mut stage.at_mut(0).store;
+    assert!(store.take_caps(now, &[(site, Stamp(1))].into()).unwrap().0);
+    let vector = store.own_state(now).unwrap().vector;
+    let collected = Collected::from([(site, Stamp(1 << 50))]);
+    let reach = Reach { last: Some(&vector), collected: Some(&collected), ..Reach::default() };
+    let none = Batch { tables: Vec::new() };
+    store.write_applying(now, |tx| tx.apply_piece(site, &none, &reach)).unwrap();
+    assert!(store.own_state(now).unwrap().collected.is_empty());
+}
+
+/// What an earlier build noted of a pass would look like rows that are missing.
+#[test]
+fn p20_a_pass_that_an_earlier_build_began_begins_anew() {
+    let mut stage = group(1);
+    let now = Millis(stage.now);
+    let conn = stage.end(0).into_connection();
+    conn.execute_batch(
+        "CREATE TABLE __wavesync_noted(tbl INTEGER NOT NULL, k NOT NULL, PRIMARY KEY(tbl, k))
+           WITHOUT ROWID;
+         INSERT INTO __wavesync_meta VALUES('resync', x'00');",
+    )
+    .unwrap();
+    let mut store = Store::open(conn).unwrap();
+    assert!(store.own_state(now).unwrap().resync_from.is_none());
+    let left = "SELECT count(*) FROM sqlite_schema WHERE name = '__wavesync_noted'";
+    let left: i64 = store.connection().query_row(left, [], |row| row.get(0)).unwrap();
+    assert_eq!(left, 0);
+}
+
 /// A delete of the future that is held says more than the member's row that stands there.
 #[test]
 fn p20_a_delete_that_is_held_stays_held() {
@@ -566,10 +707,11 @@ fn p20_taking_everything_over_makes_way_for_others_now_and_then() {
         stage.run_some(1);
     }
     stage.flip(1, 2);
-    while stage.read(2, "SELECT count(*) FROM note WHERE id = 'other'") == "0" {
+    let arrived = "SELECT count(*) FROM note WHERE id = 'other'";
+    while stage.read(2, arrived) == "0" {
+        assert!(stage.read(2, noted) != "0", "everything was taken over before others had a turn");
         stage.run_some(10);
         stage.now += 5_000;
-        assert!(stage.read(2, noted) != "0", "everything was taken over before others had a turn");
     }
     assert!(stage.now - start < 2 * limits::RESYNC_TURN_MS);
     stage.pass(6 * limits::RESYNC_TURN_MS);

@@ -12,6 +12,12 @@ use crate::store::state::OwnState;
 use crate::store::vector::{Caps, Vector};
 use crate::{ids::TableNum, limits, value::Value};
 
+/// Taking everything over from one member makes way for another from which everything would be taken
+/// over after so many turns.
+const RESYNC_PATIENCE: u32 = 3;
+/// After a pass that came to nothing the member rests for this long, twice as long each time.
+const RESYNC_REST_MS: u64 = 1_000;
+
 /// What this replica and a member have missed of what the other one has forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
@@ -52,13 +58,16 @@ impl Machine {
     }
 
     /// Everything was taken over from a member, but some of it is held until its time comes (rule
-    /// P17), so it is not applied: nothing more can be done before.
+    /// P17), so it is not applied, or found no room: nothing more can be done before.
     pub(super) fn waits_for_time(&self, id: &PeerId, own: &OwnState) -> bool {
         let Some(peer) = self.peers.get(id) else { return false };
         let forgotten = peer.known.as_ref().map(|known| &known.collected);
         let done = peer.taken_over.as_ref() == forgotten && !own.stale;
-        done && forgotten
-            .is_some_and(|forgotten| own.vector.reaches(&own.collected, forgotten, &own.caps))
+        let Some(forgotten) = forgotten.filter(|_| done) else { return false };
+        // What found no room here would find none again.
+        let mut forgotten = forgotten.clone();
+        forgotten.retain(|site, _| !own.left_out.contains(site));
+        own.vector.reaches(&own.collected, &forgotten, &own.caps)
     }
 
     /// Whether a pass that takes everything over anew is under way.
@@ -66,12 +75,9 @@ impl Machine {
         self.peers.values().any(|peer| peer.full == Full::Resync)
     }
 
-    /// Such a pass runs alone (rule P20). Returns whether a catch-up, of which something is `needed`,
-    /// has to wait for others.
-    pub(super) fn must_wait(&mut self, now: Millis, full: Full, needed: bool) -> bool {
-        if needed {
-            self.end_turn(now);
-        }
+    /// Such a pass runs alone (rule P20). Returns whether a catch-up has to wait for others.
+    pub(super) fn must_wait(&mut self, now: Millis, full: Full, fetched: bool) -> bool {
+        self.end_turn(now, full, fetched);
         let others = self.peers.values().any(|peer| peer.requesting);
         let wait = self.is_resyncing() || (full == Full::Resync && others);
         if wait {
@@ -81,22 +87,66 @@ impl Machine {
     }
 
     /// A member that is slow, or lies and never comes to an end, keeps nobody from the others for ever.
-    /// What was taken over is stored, so that it goes on later.
-    fn end_turn(&mut self, now: Millis) {
-        let mut resyncing = self.peers.iter_mut().filter(|(_, peer)| peer.full == Full::Resync);
+    /// What was taken over is stored, so that it goes on later. One from which everything would be
+    /// taken over anew, which drops that, waits for longer.
+    fn end_turn(&mut self, now: Millis, full: Full, fetched: bool) {
+        let mut resyncing = self.peers.iter().filter(|(_, peer)| peer.full == Full::Resync);
         let Some((id, peer)) = resyncing.next() else { return };
-        let (since, turns) = peer.turn;
-        let allowed = limits::RESYNC_TURN_MS << turns.min(limits::RESYNC_TURN_DOUBLINGS_MAX);
-        if now.since(since) < allowed {
+        let (id, since) = (id.clone(), peer.turn);
+        let Some(site) = self.site_of(&id) else { return };
+        let fails = self.resync_fails(site);
+        let needed = if full == Full::Resync { fails >= RESYNC_PATIENCE } else { !fetched };
+        let allowed = limits::RESYNC_TURN_MS << fails.min(limits::RESYNC_TURN_DOUBLINGS_MAX);
+        if !needed || now.since(since) < allowed {
             return;
         }
-        peer.turn.1 += 1;
-        peer.ask_after = Some(now.plus(allowed * limits::RESYNC_REST_TURNS));
+        self.rest(site, fails + 1, now.plus(allowed));
         let of_peer = |(_, stream): &(&StreamId, &Stream)| {
-            stream.peer == *id && matches!(stream.kind, StreamKind::Incoming { .. })
+            stream.peer == id && matches!(stream.kind, StreamKind::Incoming { .. })
         };
         let stream = self.streams.iter().find(of_peer).map(|(stream, _)| *stream);
         stream.into_iter().for_each(|stream| self.close_stream(stream));
+    }
+
+    /// Whether taking everything over from a member waits: it made way for others, or came to nothing,
+    /// or another one has been begun and rests.
+    pub(super) fn rests(&mut self, now: Millis, site: SiteId, own: &OwnState) -> bool {
+        let connected = |site: SiteId| {
+            self.peers.values().any(|peer| peer.known.as_ref().is_some_and(|k| k.site == site))
+        };
+        let begun = own.resync_from.filter(|begun| *begun != site && connected(*begun));
+        let mut until = None;
+        for (rests, fails, at) in &self.resync_rests {
+            let counts = *rests == site || (Some(*rests) == begun && *fails < RESYNC_PATIENCE);
+            if counts && *at > now {
+                until = until.max(Some(*at));
+            }
+        }
+        let Some(until) = until else { return false };
+        self.compare_at = self.compare_at.min(until);
+        true
+    }
+
+    fn resync_fails(&self, site: SiteId) -> u32 {
+        self.resync_rests.iter().find(|rest| rest.0 == site).map_or(0, |rest| rest.1)
+    }
+
+    fn rest(&mut self, site: SiteId, fails: u32, until: Millis) {
+        self.resync_rests.retain(|rest| rest.0 != site);
+        self.resync_rests.truncate(limits::MEMBERS_KNOWN_MAX);
+        self.resync_rests.insert(0, (site, fails, until));
+    }
+
+    /// A pass that took everything over is through. If this replica is behind that member all the same
+    /// (it has forgotten more since, or says something else than before), others come first.
+    pub(super) fn resync_ended(&mut self, now: Millis, id: &PeerId, site: SiteId, own: &OwnState) {
+        if self.standing(id, own) != Standing::Behind || self.waits_for_time(id, own) {
+            self.resync_rests.retain(|rest| rest.0 != site);
+            return;
+        }
+        let fails = self.resync_fails(site);
+        let rest = RESYNC_REST_MS << fails.min(limits::RESYNC_TURN_DOUBLINGS_MAX);
+        self.rest(site, fails + 1, now.plus(rest));
     }
 
     pub(super) fn tell_resync(&mut self, id: &PeerId) {

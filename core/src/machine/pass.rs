@@ -69,10 +69,6 @@ impl Machine {
         if standing != Standing::Apart {
             self.no_longer_apart(id);
         }
-        if standing == Standing::Even && own.resync_from == Some(site) {
-            store.drop_resync(now)?;
-            self.own_dirty = true;
-        }
         let full = match standing {
             Standing::Even => Full::No,
             Standing::Behind if self.waits_for_time(id, &own) => return Ok(()),
@@ -80,7 +76,10 @@ impl Machine {
             Standing::Ahead => return Ok(()),
             Standing::Apart => return self.tell_apart(id),
         };
-        if self.must_wait(now, full, full == Full::Resync || !fetched) {
+        if full == Full::Resync && self.rests(now, site, &own) {
+            return Ok(());
+        }
+        if self.must_wait(now, full, fetched) {
             return Ok(());
         }
         let same_branch = cursor.boot == Boot(0) || cursor.boot == boot;
@@ -113,7 +112,7 @@ impl Machine {
             return Ok(());
         };
         (peer.sampled, peer.full) = (approach == Approach::Sampled, full);
-        peer.turn.0 = now;
+        peer.turn = now;
         let known = peer.known.as_ref();
         peer.first_contact = known.is_some_and(|k| !own.has_met(&k.vector));
         (peer.requesting, peer.ahead_since) = (true, None);
@@ -171,7 +170,7 @@ impl Machine {
         let session = self.peers.get(&id).and_then(|peer| peer.session.clone());
         let Some(session) = session else {
             if let Some(peer) = self.peers.get_mut(&id) {
-                peer.requesting = false;
+                (peer.requesting, peer.full) = (false, Full::No);
             }
             self.outputs.push(super::Output::Close { stream });
             return;
@@ -483,6 +482,10 @@ impl Machine {
             }
         }
         self.close_stream(stream);
+        if full == Full::Resync {
+            let own = store.own_state(now)?;
+            self.resync_ended(now, &id, site, &own);
+        }
         self.end_outlived(now, store)?;
         self.consider(now, &id, store)
     }

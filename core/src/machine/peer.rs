@@ -53,8 +53,8 @@ pub(super) struct Peer {
     pub sampled: bool,
     /// What the catch-up asks for.
     pub full: Full,
-    /// Since when everything is taken over from it, and how often that made way for others.
-    pub turn: (Millis, u32),
+    /// Since when everything is taken over from it.
+    pub turn: Millis,
     /// What it had forgotten when everything was taken over from it.
     pub taken_over: Option<Collected>,
     /// Each has forgotten deletes that the other has not seen (rule K5).

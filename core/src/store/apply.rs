@@ -207,8 +207,15 @@ impl Tx<'_> {
         let Some(vector) = reach.last else { return Ok(applied) };
         self.check_sites(vector)?;
         self.take_floors(reach.floors)?;
-        let none = Collected::new();
-        let collected = reach.collected.unwrap_or(&none);
+        let mut collected = reach.collected.cloned().unwrap_or_default();
+        if reach.full == Full::No {
+            // Who is even has forgotten nothing above a cap that this replica has not.
+            let (own, caps) = (self.collected()?, self.caps()?);
+            collected.retain(|site, stamp| {
+                !caps.contains_key(site) || own.get(site).is_some_and(|own| own >= stamp)
+            });
+        }
+        let collected = &collected;
         if reach.full == Full::Resync && !self.finish_resync(from, vector, collected)? {
             return Ok(applied);
         }

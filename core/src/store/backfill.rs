@@ -174,6 +174,7 @@ impl Tx<'_> {
         let once = self.stood_once(table, key)?;
         if let (None, Some((_, once))) = (&current, once)
             && self.may_be_forgotten(once)?
+            && !self.is_too_large(table, key)?
         {
             let reason = "another replica deleted the row while its table was not tracked";
             let kind = ("overwritten", reason);

@@ -171,6 +171,9 @@ impl Store {
     /// If SQLite fails; nothing was forgotten then.
     pub fn collect_block(&mut self, now: Millis, place: SearchPlace) -> Result<Searched> {
         let keeps = self.keeps()?;
+        if self.folded(now, |tx| tx.resync_is_needless())? {
+            self.write(now, |tx| tx.end_resync())?;
+        }
         let (found, next) = self.folded(now, |tx| tx.find_needless(place, keeps))?;
         if found.is_empty() {
             return Ok(Searched { forgotten: 0, next });

@@ -57,5 +57,12 @@ pub(super) fn create_added(conn: &rusqlite::Connection) -> crate::Result<()> {
     for sql in [NOTED, super::past::SCHEMA, super::regain::SCHEMA] {
         conn.execute_batch(sql)?;
     }
+    // Earlier builds noted less of a row, so what they noted is of no use.
+    let earlier = "SELECT 1 FROM sqlite_schema WHERE name = '__wavesync_noted'";
+    if conn.prepare_cached(earlier)?.exists([])? {
+        conn.execute_batch(
+            "DROP TABLE __wavesync_noted; DELETE FROM __wavesync_meta WHERE key = 'resync';",
+        )?;
+    }
     Ok(())
 }

@@ -24,10 +24,10 @@ use crate::store::moves::Moved;
 use crate::store::rows::{Kind, Values};
 use crate::store::tables::Table;
 use crate::store::vector::Vector;
-use crate::store::{Push, Store, Tx, key};
+use crate::store::{Push, SiteNum, Store, Tx, key};
 use crate::value::Value;
-use crate::wire;
 use crate::wire::packed::{Packed, RowRef};
+use crate::{limits, wire};
 
 /// Where a row could have moved to is noted for this many moves.
 const MOVES_NOTED: usize = 4;
@@ -60,14 +60,6 @@ impl Store {
             tx.cache.collected = None;
             Ok(forgotten)
         })
-    }
-
-    /// What such a pass noted is needed no more: what this replica had missed has come by other ways.
-    ///
-    /// # Errors
-    /// If SQLite fails.
-    pub fn drop_resync(&mut self, now: Millis) -> Result<()> {
-        self.write(now, |tx| tx.end_resync())
     }
 
     /// Begins a pass that takes everything over anew, or goes on with the one that is stored.
@@ -112,6 +104,21 @@ impl Tx<'_> {
         self.set_meta("resync", wire::encode(resync)?)
     }
 
+    /// Whether what such a pass would bring has come by other ways.
+    pub(super) fn resync_is_needless(&mut self) -> Result<bool> {
+        let Some(resync) = self.resync()? else { return Ok(false) };
+        let missed: Collected = resync.collected.into_iter().collect();
+        let (own, caps) = (self.collected()?, self.caps()?);
+        let stale = self.meta::<i64>("stale")?.is_some();
+        Ok(!stale && self.applied_vector()?.reaches(&own, &missed, &caps))
+    }
+
+    /// Whether a row is too large to be sent.
+    pub(super) fn is_too_large(&mut self, table: &Table, key: &Value) -> Result<bool> {
+        let values = self.all_values(table, key)?;
+        Ok(values.values().map(Value::weight).sum::<usize>() > limits::ROW_MAX_BYTES)
+    }
+
     /// Whatever such a pass noted is not needed any more.
     pub(super) fn end_resync(&self) -> Result<()> {
         self.conn.execute("DELETE FROM __wavesync_resync", [])?;
@@ -132,40 +139,56 @@ impl Tx<'_> {
         for part in batch.tables().filter(|_| resync.noted) {
             let table = self.table_on_wire(part.name(), part.integer_key(), part.key_columns())?;
             let Some(table) = table else { continue };
-            let moves = self.may_have_moved(&table)?;
             for row in part.rows() {
-                self.note_row(&table, row, moves)?;
+                self.note_row(&table, row)?;
             }
         }
         resync.place = place.to_vec();
         self.set_resync(&resync)
     }
 
-    /// Whether any row stands here where it may have moved to. One that moves is applied before it is
-    /// noted.
-    fn may_have_moved(&self, table: &Table) -> Result<bool> {
-        if table.kind != KeyKind::Integer {
-            return Ok(false);
-        }
-        let clocks = format!("__wavesync_clock_{}", table.num.0);
-        let sql = format!("SELECT 1 FROM {clocks} WHERE k < 0 AND cl % 2 = 1 LIMIT 1");
-        Ok(self.conn.prepare_cached(&sql)?.exists([])?)
-    }
-
-    fn note_row(&mut self, table: &Table, row: RowRef<'_>, moves_here: bool) -> Result<()> {
+    fn note_row(&mut self, table: &Table, row: RowRef<'_>) -> Result<()> {
         let parts: Vec<Value> = row.key().map(Value::from_ref).collect();
         let (key, birth) = (key::pack(&parts), row.birth());
         let (stamp, site) = self.noted_birth(table, birth)?;
         let mut statement = self.conn.prepare_cached(
-            "INSERT INTO __wavesync_resync(tbl, k, stamp, site, home) VALUES(?1, ?2, ?3, ?4, ?5)
-             ON CONFLICT DO UPDATE SET home = NULL WHERE excluded.home IS NULL",
+            "INSERT OR IGNORE INTO __wavesync_resync(tbl, k, stamp, site) VALUES(?1, ?2, ?3, ?4)",
         )?;
-        statement.execute(params![table.num.0, key, stamp, site, Value::Null])?;
-        // The member may not know yet that a row has to move.
-        for moved in moves(table, &key, birth).filter(|_| moves_here && row.alive()) {
-            statement.execute(params![table.num.0, moved, stamp, site, key])?;
-        }
+        statement.execute(params![table.num.0, key, stamp, site])?;
         Ok(())
+    }
+
+    /// The member may not know yet that a row has to move: where its rows would move to is noted, too,
+    /// if any row stands here where it may have moved to.
+    fn note_moves(&mut self, table: &Table) -> Result<()> {
+        let clocks = format!("__wavesync_clock_{}", table.num.0);
+        let sql = format!("SELECT 1 FROM {clocks} WHERE k < 0 AND cl % 2 = 1 LIMIT 1");
+        if table.kind != KeyKind::Integer || !self.conn.prepare_cached(&sql)?.exists([])? {
+            return Ok(());
+        }
+        let conn = self.conn;
+        let mut noted = conn.prepare_cached(
+            "SELECT k, stamp, site FROM __wavesync_resync
+             WHERE tbl = ?1 AND home IS NULL AND (k, stamp, site) > (?2, ?3, ?4)
+             ORDER BY k, stamp, site LIMIT 1",
+        )?;
+        let mut insert = conn.prepare_cached(
+            "INSERT OR IGNORE INTO __wavesync_resync(tbl, k, stamp, site, home)
+             VALUES(?1, ?2, ?3, ?4, ?5)",
+        )?;
+        let mut after = (i64::MIN, i64::MIN, i64::MIN);
+        loop {
+            let next = noted.query_row(params![table.num.0, after.0, after.1, after.2], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            });
+            let Some((key, stamp, site)) = super::optional(next)? else { return Ok(()) };
+            let known = if stamp < 0 { SiteId([0; 16]) } else { self.site(SiteNum(site))? };
+            let birth = Dot { stamp: Stamp(stamp), site: known };
+            for moved in moves(table, &Value::Integer(key), birth) {
+                insert.execute(params![table.num.0, moved, stamp, site, key])?;
+            }
+            after = (key, stamp, site);
+        }
     }
 
     /// Under an INTEGER key each birth is a row of its own; those from before joining are one.
@@ -264,6 +287,7 @@ impl Tx<'_> {
         let mut written = BTreeSet::new();
         let mut removed = Vec::new();
         for table in self.tables() {
+            self.note_moves(&table)?;
             let mut keys = match resync.noted {
                 true => self.rows_not_noted(&table)?,
                 false => self.rows_of(&table, own)?,
@@ -289,7 +313,9 @@ impl Tx<'_> {
                     continue;
                 }
                 if theirs.covers(clock.birth) {
-                    if resync.noted && !mutants::on(Mutant::NoAbsence) {
+                    // What could not be sent was not seen by anybody, whatever vectors say.
+                    let stays = !resync.noted || self.is_too_large(&table, &key)?;
+                    if !stays && !mutants::on(Mutant::NoAbsence) {
                         let gone = end_of(collected, clock.birth);
                         self.remove(&table, &key, clock, gone, theirs)?;
                         removed.push((table.num, key));
@@ -316,6 +342,7 @@ impl Tx<'_> {
             let rows = self.push_rows(own, prev, written)?;
             self.pushes.push(Push { site: own, boot, prev, upto: last, rows });
         }
+        self.follow_moves()?;
         self.mark_open(Seq(start.0 + 1))?;
         self.settle(start)?;
         for (table, key) in removed {
@@ -332,12 +359,11 @@ impl Tx<'_> {
     /// What is held of rows that were deleted while this replica was away would bring them back when
     /// its time comes, and of those that had to move, to where they were.
     fn drop_held_unnoted(&mut self, theirs: &Vector) -> Result<()> {
-        let held = self
-            .conn
-            .prepare_cached("SELECT seq FROM __wavesync_held")?
-            .query_map([], |row| Ok(Seq(row.get(0)?)))?
-            .collect::<rusqlite::Result<Vec<_>>>()?;
+        let held =
+            self.values_of("SELECT seq FROM __wavesync_held WHERE seq > ?1 LIMIT ?2", [0, -1])?;
         for seq in held {
+            let Value::Integer(seq) = seq else { continue };
+            let seq = Seq(seq);
             let Some(Held { table, key, row, .. }) = self.held_at(seq)? else { continue };
             if row.alive() && theirs.covers(row.birth) && !self.is_noted(&table, &key, row.birth)? {
                 self.drop_held(seq)?;
@@ -352,10 +378,14 @@ impl Tx<'_> {
         let clocks = format!("__wavesync_clock_{}", table.num.0);
         let sql = format!("SELECT k FROM {clocks} WHERE cl % 2 = 1 AND site = ?1 AND cl <= ?2");
         let (own, floor) = (self.site_num(own)?, self.floor(table.num)?);
-        let mut statement = self.conn.prepare(&sql)?;
-        let keys =
-            statement.query_map([own.0, floor], |row| Ok(Value::from_ref(row.get_ref(0)?)))?;
-        Ok(keys.collect::<rusqlite::Result<_>>()?)
+        self.values_of(&sql, [own.0, floor])
+    }
+
+    /// The one column of a query.
+    fn values_of(&self, sql: &str, params: [i64; 2]) -> Result<Vec<Value>> {
+        let mut statement = self.conn.prepare(sql)?;
+        let values = statement.query_map(params, |row| Ok(Value::from_ref(row.get_ref(0)?)))?;
+        Ok(values.collect::<rusqlite::Result<_>>()?)
     }
 
     /// Alive rows that the member does not have under their keys.
@@ -367,14 +397,13 @@ impl Tx<'_> {
             }
         };
         let sql = format!(
-            "SELECT k FROM __wavesync_clock_{0} AS c WHERE cl % 2 = 1 AND NOT EXISTS
-             (SELECT 1 FROM __wavesync_resync AS n WHERE n.tbl = {0} AND n.k = c.k AND n.home IS NULL {birth})
-             ORDER BY k DESC",
+            "SELECT k FROM __wavesync_clock_{} AS c WHERE cl % 2 = 1 AND NOT EXISTS
+             (SELECT 1 FROM __wavesync_resync AS n
+              WHERE n.tbl = ?1 AND n.k = c.k AND n.home IS NULL {birth})
+             ORDER BY k DESC LIMIT ?2",
             table.num.0
         );
-        let mut statement = self.conn.prepare(&sql)?;
-        let keys = statement.query_map([], |row| Ok(Value::from_ref(row.get_ref(0)?)))?;
-        Ok(keys.collect::<rusqlite::Result<_>>()?)
+        self.values_of(&sql, [table.num.0, -1])
     }
 
     /// A row that was deleted while this replica was away. What was written to it and never told is

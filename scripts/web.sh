@@ -18,7 +18,7 @@ for left_out in API_ARMOR UNLOCK_NOTIFY BYTECODE_VTAB DBPAGE_VTAB STMTVTAB OFFSE
   options+=" -USQLITE_ENABLE_$left_out"
 done
 # And without what only its own tests, tracers and Tcl call, and the list of all these choices.
-options+=" -DSQLITE_UNTESTABLE -DSQLITE_OMIT_TRACE -DSQLITE_OMIT_PROGRESS_CALLBACK"
+options+=" -DSQLITE_UNTESTABLE -DSQLITE_OMIT_TRACE"
 options+=" -DSQLITE_OMIT_COMPILEOPTION_DIAGS -DSQLITE_OMIT_TCL_VARIABLE"
 export CFLAGS_wasm32_unknown_unknown="$options ${CFLAGS_wasm32_unknown_unknown:-}"
 # The paths of crates' sources are in messages of panics: without the part that is this machine's.

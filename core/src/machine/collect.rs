@@ -13,10 +13,21 @@ use crate::store::vector::{Caps, Vector};
 use crate::{ids::TableNum, limits, value::Value};
 
 /// Taking everything over from one member makes way for another from which everything would be taken
-/// over after so many turns.
+/// over after a turn that is doubled so often.
 const RESYNC_PATIENCE: u32 = 3;
 /// After a pass that came to nothing the member rests for this long, twice as long each time.
 const RESYNC_REST_MS: u64 = 1_000;
+
+/// A member from which everything was to be taken over, and that came to no end.
+pub(super) struct Rest {
+    site: SiteId,
+    /// How often.
+    fails: u32,
+    /// It is not asked before.
+    until: Millis,
+    /// Everything may be taken over from another one meanwhile.
+    yields: bool,
+}
 
 /// What this replica and a member have missed of what the other one has forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,14 +68,13 @@ impl Machine {
         !own.stale && applied.reaches(forgotten, &own.collected, caps)
     }
 
-    /// Everything was taken over from a member, but some of it is held until its time comes (rule
-    /// P17), so it is not applied, or found no room: nothing more can be done before.
-    pub(super) fn waits_for_time(&self, id: &PeerId, own: &OwnState) -> bool {
+    /// Whether everything was taken over from a member, although this replica is behind it: some of it is
+    /// held until its time comes (rule P17), so it is not applied, or found no room.
+    pub(super) fn nothing_more(&self, id: &PeerId, own: &OwnState) -> bool {
         let Some(peer) = self.peers.get(id) else { return false };
         let forgotten = peer.known.as_ref().map(|known| &known.collected);
         let done = peer.taken_over.as_ref() == forgotten && !own.stale;
         let Some(forgotten) = forgotten.filter(|_| done) else { return false };
-        // What found no room here would find none again.
         let mut forgotten = forgotten.clone();
         forgotten.retain(|site, _| !own.left_out.contains(site));
         own.vector.reaches(&own.collected, &forgotten, &own.caps)
@@ -76,8 +86,10 @@ impl Machine {
     }
 
     /// Such a pass runs alone (rule P20). Returns whether a catch-up has to wait for others.
-    pub(super) fn must_wait(&mut self, now: Millis, full: Full, fetched: bool) -> bool {
-        self.end_turn(now, full, fetched);
+    pub(super) fn must_wait(&mut self, now: Millis, id: &PeerId, full: Full, needed: bool) -> bool {
+        if needed {
+            self.end_turns(now, id, full);
+        }
         let others = self.peers.values().any(|peer| peer.requesting);
         let wait = self.is_resyncing() || (full == Full::Resync && others);
         if wait {
@@ -86,40 +98,49 @@ impl Machine {
         wait
     }
 
-    /// A member that is slow, or lies and never comes to an end, keeps nobody from the others for ever.
-    /// What was taken over is stored, so that it goes on later. One from which everything would be
-    /// taken over anew, which drops that, waits for longer.
-    fn end_turn(&mut self, now: Millis, full: Full, fetched: bool) {
-        let mut resyncing = self.peers.iter().filter(|(_, peer)| peer.full == Full::Resync);
-        let Some((id, peer)) = resyncing.next() else { return };
-        let (id, since) = (id.clone(), peer.turn);
-        let Some(site) = self.site_of(&id) else { return };
-        let fails = self.resync_fails(site);
-        let needed = if full == Full::Resync { fails >= RESYNC_PATIENCE } else { !fetched };
-        let allowed = limits::RESYNC_TURN_MS << fails.min(limits::RESYNC_TURN_DOUBLINGS_MAX);
-        if !needed || now.since(since) < allowed {
-            return;
+    /// A member that is slow, or lies and never comes to an end, keeps nobody from the others for ever:
+    /// what is in the way of this catch-up ends when its turn is over. A place or a cursor is stored, so
+    /// that it goes on later. Taking everything over from another member drops what was noted, so it
+    /// waits for longer.
+    fn end_turns(&mut self, now: Millis, id: &PeerId, full: Full) {
+        let mut over = Vec::new();
+        for (other, peer) in &self.peers {
+            let alone = peer.full == Full::Resync || full == Full::Resync;
+            let Some(known) = peer.known.as_ref().filter(|_| peer.requesting && alone) else {
+                continue;
+            };
+            let dropped = peer.full == Full::Resync && full == Full::Resync;
+            let fails = self.resync_rests.iter().find(|rest| rest.site == known.site);
+            let fails = fails.filter(|_| peer.full == Full::Resync).map_or(0, |rest| rest.fails);
+            let doublings = fails + if dropped { RESYNC_PATIENCE } else { 0 };
+            let allowed =
+                limits::RESYNC_TURN_MS << doublings.min(limits::RESYNC_TURN_DOUBLINGS_MAX);
+            if other != id && now.since(peer.turn) >= allowed {
+                over.push((other.clone(), known.site, peer.full, dropped, now.plus(allowed)));
+            }
         }
-        self.rest(site, fails + 1, now.plus(allowed));
-        let of_peer = |(_, stream): &(&StreamId, &Stream)| {
-            stream.peer == id && matches!(stream.kind, StreamKind::Incoming { .. })
-        };
-        let stream = self.streams.iter().find(of_peer).map(|(stream, _)| *stream);
-        stream.into_iter().for_each(|stream| self.close_stream(stream));
+        for (other, site, full, dropped, until) in over {
+            if full == Full::Resync {
+                self.rest(site, until, dropped);
+            }
+            let of_peer = |(_, stream): &(&StreamId, &Stream)| {
+                stream.peer == other && matches!(stream.kind, StreamKind::Incoming { .. })
+            };
+            let stream = self.streams.iter().find(of_peer).map(|(stream, _)| *stream);
+            stream.into_iter().for_each(|stream| self.close_stream(stream));
+        }
     }
 
     /// Whether taking everything over from a member waits: it made way for others, or came to nothing,
-    /// or another one has been begun and rests.
+    /// or another one was begun, rests and goes on after that.
     pub(super) fn rests(&mut self, now: Millis, site: SiteId, own: &OwnState) -> bool {
-        let connected = |site: SiteId| {
-            self.peers.values().any(|peer| peer.known.as_ref().is_some_and(|k| k.site == site))
-        };
-        let begun = own.resync_from.filter(|begun| *begun != site && connected(*begun));
+        let begun = own.resync_from.filter(|begun| {
+            self.peers.values().any(|peer| peer.known.as_ref().is_some_and(|k| k.site == *begun))
+        });
         let mut until = None;
-        for (rests, fails, at) in &self.resync_rests {
-            let counts = *rests == site || (Some(*rests) == begun && *fails < RESYNC_PATIENCE);
-            if counts && *at > now {
-                until = until.max(Some(*at));
+        for rest in self.resync_rests.iter().filter(|rest| rest.until > now) {
+            if rest.site == site || (Some(rest.site) == begun && !rest.yields) {
+                until = until.max(Some(rest.until));
             }
         }
         let Some(until) = until else { return false };
@@ -127,26 +148,23 @@ impl Machine {
         true
     }
 
-    fn resync_fails(&self, site: SiteId) -> u32 {
-        self.resync_rests.iter().find(|rest| rest.0 == site).map_or(0, |rest| rest.1)
-    }
-
-    fn rest(&mut self, site: SiteId, fails: u32, until: Millis) {
-        self.resync_rests.retain(|rest| rest.0 != site);
+    fn rest(&mut self, site: SiteId, until: Millis, yields: bool) {
+        let known = self.resync_rests.iter().position(|rest| rest.site == site);
+        let fails = known.map_or(0, |at| self.resync_rests.remove(at).fails) + 1;
         self.resync_rests.truncate(limits::MEMBERS_KNOWN_MAX);
-        self.resync_rests.insert(0, (site, fails, until));
+        self.resync_rests.insert(0, Rest { site, fails, until, yields });
     }
 
     /// A pass that took everything over is through. If this replica is behind that member all the same
     /// (it has forgotten more since, or says something else than before), others come first.
     pub(super) fn resync_ended(&mut self, now: Millis, id: &PeerId, site: SiteId, own: &OwnState) {
-        if self.standing(id, own) != Standing::Behind || self.waits_for_time(id, own) {
-            self.resync_rests.retain(|rest| rest.0 != site);
+        if self.standing(id, own) != Standing::Behind || self.nothing_more(id, own) {
+            self.resync_rests.retain(|rest| rest.site != site);
             return;
         }
-        let fails = self.resync_fails(site);
-        let rest = RESYNC_REST_MS << fails.min(limits::RESYNC_TURN_DOUBLINGS_MAX);
-        self.rest(site, fails + 1, now.plus(rest));
+        let fails = self.resync_rests.iter().find(|rest| rest.site == site);
+        let doublings = fails.map_or(0, |rest| rest.fails).min(limits::RESYNC_TURN_DOUBLINGS_MAX);
+        self.rest(site, now.plus(RESYNC_REST_MS << doublings), true);
     }
 
     pub(super) fn tell_resync(&mut self, id: &PeerId) {

@@ -22,7 +22,7 @@ mod status;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::auth::{GroupKey, Opened};
-use crate::ids::{Millis, SiteId};
+use crate::ids::Millis;
 use crate::store::Store;
 use crate::store::apply::Full;
 use crate::store::collect::SearchPlace;
@@ -214,8 +214,7 @@ pub struct Machine {
     /// Somebody's lock has kept the engine from the file since then; `None` once that was told.
     locked_since: Option<Option<Millis>>,
     compare_at: Millis,
-    /// How often taking everything over from members came to nothing, and until when they rest.
-    resync_rests: Vec<(SiteId, u32, Millis)>,
+    resync_rests: Vec<collect::Rest>,
     /// The log may be longer than it needs to be, and when to look.
     trim_due: bool,
     trim_at: Millis,

@@ -71,7 +71,7 @@ impl Machine {
         }
         let full = match standing {
             Standing::Even => Full::No,
-            Standing::Behind if self.waits_for_time(id, &own) => return Ok(()),
+            Standing::Behind if self.nothing_more(id, &own) => return Ok(()),
             Standing::Behind => Full::Resync,
             Standing::Ahead => return Ok(()),
             Standing::Apart => return self.tell_apart(id),
@@ -79,7 +79,7 @@ impl Machine {
         if full == Full::Resync && self.rests(now, site, &own) {
             return Ok(());
         }
-        if self.must_wait(now, full, fetched) {
+        if self.must_wait(now, id, full, full == Full::Resync || !fetched) {
             return Ok(());
         }
         let same_branch = cursor.boot == Boot(0) || cursor.boot == boot;

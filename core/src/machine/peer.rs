@@ -53,7 +53,7 @@ pub(super) struct Peer {
     pub sampled: bool,
     /// What the catch-up asks for.
     pub full: Full,
-    /// Since when everything is taken over from it.
+    /// When the catch-up that is under way was begun.
     pub turn: Millis,
     /// What it had forgotten when everything was taken over from it.
     pub taken_over: Option<Collected>,

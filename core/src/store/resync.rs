@@ -200,20 +200,11 @@ impl Tx<'_> {
         })
     }
 
-    /// Whether the member has a row under this key, or may have to move it there.
-    fn is_noted(&mut self, table: &Table, key: &Value, birth: Dot) -> Result<bool> {
+    /// Whether the member has a row under this key, or may have to move it there: NULL, or the key under
+    /// which it has it.
+    fn noted(&mut self, table: &Table, key: &Value, birth: Dot) -> Result<Option<Value>> {
         let (stamp, site) = self.noted_birth(table, birth)?;
-        let mut statement = self.conn.prepare_cached(
-            "SELECT 1 FROM __wavesync_resync WHERE tbl = ?1 AND k = ?2 AND stamp = ?3 AND site = ?4",
-        )?;
-        Ok(statement.exists(params![table.num.0, key, stamp, site])?)
-    }
-
-    /// The key under which the member has a row that had to move from there to this one, if it stands
-    /// there, or on the way, now that what stood there is gone.
-    fn stands_at(&mut self, table: &Rc<Table>, key: &Value, birth: Dot) -> Result<Option<Value>> {
-        let (stamp, site) = self.noted_birth(table, birth)?;
-        let home: Option<Value> = super::optional(
+        super::optional(
             self.conn
                 .prepare_cached(
                     "SELECT home FROM __wavesync_resync
@@ -222,10 +213,19 @@ impl Tx<'_> {
                 .query_row(params![table.num.0, key, stamp, site], |row| {
                     Ok(Value::from_ref(row.get_ref(0)?))
                 }),
-        )?;
-        let Some(home) = home.filter(|home| *home != Value::Null) else { return Ok(None) };
-        let way = moves(table, &home, birth).map(Value::Integer);
-        for at in std::iter::once(home.clone()).chain(way).take_while(|at| at != key) {
+        )
+    }
+
+    /// Where a row that may have had to move from `home` to `key` stands as well, now that what stood
+    /// there is gone: under its first key, or on the way.
+    fn stands_at(
+        &mut self,
+        table: &Rc<Table>,
+        (home, key): (Value, &Value),
+        birth: Dot,
+    ) -> Result<Option<Value>> {
+        let way: Vec<Value> = moves(table, &home, birth).map(Value::Integer).collect();
+        for at in std::iter::once(home).chain(way).take_while(|at| at != key) {
             let here = self.clock(table, &at)?.is_some_and(|row| {
                 row.clock.alive() && one_incarnation(table.kind, row.clock.birth, birth)
             });
@@ -257,7 +257,7 @@ impl Tx<'_> {
     fn moved_on(&mut self, table: &Table, key: &Value, birth: Dot) -> Result<Option<Value>> {
         let keys: Vec<Value> = moves(table, key, birth).map(Value::Integer).collect();
         for at in &keys {
-            if self.is_noted(table, at, birth)? {
+            if self.noted(table, at, birth)?.is_some() {
                 return Ok(keys.first().cloned());
             }
         }
@@ -295,28 +295,26 @@ impl Tx<'_> {
             while let Some(key) = keys.pop() {
                 let Some(clock) = self.clock(&table, &key)?.map(|row| row.clock) else { continue };
                 let birth = clock.birth;
-                if let Some(at) = self.stands_at(&table, &key, birth)? {
-                    self.move_back(&table, (&key, &at), clock, end_of(collected, birth))?;
-                    removed.push((table.num, key));
-                    continue;
-                }
-                if self.is_noted(&table, &key, clock.birth)? {
-                    continue;
-                }
-                if let Some(next) = self.moved_on(&table, &key, clock.birth)? {
-                    if !self.is_noted(&table, &next, clock.birth)? {
-                        keys.push(next);
+                let gone = end_of(collected, birth);
+                if let Some(home) = self.noted(&table, &key, birth)? {
+                    if home != Value::Null
+                        && let Some(at) = self.stands_at(&table, (home, &key), birth)?
+                    {
+                        self.move_back(&table, (&key, &at), clock, gone)?;
+                        removed.push((table.num, key));
                     }
-                    let gone = end_of(collected, clock.birth);
+                    continue;
+                }
+                if let Some(next) = self.moved_on(&table, &key, birth)? {
                     self.end_row(&table, &key, clock, gone, Ended::new())?;
                     removed.push((table.num, key));
+                    keys.push(next);
                     continue;
                 }
-                if theirs.covers(clock.birth) {
+                if theirs.covers(birth) {
                     // What could not be sent was not seen by anybody, whatever vectors say.
                     let stays = !resync.noted || self.is_too_large(&table, &key)?;
                     if !stays && !mutants::on(Mutant::NoAbsence) {
-                        let gone = end_of(collected, clock.birth);
                         self.remove(&table, &key, clock, gone, theirs)?;
                         removed.push((table.num, key));
                     }
@@ -365,7 +363,10 @@ impl Tx<'_> {
             let Value::Integer(seq) = seq else { continue };
             let seq = Seq(seq);
             let Some(Held { table, key, row, .. }) = self.held_at(seq)? else { continue };
-            if row.alive() && theirs.covers(row.birth) && !self.is_noted(&table, &key, row.birth)? {
+            if row.alive()
+                && theirs.covers(row.birth)
+                && self.noted(&table, &key, row.birth)?.is_none()
+            {
                 self.drop_held(seq)?;
             }
         }

@@ -18,10 +18,12 @@ const RESYNC_PATIENCE: u32 = 3;
 /// After a pass that came to nothing the member rests for this long, twice as long each time.
 const RESYNC_REST_MS: u64 = 1_000;
 
-/// A member from which everything was to be taken over, and that came to no end.
-pub(super) struct Rest {
+/// A member from which everything is being taken over, and that has come to no end yet.
+pub(super) struct Turn {
     site: SiteId,
-    /// How often.
+    /// When its turn began, however often it was cut since.
+    since: Millis,
+    /// How often its turn was over, or its pass came to nothing.
     fails: u32,
     /// It is not asked before.
     until: Millis,
@@ -109,13 +111,16 @@ impl Machine {
             let Some(known) = peer.known.as_ref().filter(|_| peer.requesting && alone) else {
                 continue;
             };
+            let turn = self.turns.iter().find(|turn| turn.site == known.site);
+            let (since, fails) = match turn.filter(|_| peer.full == Full::Resync) {
+                Some(turn) => (turn.since, turn.fails),
+                None => (peer.asked, 0),
+            };
             let dropped = peer.full == Full::Resync && full == Full::Resync;
-            let fails = self.resync_rests.iter().find(|rest| rest.site == known.site);
-            let fails = fails.filter(|_| peer.full == Full::Resync).map_or(0, |rest| rest.fails);
             let doublings = fails + if dropped { RESYNC_PATIENCE } else { 0 };
             let allowed =
                 limits::RESYNC_TURN_MS << doublings.min(limits::RESYNC_TURN_DOUBLINGS_MAX);
-            if other != id && now.since(peer.turn) >= allowed {
+            if other != id && now.since(since) >= allowed {
                 over.push((other.clone(), known.site, peer.full, dropped, now.plus(allowed)));
             }
         }
@@ -138,9 +143,9 @@ impl Machine {
             self.peers.values().any(|peer| peer.known.as_ref().is_some_and(|k| k.site == *begun))
         });
         let mut until = None;
-        for rest in self.resync_rests.iter().filter(|rest| rest.until > now) {
-            if rest.site == site || (Some(rest.site) == begun && !rest.yields) {
-                until = until.max(Some(rest.until));
+        for turn in self.turns.iter().filter(|turn| turn.until > now) {
+            if turn.site == site || (Some(turn.site) == begun && !turn.yields) {
+                until = until.max(Some(turn.until));
             }
         }
         let Some(until) = until else { return false };
@@ -149,21 +154,34 @@ impl Machine {
     }
 
     fn rest(&mut self, site: SiteId, until: Millis, yields: bool) {
-        let known = self.resync_rests.iter().position(|rest| rest.site == site);
-        let fails = known.map_or(0, |at| self.resync_rests.remove(at).fails) + 1;
-        self.resync_rests.truncate(limits::MEMBERS_KNOWN_MAX);
-        self.resync_rests.insert(0, Rest { site, fails, until, yields });
+        let turn = self.turns.iter_mut().find(|turn| turn.site == site);
+        if let Some(turn) = turn {
+            (turn.fails, turn.until, turn.yields) = (turn.fails + 1, until, yields);
+        }
+    }
+
+    /// Everything is about to be taken over from a member, or more of it.
+    pub(super) fn begin_turn(&mut self, now: Millis, site: SiteId) {
+        match self.turns.iter_mut().find(|turn| turn.site == site) {
+            Some(turn) if turn.until > Millis(0) => (turn.since, turn.until) = (now, Millis(0)),
+            Some(_) => {}
+            None => {
+                self.turns.truncate(limits::MEMBERS_KNOWN_MAX);
+                let (since, until) = (now, Millis(0));
+                self.turns.insert(0, Turn { site, since, fails: 0, until, yields: false });
+            }
+        }
     }
 
     /// A pass that took everything over is through. If this replica is behind that member all the same
     /// (it has forgotten more since, or says something else than before), others come first.
     pub(super) fn resync_ended(&mut self, now: Millis, id: &PeerId, site: SiteId, own: &OwnState) {
         if self.standing(id, own) != Standing::Behind || self.nothing_more(id, own) {
-            self.resync_rests.retain(|rest| rest.site != site);
+            self.turns.retain(|turn| turn.site != site);
             return;
         }
-        let fails = self.resync_rests.iter().find(|rest| rest.site == site);
-        let doublings = fails.map_or(0, |rest| rest.fails).min(limits::RESYNC_TURN_DOUBLINGS_MAX);
+        let fails = self.turns.iter().find(|turn| turn.site == site).map_or(0, |turn| turn.fails);
+        let doublings = fails.min(limits::RESYNC_TURN_DOUBLINGS_MAX);
         self.rest(site, now.plus(RESYNC_REST_MS << doublings), true);
     }
 

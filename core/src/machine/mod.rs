@@ -214,7 +214,7 @@ pub struct Machine {
     /// Somebody's lock has kept the engine from the file since then; `None` once that was told.
     locked_since: Option<Option<Millis>>,
     compare_at: Millis,
-    resync_rests: Vec<collect::Rest>,
+    turns: Vec<collect::Turn>,
     /// The log may be longer than it needs to be, and when to look.
     trim_due: bool,
     trim_at: Millis,
@@ -272,7 +272,7 @@ impl Machine {
             retry_at: None,
             locked_since: None,
             compare_at: Millis(0),
-            resync_rests: Vec::new(),
+            turns: Vec::new(),
             trim_due: true,
             trim_at: Millis(0),
             search: None,

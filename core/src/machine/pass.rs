@@ -112,7 +112,7 @@ impl Machine {
             return Ok(());
         };
         (peer.sampled, peer.full) = (approach == Approach::Sampled, full);
-        peer.turn = now;
+        peer.asked = now;
         let known = peer.known.as_ref();
         peer.first_contact = known.is_some_and(|k| !own.has_met(&k.vector));
         (peer.requesting, peer.ahead_since) = (true, None);
@@ -121,6 +121,7 @@ impl Machine {
             known.in_order = (0, 0);
         }
         if full == Full::Resync {
+            self.begin_turn(now, site);
             self.tell_resync(id);
         }
         self.open_stream(id, true);

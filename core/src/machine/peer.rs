@@ -54,7 +54,7 @@ pub(super) struct Peer {
     /// What the catch-up asks for.
     pub full: Full,
     /// When the catch-up that is under way was begun.
-    pub turn: Millis,
+    pub asked: Millis,
     /// What it had forgotten when everything was taken over from it.
     pub taken_over: Option<Collected>,
     /// Each has forgotten deletes that the other has not seen (rule K5).

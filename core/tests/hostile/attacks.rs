@@ -66,6 +66,7 @@ pub fn all() -> Vec<Entry> {
         ("a vector of too many sites", false, Member(long_vector)),
         ("more and more sites", false, Member(more_and_more_sites)),
         ("absurd floors", false, Member(absurd_floors)),
+        ("forgotten deletes that differ each time", false, Member(forgotten_otherwise)),
         ("a vector that names a site twice", false, Member(twice_in_a_vector)),
         ("too many caps", false, Member(many_caps)),
         ("the victim's own site id", false, Member(own_site)),
@@ -464,6 +465,30 @@ fn absurd_floors(scene: &mut Scene) {
     scene.serve(&mut stream, &chunk);
     let floors = "SELECT count(*) FROM __wavesync_meta WHERE key GLOB 'floor:*'";
     assert_eq!(scene.stage.read(scene.target, floors), "0");
+}
+
+/// Everything is to be taken over, and comes to nothing each time.
+fn forgotten_otherwise(scene: &mut Scene) {
+    scene.say(200, &[]);
+    scene.stage.pass(1_000);
+    let site = SiteId([0x66; 16]);
+    let mut vector = Vector::default();
+    vector.0.insert(site, (Stamp(1_000), Boot(7)));
+    let vector = VectorList::from(&vector);
+    let mut state = scene.state();
+    (state.vector, state.collected) = (vector.clone(), Some(vec![(site, Stamp(900))]));
+    scene.tell(sealed::STATE, &state);
+    let (mut passes, mut last) = (0, None);
+    for second in 0..120 {
+        scene.stage.pass(1_000);
+        let Some(mut stream) = scene.asks().filter(|(end, _)| last != Some(*end)) else { continue };
+        (passes, last) = (passes + 1, Some(stream.0));
+        let mut chunk = scene.chunk(0, 1, Batch::default().encode());
+        (chunk.high, chunk.last, chunk.vector) = (Seq(1), true, Some(vector.clone()));
+        chunk.collected = vec![(site, Stamp(second))];
+        scene.serve(&mut stream, &chunk);
+    }
+    assert!((3..=8).contains(&passes), "{passes} passes in two minutes");
 }
 
 fn twice_in_a_vector(scene: &mut Scene) {

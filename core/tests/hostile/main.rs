@@ -227,6 +227,17 @@ impl Scene {
             }
         }
         let stream = found.expect("a catch-up is asked for");
+        self.asked_on(stream)
+    }
+
+    /// The newest stream on which the member asks for something, if it is open.
+    pub fn asks(&self) -> Option<(StreamId, Channel)> {
+        let seen = self.stage.seen(self.puppet);
+        let open = seen.opened.last().filter(|end| !seen.closed.contains(*end)).copied();
+        open.filter(|end| seen.received.contains_key(end)).map(|end| self.asked_on(end))
+    }
+
+    fn asked_on(&self, stream: StreamId) -> (StreamId, Channel) {
         let first = &self.stage.seen(self.puppet).received[&stream][0];
         assert_eq!(first[0], plain::ATTACH);
         let attach: Attach = wire::decode(&first[1..]).unwrap();

@@ -47,6 +47,14 @@ impl Error {
         }
     }
 
+    /// Whether another connection is in the way, and for how long only that one decides.
+    #[must_use]
+    pub fn is_lock(&self) -> bool {
+        use rusqlite::ErrorCode as Code;
+        let Self::Sqlite(rusqlite::Error::SqliteFailure(failure, _)) = self else { return false };
+        matches!(failure.code, Code::DatabaseBusy | Code::DatabaseLocked)
+    }
+
     /// Whether SQLite, the file or the machine failed, and not what was asked of it.
     pub(crate) fn is_fault(&self) -> bool {
         use rusqlite::ErrorCode as Code;

@@ -157,8 +157,11 @@ pub const ADDRESSES_PER_MEMBER: usize = 8;
 pub const ADDRESS_FAILURES_MAX: u32 = 50;
 /// Known members that are shown and dialed at a start, the newest first.
 pub const MEMBERS_KNOWN_MAX: usize = 1_024;
-/// A failed SQLite call that may succeed later is tried again after this long.
+/// What a lock or a failed SQLite call left undone is tried again after this long.
 pub const STORE_RETRY_MS: u64 = 20;
+/// A full disk, or whatever else than a lock keeps failing, is tried again after twice as long each
+/// time, up to this.
+pub const STORE_RETRY_MAX_MS: u64 = 1_000;
 /// A lock that keeps the engine from the file for longer than this is told.
 pub const LOCKED_TOLD_MS: u64 = 5_000;
 /// Messages of all peers that wait for SQLite; the stream of the newest one beyond that ends.

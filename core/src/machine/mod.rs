@@ -211,6 +211,8 @@ pub struct Machine {
     last_fold: Millis,
     fold_waiting: bool,
     retry_at: Option<Millis>,
+    /// What keeps failing next waits this long, in milliseconds.
+    retry_wait: u64,
     /// Somebody's lock has kept the engine from the file since then; `None` once that was told.
     locked_since: Option<Option<Millis>>,
     compare_at: Millis,
@@ -271,6 +273,7 @@ impl Machine {
             fold_waiting: false,
             retry_at: None,
             locked_since: None,
+            retry_wait: limits::STORE_RETRY_MS,
             compare_at: Millis(0),
             turns: Vec::new(),
             trim_due: true,
@@ -409,6 +412,7 @@ impl Machine {
         }
         let Err(error) = done else {
             self.locked_since = None;
+            self.retry_wait = limits::STORE_RETRY_MS;
             return;
         };
         self.refused_by_store(now, &error, store.is_stuck());

@@ -27,7 +27,13 @@ impl Machine {
         }
         // Whatever was left undone is come across again.
         (self.own_dirty, self.compare_at) = (true, Millis(0));
-        self.retry_at = Some(now.plus(limits::STORE_RETRY_MS));
+        // A lock may be gone at any moment. A disk does not empty itself, and asking it costs.
+        let mut wait = limits::STORE_RETRY_MS;
+        if !error.is_lock() {
+            wait = self.retry_wait;
+            self.retry_wait = (wait * 2).min(limits::STORE_RETRY_MAX_MS);
+        }
+        self.retry_at = Some(now.plus(wait));
     }
 }
 
@@ -37,8 +43,8 @@ impl Event {
     #[must_use]
     pub fn kept_out(error: &Error) -> Self {
         let code = match error {
+            _ if error.is_lock() => "locked",
             Error::Sqlite(rusqlite::Error::SqliteFailure(failure, _)) => match failure.code {
-                rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked => "locked",
                 rusqlite::ErrorCode::DiskFull => "disk_full",
                 _ => "store",
             },

@@ -153,6 +153,13 @@ fn a_file_that_is_locked_for_a_minute_is_asked_for_calmly_and_the_status_says_wh
 }
 
 #[test]
+fn a_disk_that_stays_full_is_asked_once_a_second_and_used_soon_after_there_is_room() {
+    memory::register();
+    vfs::register();
+    scene::full_for_a_minute();
+}
+
+#[test]
 fn a_failed_transaction_gives_the_file_back_although_no_memory_is_left() {
     memory::register();
     vfs::register();

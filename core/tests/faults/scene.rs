@@ -417,6 +417,25 @@ pub fn locked_for_a_minute() {
     scene.recovers();
 }
 
+/// A disk stays full: it is not asked all the time, and used soon after there is room again.
+pub fn full_for_a_minute() {
+    const TIMES_A_MINUTE: u64 = 80;
+    const SOON_MS: u64 = 1_500;
+    let mut scene = calm();
+    Source::Files(Fault { kind: Kind::Full, index: 0, for_ever: true }).arm();
+    scene.write(0, "INSERT INTO note VALUES(900, 'x', NULL)");
+    let before = scene.stage.steps[0];
+    scene.pass(60_000);
+    let asked = scene.stage.steps[0] - before;
+    assert!((50..TIMES_A_MINUTE).contains(&asked), "asked {asked} times in a minute");
+    let progress = scene.stage.at(0).machine.progress();
+    assert_eq!(progress.last_error, "SQLite: database or disk is full");
+    assert_eq!(scene.stage.codes(0).iter().filter(|code| **code == "disk_full").count(), 1);
+    scene.source.lift();
+    scene.recovers();
+    assert!(scene.repair_ms <= SOON_MS, "{}", scene.repair_ms);
+}
+
 /// A transaction fails, and to roll it back there is no memory: closing the file ends it.
 pub fn no_memory_to_roll_back() {
     let mut scene = calm();

@@ -48,6 +48,25 @@ impl Millis {
     pub fn plus(self, millis: u64) -> Self {
         Self(self.0.saturating_add(millis))
     }
+
+    /// UTC in ISO 8601 with milliseconds. The date from the day number follows Howard Hinnant's
+    /// `civil_from_days` (<https://howardhinnant.github.io/date_algorithms.html>).
+    #[must_use]
+    pub fn iso_8601(self) -> String {
+        let (days, of_day) = (self.0 / 86_400_000, self.0 % 86_400_000);
+        let shifted = days + 719_468;
+        let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+        let year_of_era =
+            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let shifted_month = (5 * day_of_year + 2) / 153;
+        let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+        let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+        let year = year_of_era + era * 400 + u64::from(month <= 2);
+        let (hours, minutes) = (of_day / 3_600_000, of_day / 60_000 % 60);
+        let (seconds, millis) = (of_day / 1_000 % 60, of_day % 1_000);
+        format!("{year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{seconds:02}.{millis:03}Z")
+    }
 }
 
 /// A hybrid logical clock value; see the module text.
@@ -160,6 +179,13 @@ impl ColumnNum {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_are_shown_in_iso_8601() {
+        assert_eq!(Millis(0).iso_8601(), "1970-01-01T00:00:00.000Z");
+        assert_eq!(Millis(951_827_696_789).iso_8601(), "2000-02-29T12:34:56.789Z");
+        assert_eq!(Millis(4_102_444_799_999).iso_8601(), "2099-12-31T23:59:59.999Z");
+    }
 
     #[test]
     fn base_births_precede_real_ones_and_earlier_joins_precede_later() {

@@ -53,6 +53,18 @@ impl Value {
         Self::Text(text.as_bytes().to_vec())
     }
 
+    /// 1 or 0.
+    #[must_use]
+    pub fn flag(on: bool) -> Self {
+        Self::Integer(i64::from(on))
+    }
+
+    /// A count, at most what an INTEGER holds.
+    #[must_use]
+    pub fn count(number: u64) -> Self {
+        Self::Integer(i64::try_from(number).unwrap_or(i64::MAX))
+    }
+
     /// Bytes that this value weighs in limits.
     #[must_use]
     pub fn weight(&self) -> usize {

@@ -3,6 +3,7 @@
 
 use wavesync_core::ids::{Dot, Seq, SiteId, Stamp};
 use wavesync_core::merge::Ended;
+use wavesync_core::store::calls::not_joined;
 use wavesync_core::store::changes::{Change, Changes, Wanted};
 use wavesync_core::store::{Store, inbox, report};
 use wavesync_core::value::Value;
@@ -10,7 +11,7 @@ use wavesync_net::driver;
 
 use crate::engine;
 use crate::ffi::SqlError;
-use crate::functions::{connect_to_read, file, not_joined};
+use crate::functions::{connect_to_read, file};
 use crate::table::{Rows, TableContext};
 use crate::tables::text;
 
@@ -96,7 +97,7 @@ pub fn insert(context: &TableContext, row: &[Value]) -> Result<i64, SqlError> {
     let change = change(row)?;
     let host = context.connection()?;
     if !report::is_joined(&host)? {
-        return Err(not_joined());
+        return Err(not_joined().into());
     }
     Ok(inbox::post(&host, &change)?)
 }

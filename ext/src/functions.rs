@@ -1,13 +1,12 @@
 //! The SQL functions: arguments in, a value or an error that says what to do out.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::types::Value;
 use wavesync_core::auth::{check_passphrase, make_passphrase};
-use wavesync_core::ids::Seq;
 use wavesync_core::store::Store;
+use wavesync_core::store::calls::{self, Call, text};
 use wavesync_core::store::group::Join;
 use wavesync_net::driver;
 
@@ -17,8 +16,6 @@ use crate::options::Options;
 
 /// How often `wavesync_wait(…, 'progress')` says something.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
-/// Random bits at the end of a `wavesync_id()`.
-const ID_RANDOM_BITS: u32 = 21;
 
 type Outcome = Result<Value, SqlError>;
 
@@ -57,17 +54,6 @@ const fn function(
     SqlFunction { name, min_args, max_args, usage, run }
 }
 
-/// The settings that `wavesync_config` keeps in the database, and what each is.
-const SETTINGS: &[(&str, &str)] = &[
-    ("name", "what other members see as this replica's name"),
-    (FUTURE_LIMIT, "changes from clocks that are further ahead than this, in ms, wait"),
-    (TOMBSTONE_KEEP, "deleted rows are remembered for at least this long, in ms"),
-    (MEMBER_KEEP, "members that were away for longer than this, in ms, are not waited for"),
-];
-const TOMBSTONE_KEEP: &str = "tombstone_keep_ms";
-const MEMBER_KEEP: &str = "member_keep_ms";
-const FUTURE_LIMIT: &str = "future_limit_ms";
-
 /// The file behind a handle, by one name however it was opened.
 ///
 /// # Errors
@@ -81,14 +67,6 @@ pub fn file(host: &Host) -> Result<PathBuf, SqlError> {
         DatabasePath::Temporary => Err(SqlError::new(
             "a temporary database cannot be synced: it is gone when it is closed; open a file",
         )),
-    }
-}
-
-fn text<'a>(value: &'a Value, what: &str) -> Result<&'a str, SqlError> {
-    match value {
-        Value::Text(text) => Ok(text),
-        Value::Null => Err(SqlError::new(format!("{what} is NULL; give it as text"))),
-        _ => Err(SqlError::new(format!("{what} must be text"))),
     }
 }
 
@@ -241,54 +219,26 @@ fn resume(context: &CallContext, _: &[Value]) -> Outcome {
     Ok(Value::Integer(i64::from(running)))
 }
 
+/// A call that needs a store only, on a connection of its own; the engine learns of it.
+fn call(context: &CallContext, args: &[Value], run: Call) -> Outcome {
+    let (path, mut store) = store(context)?;
+    let done = run(&mut store, driver::now(), args)?;
+    if let Some((control, _)) = engine::find(&path) {
+        control.committed(engine::next_token());
+    }
+    Ok(done)
+}
+
 fn track(context: &CallContext, args: &[Value]) -> Outcome {
-    change_tables(context, args, |store, name| store.track(driver::now(), name))
+    call(context, args, calls::track)
 }
 
 fn untrack(context: &CallContext, args: &[Value]) -> Outcome {
-    change_tables(context, args, |store, name| store.untrack(driver::now(), name))
+    call(context, args, calls::untrack)
 }
 
 fn alter(context: &CallContext, args: &[Value]) -> Outcome {
-    let Some(sql) = args.first() else { return Ok(Value::Null) };
-    let sql = text(sql, "the statement")?;
-    let (path, mut store) = store(context)?;
-    joined(&store)?;
-    store.alter(driver::now(), sql)?;
-    if let Some((control, _)) = engine::find(&path) {
-        control.committed(engine::next_token());
-    }
-    Ok(Value::Integer(1))
-}
-
-fn change_tables(
-    context: &CallContext,
-    args: &[Value],
-    change: impl Fn(&mut Store, &str) -> wavesync_core::Result<()>,
-) -> Outcome {
-    let Some(name) = args.first() else { return Ok(Value::Null) };
-    let name = text(name, "the table")?;
-    let (path, mut store) = store(context)?;
-    joined(&store)?;
-    change(&mut store, name)?;
-    if let Some((control, _)) = engine::find(&path) {
-        control.committed(engine::next_token());
-    }
-    Ok(Value::Integer(1))
-}
-
-fn joined(store: &Store) -> Result<(), SqlError> {
-    if store.topic()?.is_some() {
-        return Ok(());
-    }
-    Err(not_joined())
-}
-
-/// The error of calls that need a member.
-pub fn not_joined() -> SqlError {
-    SqlError::new(
-        "this database has not joined a group; call wavesync_join(topic, passphrase) first",
-    )
+    call(context, args, calls::alter)
 }
 
 fn wait(context: &CallContext, args: &[Value]) -> Outcome {
@@ -336,19 +286,10 @@ fn wait(context: &CallContext, args: &[Value]) -> Outcome {
     Ok(Value::Integer(i64::from(caught_up && snapshot.state == "running")))
 }
 
-/// Milliseconds since 1970 in the upper 42 bits, 21 random ones below; within a process each is
-/// greater than the one before.
 fn id(_: &CallContext, _: &[Value]) -> Outcome {
-    static LAST: AtomicI64 = AtomicI64::new(0);
     let mut random = [0; 4];
     driver::random(&mut random);
-    let low = i64::from(u32::from_ne_bytes(random)) & ((1 << ID_RANDOM_BITS) - 1);
-    let fresh = (i64::try_from(driver::now().0).unwrap_or(0) << ID_RANDOM_BITS) | low;
-    let before = LAST.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| {
-        Some(fresh.max(last.saturating_add(1)))
-    });
-    let last = before.unwrap_or_else(|last| last);
-    Ok(Value::Integer(fresh.max(last.saturating_add(1))))
+    Ok(Value::Integer(calls::id(driver::now(), random)))
 }
 
 fn dial(context: &CallContext, args: &[Value]) -> Outcome {
@@ -361,119 +302,51 @@ fn dial(context: &CallContext, args: &[Value]) -> Outcome {
 }
 
 fn export(context: &CallContext, args: &[Value]) -> Outcome {
-    let since = match args.first() {
-        None | Some(Value::Null) => 0,
-        Some(Value::Integer(since)) if *since >= 0 => *since,
-        Some(_) => {
-            return Err(SqlError::new(
-                "wavesync_export(since) takes a db_version, 0 or more; 0 exports everything",
-            ));
-        }
-    };
-    let (_, mut store) = store(context)?;
-    Ok(Value::Blob(store.export(driver::now(), Seq(since))?))
+    call(context, args, calls::export)
 }
 
 fn apply(context: &CallContext, args: &[Value]) -> Outcome {
-    let Some(Value::Blob(blob)) = args.first() else {
-        return Err(SqlError::new("wavesync_apply(blob) takes a blob made by wavesync_export()"));
-    };
-    let (path, mut store) = store(context)?;
-    let applied = store.import(driver::now(), blob)?;
-    if let Some((control, _)) = engine::find(&path) {
-        control.committed(engine::next_token());
-    }
-    Ok(Value::Integer(i64::try_from(applied.changed).unwrap_or(i64::MAX)))
+    call(context, args, calls::apply)
 }
 
-fn retry(context: &CallContext, _: &[Value]) -> Outcome {
-    let (_, mut store) = store(context)?;
-    joined(&store)?;
-    Ok(Value::Integer(store.retry(driver::now())?))
+fn retry(context: &CallContext, args: &[Value]) -> Outcome {
+    call(context, args, calls::retry)
 }
 
-fn resync(context: &CallContext, _: &[Value]) -> Outcome {
-    let (path, mut store) = store(context)?;
-    joined(&store)?;
-    let forgotten = store.resync(driver::now())?;
-    if let Some((control, _)) = engine::find(&path) {
-        control.committed(engine::next_token());
-    }
-    Ok(Value::Integer(i64::from(forgotten)))
+fn resync(context: &CallContext, args: &[Value]) -> Outcome {
+    call(context, args, calls::resync)
 }
 
 fn restore(context: &CallContext, args: &[Value]) -> Outcome {
-    let Some(Value::Integer(id)) = args.first() else {
-        return Err(SqlError::new(
-            "wavesync_restore(conflict_id) takes an id of wavesync_conflicts",
-        ));
-    };
-    let (path, mut store) = store(context)?;
-    joined(&store)?;
-    store.restore(driver::now(), *id).map_err(|error| {
-        if error.retryable() {
-            return SqlError::new(format!(
-                "{error}; if this statement also reads the database (and that does not use WAL), \
-                 look the id up in a statement of its own, else try again"
-            ));
-        }
-        error.into()
-    })?;
-    if let Some((control, _)) = engine::find(&path) {
-        control.committed(engine::next_token());
-    }
-    Ok(Value::Integer(1))
+    call(context, args, |store, now, args| {
+        calls::restore(store, now, args).map_err(|error| {
+            if error.retryable() {
+                return wavesync_core::Error::Database(format!(
+                    "{error}; if this statement also reads the database (and that does not use \
+                     WAL), look the id up in a statement of its own, else try again"
+                ));
+            }
+            error
+        })
+    })
 }
 
 fn config(context: &CallContext, args: &[Value]) -> Outcome {
-    let Some(key) = args.first() else { return Ok(Value::Null) };
-    let key = text(key, "the key")?;
-    if !SETTINGS.iter().any(|(known, _)| *known == key) {
-        let known: Vec<String> =
-            SETTINGS.iter().map(|(name, what)| format!("{name} ({what})")).collect();
-        return Err(SqlError::new(format!(
-            "there is no setting '{key}'; there is {}",
-            known.join(", ")
-        )));
-    }
-    let (path, mut store) = store(context)?;
-    joined(&store)?;
-    if let Some(value) = args.get(1) {
-        let number = match value {
-            Value::Integer(number) => Some(number.to_string()),
-            _ => None,
-        };
-        let value = match &number {
-            Some(number) => number,
-            None => text(value, "the value")?,
-        };
-        let is_duration = [FUTURE_LIMIT, TOMBSTONE_KEEP, MEMBER_KEEP].contains(&key);
-        if is_duration && !value.parse().is_ok_and(|limit: u64| limit >= 1_000) {
-            return Err(SqlError::new(format!("{key} takes milliseconds, 1000 or more")));
-        }
-        if value.len() > wavesync_core::limits::REPLICA_NAME_MAX_BYTES {
-            return Err(SqlError::new("the value is too long"));
-        }
-        store.set_setting(driver::now(), key, value)?;
-        if let Some((control, _)) = engine::find(&path) {
-            control.committed(engine::next_token());
-        }
-    }
-    Ok(store.setting(key)?.map_or(Value::Null, Value::Text))
+    call(context, args, calls::config)
 }
 
 fn version(_: &CallContext, _: &[Value]) -> Outcome {
     Ok(Value::Text(env!("CARGO_PKG_VERSION").to_owned()))
 }
 
-fn site_id(context: &CallContext, _: &[Value]) -> Outcome {
-    let Some(store) = reader(context)? else { return Ok(Value::Null) };
-    Ok(store.site_id()?.map_or(Value::Null, |site| Value::Text(site.to_string())))
+fn site_id(context: &CallContext, args: &[Value]) -> Outcome {
+    let Some(mut store) = reader(context)? else { return Ok(Value::Null) };
+    Ok(calls::site_id(&mut store, driver::now(), args)?)
 }
 
-fn db_version(context: &CallContext, _: &[Value]) -> Outcome {
-    let Some(store) = reader(context)? else { return Ok(Value::Integer(0)) };
-    Ok(Value::Integer(store.db_version()?.0))
+fn db_version(context: &CallContext, args: &[Value]) -> Outcome {
+    let Some(mut store) = reader(context)? else { return Ok(Value::Integer(0)) };
+    Ok(calls::db_version(&mut store, driver::now(), args)?)
 }
 
 /// A store for reading; `None` where there is no file to read.

@@ -7,10 +7,10 @@ use wavesync_core::machine::PeerReport;
 use wavesync_core::store::report;
 use wavesync_net::PeerKey;
 use wavesync_net::driver::Snapshot;
+use wavesync_net::driver::shown::level_name;
 
 use crate::ffi::SqlError;
 use crate::table::TableContext;
-use crate::tables::level_name;
 
 /// One number.
 pub struct Metric {

@@ -8,6 +8,7 @@ mod book;
 mod control;
 mod dialer;
 mod events;
+pub mod shown;
 mod watch;
 
 use std::path::Path;

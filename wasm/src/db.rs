@@ -5,6 +5,7 @@
 mod changes;
 mod pool;
 mod statement;
+mod surface;
 mod value;
 
 use std::cell::Cell;
@@ -174,6 +175,7 @@ impl Database {
         conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
         let changes = Changes::watch(&conn)?;
         changes.learn(&conn)?;
+        surface::register(&conn, path, &changes)?;
         Ok(Self { conn, changes, memory, open: Cell::new(false) })
     }
 

@@ -4,7 +4,7 @@
 //! The database is open already, by the application's connection. No decision of the protocol is
 //! made here.
 
-mod file;
+pub mod file;
 mod options;
 mod report;
 
@@ -26,7 +26,7 @@ use wavesync_core::store::Store;
 use wavesync_core::store::group::{Join, check_topic};
 use wavesync_core::store::identity::{FileIdentity, Identity};
 use wavesync_core::store::report::conflict_counts;
-use wavesync_net::driver::{self, Board, Control, Inbox, Parts, Settings};
+use wavesync_net::driver::{self, Board, Control, Inbox, Parts, Settings, Snapshot};
 
 use crate::error::{Fault, Result};
 use file::Changed;
@@ -55,6 +55,11 @@ struct Engine {
 
 thread_local! {
     static ENGINES: RefCell<BTreeMap<String, Rc<Engine>>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// What the engine of a database shows; `None` without one.
+pub fn snapshot(database: &str) -> Option<Snapshot> {
+    find(database).map(|engine| engine.board.snapshot())
 }
 
 fn find(database: &str) -> Option<Rc<Engine>> {

@@ -124,3 +124,60 @@ test("remote changes are told in every tab with their keys, also of DELETE witho
   assert.deepEqual(left, []);
   await Promise.all(tabs.map((tab) => tab.close()));
 });
+
+test("what gave way is listed by SQL, and comes back by it", async () => {
+  await group.run("CREATE TABLE named(id TEXT PRIMARY KEY, name TEXT UNIQUE);");
+  const tab = await stage.tab("refused");
+  const query = (sql, params) =>
+    tab.evaluate(([sql, params]) => db.query(sql, params), [sql, params]);
+  assert.deepEqual(await query("SELECT state, topic FROM wavesync_status"), [
+    { state: "off", topic: null },
+  ]);
+  assert.deepEqual(await query("SELECT * FROM wavesync_conflicts"), []);
+  assert.match((await failure(tab, "await db.query('SELECT wavesync_retry()')")).message, /joined/);
+  const site = await join(tab);
+  await until("the table", () =>
+    query("SELECT 1 FROM wavesync_tables WHERE name = 'named' AND tracked").then((r) => r[0]),
+  );
+  await tab.evaluate(() => db.pause());
+  await group.run("INSERT INTO named VALUES('a', 'same');");
+  await query("INSERT INTO named VALUES('b', 'same')");
+  await tab.evaluate(() => db.resume());
+  const [conflict] = await until("the conflict", () =>
+    query('SELECT * FROM wavesync_conflicts WHERE "table" = ?', ["named"]).then((r) => r[0] && r),
+  );
+  assert.deepEqual([conflict.pk, conflict.kind, conflict.parked], ["b", "unique", 1]);
+  assert.deepEqual(JSON.parse(conflict.theirs), { name: "same" });
+  assert.deepEqual(await query("SELECT conflicts, parked, state FROM wavesync_status"), [
+    { conflicts: 0, parked: 1, state: "running" },
+  ]);
+  // A function writes through a connection of its own; the tab hears of it all the same.
+  await tab.evaluate(() => {
+    window.heard = [];
+    db.onChange(({ tables }) =>
+      tables.forEach(({ table, keys }) => keys?.forEach((key) => heard.push(`${table} ${key}`))),
+    );
+  });
+  const inside = await failure(
+    tab,
+    "await db.transaction(async (tx) => { await tx.exec(`UPDATE named SET name = 'x'`); await tx.query(`SELECT wavesync_restore(${argument})`) })",
+    conflict.id,
+  );
+  assert.match(inside.message, /part of a transaction/);
+  assert.deepEqual(await query("SELECT wavesync_restore(?) AS done", [conflict.id]), [{ done: 1 }]);
+  assert.deepEqual(await query("SELECT * FROM named"), [{ id: "b", name: "same" }]);
+  await until("the tab hears", () => tab.evaluate(() => heard.includes("named b")));
+  await until("the other one", async () => (await group.run("SELECT id FROM named;"))[0] === "b");
+  const [own] = await query(
+    "SELECT wavesync_site_id() AS site, typeof(wavesync_export()) AS export, wavesync_version() AS version, " +
+      "wavesync_db_version() > 0 AS written, wavesync_config('name') AS name, wavesync_id() > 0 AS id",
+  );
+  const version = await tab.evaluate(() => wavesync.version);
+  assert.deepEqual(own, { site, export: "blob", version, written: 1, name: "tab", id: 1 });
+  assert.equal((await query("SELECT code FROM wavesync_events WHERE code = 'joined' OR code = 'connected'"))[0].code, "connected");
+  assert.equal((await query("SELECT path FROM wavesync_peers"))[0].path, "relayed");
+  // A file from elsewhere must not be able to call them.
+  await query("CREATE VIEW sly AS SELECT wavesync_retry() AS done");
+  assert.match((await failure(tab, "await db.query('SELECT * FROM sly')")).message, /unsafe/);
+  await tab.close();
+});

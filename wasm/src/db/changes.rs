@@ -43,17 +43,25 @@ impl Changes {
     /// If SQLite takes no hook.
     pub fn watch(conn: &Connection) -> Result<Self> {
         let changes = Self::default();
-        let seen = changes.clone();
+        changes.follow(conn)?;
+        let undone = changes.clone();
+        conn.rollback_hook(Some(move || undone.lock().forget()))?;
+        Ok(changes)
+    }
+
+    /// Notes what another connection to the same file writes, too, whether or not it is committed.
+    ///
+    /// # Errors
+    /// If SQLite takes no hook.
+    pub fn follow(&self, conn: &Connection) -> rusqlite::Result<()> {
+        let seen = self.clone();
         conn.preupdate_hook(Some(
             move |_: Action, schema: &str, table: &str, case: &PreUpdateCase| {
                 if schema == "main" && !table.starts_with("__wavesync_") {
                     seen.lock().row(table, case);
                 }
             },
-        ))?;
-        let undone = changes.clone();
-        conn.rollback_hook(Some(move || undone.lock().forget()))?;
-        Ok(changes)
+        ))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Seen> {

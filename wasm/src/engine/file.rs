@@ -38,7 +38,7 @@ impl Changed {
 ///
 /// # Errors
 /// What SQLite says.
-pub fn connect(database: &str) -> Result<Connection> {
+pub fn connect(database: &str) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags_and_vfs(database, flags, vfs::NAME)?;
     // Waiting would block the one who has the lock.
@@ -50,7 +50,7 @@ pub fn connect(database: &str) -> Result<Connection> {
 ///
 /// # Errors
 /// What SQLite says.
-pub fn connect_noting(database: &str, changed: &Changed) -> Result<Connection> {
+pub fn connect_noting(database: &str, changed: &Changed) -> rusqlite::Result<Connection> {
     let conn = connect(database)?;
     let changed = changed.clone();
     conn.preupdate_hook(Some(move |_: Action, schema: &str, table: &str, _: &PreUpdateCase| {

@@ -173,17 +173,25 @@ impl Scene {
 
     /// An application writes; nothing that ails the engine keeps it from that.
     fn write(&mut self, at: usize, sql: &str) {
-        let app = &self.apps[at];
-        let end = "SELECT coalesce(max(seq), 0) FROM __wavesync_log";
-        let before: i64 = app.query_row(end, [], |row| row.get(0)).unwrap();
-        if let Err(error) = app.execute_batch(sql) {
-            panic!("the application cannot write: {error}: {sql}");
+        self.write_at_once(&[(at, sql)]);
+    }
+
+    /// Applications write before any engine has noticed what the other one wrote.
+    fn write_at_once(&mut self, writes: &[(usize, &str)]) {
+        for (at, sql) in writes {
+            let app = &self.apps[*at];
+            let end = "SELECT coalesce(max(seq), 0) FROM __wavesync_log";
+            let before: i64 = app.query_row(end, [], |row| row.get(0)).unwrap();
+            if let Err(error) = app.execute_batch(sql) {
+                panic!("the application cannot write: {error}: {sql}");
+            }
+            // SQL's own clock is the real one.
+            let time = self.stage.now as i64;
+            app.execute("UPDATE __wavesync_log SET at = ?1 WHERE seq > ?2", [time, before])
+                .unwrap();
+            self.stage.now += 1;
         }
-        // SQL's own clock is the real one.
-        let time = self.stage.now as i64;
-        app.execute("UPDATE __wavesync_log SET at = ?1 WHERE seq > ?2", [time, before]).unwrap();
-        self.stage.committed(at);
-        self.stage.now += 1;
+        writes.iter().for_each(|(at, _)| self.stage.committed(*at));
         self.stage.run();
     }
 
@@ -228,8 +236,10 @@ impl Scene {
         self.write(0, "UPDATE note SET body = 'changed' WHERE id BETWEEN 5 AND 9");
         self.write(1, "DELETE FROM note WHERE id IN (200, 203)");
         // Two rows that exclude each other, and one that gives way.
-        self.write(0, "INSERT INTO tag VALUES('a', 'same', 1)");
-        self.write(1, "INSERT INTO tag VALUES('b', 'same', 2)");
+        self.write_at_once(&[
+            (0, "INSERT INTO tag VALUES('a', 'same', 1)"),
+            (1, "INSERT INTO tag VALUES('b', 'same', 2)"),
+        ]);
         self.pass(60);
         self.write(0, "UPDATE tag SET name = 'other' WHERE k = 'a'");
         self.pass(60);

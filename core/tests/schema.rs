@@ -665,3 +665,44 @@ fn a_column_of_a_database_with_triggers_of_the_application_is_dropped() {
     assert_eq!(a.rows("SELECT * FROM note ORDER BY id"), "1|a 2|b 3|c");
     assert_eq!(same(&a, &b, "SELECT n FROM tally"), "3");
 }
+
+#[test]
+fn a_column_that_comes_with_a_rename_shows_what_was_kept_for_it() {
+    let old = "CREATE TABLE note(k TEXT PRIMARY KEY NOT NULL, a)";
+    let mut a = Site::new(1, old);
+    let mut b = Site::new(2, &format!("{old}; ALTER TABLE note ADD COLUMN z DEFAULT 7"));
+    let mut c = Site::new(3, "CREATE TABLE memo(k TEXT PRIMARY KEY NOT NULL, a, z DEFAULT 7)");
+    b.run("INSERT INTO note VALUES('one', 1, 'old'), ('two', 2, 'two')");
+    c.run("INSERT INTO memo VALUES('one', 1, 'new'), ('three', 3, 'three')");
+    a.pull(&mut b);
+    a.pull(&mut c);
+    assert_eq!(a.rows("SELECT * FROM note ORDER BY k"), "one|1 two|2");
+    a.run("ALTER TABLE note ADD COLUMN z DEFAULT 7; ALTER TABLE note RENAME TO memo");
+    a.look();
+    assert_eq!(a.rows("SELECT * FROM memo ORDER BY k"), "one|1|new three|3|three two|2|two");
+    assert_eq!(a.parked(), 0);
+}
+
+#[test]
+fn what_comes_under_both_names_of_a_column_is_the_newer_of_the_two() {
+    let old = "CREATE TABLE note(k TEXT PRIMARY KEY NOT NULL, a)";
+    let mut a = Site::new(1, old);
+    let mut b = Site::new(2, old);
+    // It was installed later, and knows of no other name.
+    let mut c = Site::new(3, "CREATE TABLE note(k TEXT PRIMARY KEY NOT NULL, b)");
+    b.run("INSERT INTO note VALUES('one', 'first'), ('two', 'first')");
+    c.pull(&mut b);
+    a.pull(&mut c);
+    c.run("UPDATE note SET b = 'second' WHERE k = 'one'");
+    b.run("UPDATE note SET a = 'third' WHERE k = 'two'");
+    c.pull(&mut b);
+    a.run("ALTER TABLE note RENAME a TO b");
+    a.pull(&mut c);
+    assert_eq!(a.rows("SELECT * FROM note ORDER BY k"), "one|second two|third");
+    assert_eq!(a.parked(), 0);
+    let told = a.store.schema(Millis(a.now)).unwrap();
+    c.store.adopt(Millis(a.now), &told).unwrap();
+    assert_eq!(c.rows("SELECT * FROM note ORDER BY k"), "one|second two|third");
+    assert_eq!(c.parked(), 0);
+    assert_eq!((a.pull(&mut c), c.pull(&mut a)), (0, 0), "both hold the same");
+}

@@ -27,20 +27,29 @@ pub struct TableSchema {
     pub former_columns: Vec<(String, String)>,
 }
 
+impl TableSchema {
+    /// Whether the table or one of its columns has, or had, another name somewhere.
+    #[must_use]
+    pub fn has_other_names(&self) -> bool {
+        !(self.former.is_empty() && self.former_columns.is_empty())
+    }
+}
+
 impl Store {
-    /// Creates the tables that are missing here, if this database adopts the group's schema.
+    /// Takes in how else tables are called, and creates those that are missing here, if this
+    /// database adopts the group's schema.
     /// Returns the names of the tables that were created.
     ///
     /// # Errors
     /// If SQLite fails; nothing is changed. A table whose text is not what it must be, or that
     /// SQLite refuses, is left out and noted.
     pub fn adopt(&mut self, now: Millis, tables: &[TableSchema]) -> Result<Vec<String>> {
+        let renamed = tables.iter().any(TableSchema::has_other_names);
+        if renamed {
+            self.write(now, |tx| tx.take_in_names(tables))?;
+        }
         if !self.adopts()? {
             return Ok(Vec::new());
-        }
-        if tables.iter().any(|table| !(table.former.is_empty() && table.former_columns.is_empty()))
-        {
-            self.write(now, |tx| tx.take_in_names(tables))?;
         }
         let missing = self.missing(tables)?;
         if missing.is_empty() {
@@ -63,6 +72,9 @@ impl Store {
                 if tx.table_named(name).is_none_or(|table| table.shape.is_none()) {
                     tx.track_table(name)?;
                 }
+            }
+            if renamed {
+                tx.take_in_names(tables)?;
             }
             tx.review(false)?;
             tx.store_folded_end()?;
@@ -105,7 +117,12 @@ impl Store {
                 let indexes = statement
                     .query_map([&shape.name], |row| row.get(0))?
                     .collect::<rusqlite::Result<Vec<String>>>()?;
-                let (former, former_columns) = tx.former_names(&table)?;
+                let (mut former, mut former_columns) = tx.former_names(&table)?;
+                // What stands here under a former name is what is meant by it now.
+                former.retain(|name| tx.table_named(name).is_none_or(|t| t.shape.is_none()));
+                former_columns.retain(|(_, name)| {
+                    !table.local_columns().any(|column| column.name.eq_ignore_ascii_case(name))
+                });
                 schemas.push(TableSchema {
                     name: shape.name.clone(),
                     table: shape.sql.clone(),

@@ -10,6 +10,7 @@ use crate::mutants::{self, Mutant};
 use crate::store::clock::ClockRow;
 use crate::store::collect::Collected;
 use crate::store::held::Due;
+use crate::store::names::{is_twofold, newest_cells};
 use crate::store::rows::{Kind, Parked, Values, refusal};
 use crate::store::tables::Table;
 use crate::store::vector::Vector;
@@ -111,7 +112,7 @@ impl Tx<'_> {
             let unseen = |row: &RowRef<'_>| seen.as_ref().is_none_or(|seen| !row.is_covered(seen));
             let rows = part.rows().filter(unseen).collect();
             let numbered: Option<Vec<ColumnNum>> = columns.iter().copied().collect();
-            let (bulk, others) = match numbered {
+            let (bulk, others) = match numbered.filter(|_| !is_twofold(&columns)) {
                 Some(numbered) => self.split(&table, &numbered, rows)?,
                 None => (None, rows),
             };
@@ -286,7 +287,7 @@ impl Tx<'_> {
             length: row.length,
             birth: row.birth,
             whole: row.whole,
-            cells: cells.collect(),
+            cells: newest_cells(cells),
             ended: row.ended.clone(),
         };
         if !incoming.whole && self.is_patch_of_nothing(table, &key, &incoming)? {

@@ -51,8 +51,8 @@ pub struct Taken {
 /// Digests as far as they are known.
 #[derive(Debug, Default)]
 pub struct Digests {
-    /// Version of the schema that they were read under.
-    schema: Option<i64>,
+    /// Version of the schema, and how many other names were known, when they were read.
+    schema: Option<(i64, i64)>,
     /// The log was looked through up to here for rows that changed.
     seen: Seq,
     tables: BTreeMap<TableNum, Vec<Range>>,
@@ -120,7 +120,12 @@ impl Tx<'_> {
 
     /// Notes which ranges the log says have changed. Returns whether that was all of it.
     fn mark_changes(&mut self, digests: &mut Digests, end: Seq) -> Result<bool> {
-        let version = super::schema_version(self.conn)?;
+        // What is hashed has names, and what others call it may join rows.
+        let names: i64 = self
+            .conn
+            .prepare_cached("SELECT count(*) FROM __wavesync_former")?
+            .query_row([], |row| row.get(0))?;
+        let version = (super::schema_version(self.conn)?, names);
         if digests.schema != Some(version) || digests.seen < self.horizon()? || digests.seen > end {
             let all = |table: &std::rc::Rc<Table>| (table.num, vec![Range::unknown(Value::Null)]);
             let tables = self.tables().iter().map(all).collect();

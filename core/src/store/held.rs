@@ -17,6 +17,7 @@ use crate::merge::{
 };
 use crate::mutants::{self, Mutant};
 use crate::store::apply::Outcome;
+use crate::store::names::newest_cells;
 use crate::store::rows::Kind;
 use crate::store::serve::BatchBuilder;
 use crate::store::tables::Table;
@@ -326,9 +327,8 @@ impl Tx<'_> {
         let (table, columns) = self.columns_on_wire(table, &part.columns)?;
         let Some(row) = part.rows.into_iter().next() else { return Ok(None) };
         let cells = row.cells.into_iter();
-        let cells = cells
-            .filter_map(|(at, dot, value)| Some(((*columns.get(at)?)?, (dot, value))))
-            .collect();
+        let cells = cells.filter_map(|(at, dot, value)| Some(((*columns.get(at)?)?, (dot, value))));
+        let cells = newest_cells(cells);
         let (length, birth, whole, ended) = (row.length, row.birth, row.whole, row.ended);
         let row = Incoming { length, birth, whole, cells, ended };
         Ok(Some(Held { table, key, row, until: Stamp(until) }))

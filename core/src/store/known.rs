@@ -16,6 +16,7 @@ use crate::ids::{ColumnNum, Dot, Seq, Stamp};
 use crate::merge::Clock;
 use crate::mutants::{self, Mutant};
 use crate::store::apply::Outcome;
+use crate::store::names::is_twofold;
 use crate::store::rows::{refusal, update};
 use crate::store::shape::KeyForm;
 use crate::store::tables::Table;
@@ -53,7 +54,8 @@ impl<'c> Tx<'c> {
         let suits = table.shape.is_some() && table.import.is_none() && !table.app_triggers;
         let single = table.form != KeyForm::Composite && !table.equal_keys_differ();
         let texts = &table.statements;
-        if !suits || !single || texts.row_known.is_empty() || rows < self.bounds.bulk_rows {
+        let few = rows < self.bounds.bulk_rows;
+        if !suits || !single || texts.row_known.is_empty() || few || is_twofold(columns) {
             return Ok(None);
         }
         let local = |num: ColumnNum| {

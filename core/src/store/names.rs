@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use rusqlite::{OptionalExtension, params};
 
-use crate::ids::{ColumnNum, TableNum};
+use crate::ids::{ColumnNum, Dot, TableNum};
 use crate::merge::Incoming;
 use crate::mutants::{self, Mutant};
 use crate::store::adopt::TableSchema;
@@ -220,17 +220,18 @@ impl Tx<'_> {
                 .find(|c| (c.local.is_some() || !local) && c.name.eq_ignore_ascii_case(name))
                 .map(|column| column.num)
         };
-        let taken: Vec<Option<ColumnNum>> =
-            names.iter().map(|name| exact(&table, name, true)).collect();
         let mut columns = Vec::with_capacity(names.len());
-        for (name, here) in names.iter().zip(&taken) {
+        for (at, name) in names.iter().enumerate() {
+            if names[..at].iter().any(|other| other.eq_ignore_ascii_case(name)) {
+                return Err(Error::protocol("a batch names a column twice"));
+            }
+            let here = exact(&table, name, true);
             if name == crate::wire::rows::CLAIM {
                 columns.push(Some(ColumnNum::CLAIM));
                 continue;
             }
+            // Who does not know that two names mean one column has both.
             let former = self.column_formerly(&table, name)?;
-            let former =
-                former.filter(|num| !taken.contains(&Some(*num)) && !columns.contains(&Some(*num)));
             let num = match here.or(former).or_else(|| exact(&table, name, false)) {
                 Some(num) => num,
                 None if !Self::has_room_for_column(&table) => {
@@ -243,9 +244,6 @@ impl Tx<'_> {
                         .ok_or_else(|| Error::Database("a column lost its number".into()))?
                 }
             };
-            if columns.contains(&Some(num)) {
-                return Err(Error::protocol("a batch names a column twice"));
-            }
             columns.push(Some(num));
         }
         Ok((table, columns))
@@ -286,42 +284,45 @@ impl Tx<'_> {
         Ok((tables, columns))
     }
 
-    /// Another member renamed tables or columns that still have their former names here: what it
-    /// sends under the new ones belongs to them.
+    /// Another member tells how else tables and columns were or are called: what arrives under
+    /// these names belongs to the table, or column, that stands here under one of them.
     pub(super) fn take_in_names(&mut self, schemas: &[TableSchema]) -> Result<()> {
         for schema in schemas {
-            let here =
-                |tx: &Self, name: &String| tx.table_named(name).filter(|t| t.shape.is_some());
-            let former = schema.former.iter().find_map(|name| here(self, name));
-            let table = match (here(self, &schema.name), former) {
-                (Some(table), _) => table,
-                (None, Some(table)) => {
-                    self.remember_former(table.num, TABLE_ITSELF, &schema.name, &table.name)?;
-                    let waiting = self.cache.tables.values().find(|other| {
-                        other.name.eq_ignore_ascii_case(&schema.name)
-                            && (other.kind, other.key_columns) == (table.kind, table.key_columns)
-                    });
-                    let met = waiting.map(|waiting| (waiting.num, table.num));
-                    self.cache.met.tables.extend(met);
-                    table
+            let here = |tx: &Self, name: &str| tx.table_named(name).filter(|t| t.shape.is_some());
+            let names = || std::iter::once(&schema.name).chain(&schema.former);
+            let Some(table) = names().find_map(|name| here(self, name)) else { continue };
+            let others: Vec<&String> = names().filter(|name| here(self, name).is_none()).collect();
+            for name in others {
+                self.remember_former(table.num, TABLE_ITSELF, name, &table.name)?;
+                let waiting = self.cache.tables.values().find(|other| {
+                    other.name.eq_ignore_ascii_case(name)
+                        && (other.kind, other.key_columns) == (table.kind, table.key_columns)
+                });
+                if let Some(waiting) = waiting.map(|waiting| waiting.num) {
+                    self.cache.met.tables.push((waiting, table.num));
                 }
-                (None, None) => continue,
-            };
-            for (name, former) in &schema.former_columns {
-                let find = |name: &str, local: bool| {
-                    let mut columns = table.columns.iter();
-                    columns
-                        .find(|c| c.local.is_some() == local && c.name.eq_ignore_ascii_case(name))
-                };
-                let Some(column) = find(former, true).filter(|_| find(name, true).is_none()) else {
-                    continue;
-                };
-                self.remember_former(table.num, i64::from(column.num.0), name, former)?;
+            }
+            self.take_in_column_names(&table, schema)?;
+        }
+        self.finish_schema_change()
+    }
+
+    fn take_in_column_names(&mut self, table: &Table, schema: &TableSchema) -> Result<()> {
+        let find = |name: &str, local: bool| {
+            let mut columns = table.columns.iter();
+            columns.find(|c| c.local.is_some() == local && c.name.eq_ignore_ascii_case(name))
+        };
+        for (name, _) in &schema.former_columns {
+            let same = schema.former_columns.iter().filter(|(other, _)| other == name);
+            let names = || std::iter::once(name).chain(same.clone().map(|(_, former)| former));
+            let Some(column) = names().find_map(|name| find(name, true)) else { continue };
+            for name in names().filter(|name| find(name, true).is_none()) {
+                self.remember_former(table.num, i64::from(column.num.0), name, &column.name)?;
                 let met = find(name, false).map(|waiting| (table.num, waiting.num, column.num));
                 self.cache.met.columns.extend(met);
             }
         }
-        self.finish_schema_change()
+        Ok(())
     }
 
     /// What was parked under a table's new name joins the table.
@@ -410,6 +411,25 @@ impl Tx<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether two names of a batch mean one column.
+pub(super) fn is_twofold(columns: &[Option<ColumnNum>]) -> bool {
+    let again = |at: usize| columns[at].is_some() && columns[..at].contains(&columns[at]);
+    (0..columns.len()).any(again)
+}
+
+/// Of cells that arrived under two names of one column, the newer ones.
+pub(super) fn newest_cells(
+    cells: impl Iterator<Item = (ColumnNum, (Dot, Value))>,
+) -> BTreeMap<ColumnNum, (Dot, Value)> {
+    let mut newest: BTreeMap<ColumnNum, (Dot, Value)> = BTreeMap::new();
+    for (num, (dot, value)) in cells {
+        if newest.get(&num).is_none_or(|(known, _)| *known < dot) {
+            newest.insert(num, (dot, value));
+        }
+    }
+    newest
 }
 
 /// The columns that an update trigger of ours compares, in order of their numbers.

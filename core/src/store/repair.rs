@@ -11,6 +11,7 @@ use crate::ids::{ColumnNum, Dot, Millis, Seq};
 use crate::merge::{Clock, one_incarnation};
 use crate::mutants::{self, Mutant};
 use crate::store::apply::Applied;
+use crate::store::names::newest_cells;
 use crate::store::rows::Values;
 use crate::store::scan::Place;
 use crate::store::serve::{BatchBuilder, Piece};
@@ -118,9 +119,11 @@ impl Tx<'_> {
             for row in part.rows.iter().filter(|row| row.whole && row.length % 2 == 1) {
                 let values = row.cells.iter().filter_map(|(at, dot, value)| {
                     let num = columns.get(*at).copied().flatten()?;
-                    Some((num, *dot, value))
+                    Some((num, (*dot, value.clone())))
                 });
-                let cells: Vec<_> = values.collect();
+                let newest = newest_cells(values);
+                let cells = newest.iter().map(|(num, (dot, value))| (*num, *dot, value));
+                let cells: Vec<_> = cells.collect();
                 self.mend(&table, &key::pack(&row.key), row, &cells)?;
             }
         }

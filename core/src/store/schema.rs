@@ -71,6 +71,10 @@ impl Tx<'_> {
     /// The part of following the schema that merges, and so comes after the fold.
     pub(super) fn finish_schema_change(&mut self) -> Result<()> {
         let met = std::mem::take(&mut self.cache.met);
+        if !(met.tables.is_empty() && met.columns.is_empty()) {
+            // What was kept for a column that is here now is shown before anything joins the row.
+            self.review(false)?;
+        }
         self.join_met_tables(&met.tables)?;
         self.join_met_columns(&met.columns)?;
         self.review(false)

@@ -23,6 +23,8 @@ pub struct Plan {
     pub copies: bool,
     /// Tables are untracked, rebuilt and lose columns, and members leave and come back.
     pub upheaval: bool,
+    /// Tables and columns are renamed, here sooner and there later.
+    pub renames: bool,
     /// Deletes are forgotten, and members are away for longer than they are remembered.
     pub forgetful: bool,
     pub bounds: Bounds,
@@ -86,6 +88,7 @@ impl Plan {
             contended: seed % 4 < 2,
             copies: seed % 5 == 3,
             upheaval: seed % 3 == 1,
+            renames: false,
             forgetful: false,
             bounds: Bounds {
                 chunk_rows: dice.within(1, 4) as usize,

@@ -63,6 +63,7 @@ fn a_write_at_any_moment_of_the_handshake_arrives() {
             contended: false,
             copies: false,
             upheaval: false,
+            renames: false,
             forgetful: false,
             bounds: Bounds::default(),
         });
@@ -101,6 +102,7 @@ fn everybody_who_adopts_tables_is_told_of_a_new_one() {
             contended: false,
             copies: false,
             upheaval: false,
+            renames: false,
             forgetful: false,
             bounds: Bounds::default(),
         });

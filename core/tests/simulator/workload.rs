@@ -7,6 +7,7 @@ use crate::contended;
 use crate::dice::Dice;
 use crate::network::Event;
 use crate::oracle::Failure;
+use crate::renames::{self, spoken};
 use crate::world::{Clocks, World};
 
 /// A table: its name, its text, its key columns, its other columns, and a column that some
@@ -78,7 +79,8 @@ const SAFE: &str = "CREATE TABLE safe(k TEXT PRIMARY KEY NOT NULL, a, b)";
 
 /// Tables and rows that are there before a replica joins.
 pub fn existing_rows(world: &mut World, conn: &Connection, at: usize) {
-    if at > 0 && world.dice.percent(40) {
+    let fresh = world.plan.renames && renames::some_begin_with_the_next_version(world.plan.seed);
+    if at > 0 && !fresh && world.dice.percent(40) {
         return;
     }
     conn.execute_batch(SAFE).unwrap();
@@ -108,6 +110,9 @@ pub fn existing_rows(world: &mut World, conn: &Connection, at: usize) {
             let sql = insert("INSERT OR IGNORE", spec, spec.columns, &mut world.dice);
             conn.execute_batch(&sql).unwrap();
         }
+    }
+    if fresh && world.dice.percent(30) {
+        renames::complete(conn);
     }
 }
 
@@ -194,16 +199,20 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 
 pub fn has_table(conn: &Connection, name: &str) -> bool {
     let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1";
-    conn.prepare(sql).unwrap().exists([name]).unwrap()
+    conn.prepare(sql).unwrap().exists([renames::table(conn, name)]).unwrap()
+}
+
+pub fn has_column(conn: &Connection, table: &str, column: &str) -> bool {
+    let sql = "SELECT 1 FROM pragma_table_info(?1) WHERE name = ?2";
+    conn.prepare(sql).unwrap().exists([table, column]).unwrap()
 }
 
 fn columns_here(conn: &Connection, spec: &Spec) -> Vec<&'static str> {
     let mut columns = spec.columns.to_vec();
-    if let Some((name, _)) = spec.later {
-        let sql = "SELECT 1 FROM pragma_table_info(?1) WHERE name = ?2";
-        if conn.prepare(sql).unwrap().exists([spec.name, name]).unwrap() {
-            columns.push(name);
-        }
+    if let Some((name, _)) = spec.later
+        && has_column(conn, &renames::table(conn, spec.name), name)
+    {
+        columns.push(name);
     }
     columns
 }
@@ -220,7 +229,7 @@ pub fn transaction(conn: &Connection, dice: &mut Dice) -> String {
     for _ in 0..count {
         let spec = specs[dice.index(specs.len())];
         let columns = columns_here(conn, spec);
-        let one = statement(spec, &columns, dice);
+        let one = spoken(conn, spec.name, &statement(spec, &columns, dice));
         if several && dice.percent(15) {
             let undo = if dice.percent(60) { "ROLLBACK TO s; RELEASE s" } else { "RELEASE s" };
             script.push(format!("SAVEPOINT s; {one}; {undo}"));
@@ -240,6 +249,14 @@ pub fn transaction(conn: &Connection, dice: &mut Dice) -> String {
         }
     }
     script
+}
+
+/// One statement about a table that is here.
+pub fn any_statement(conn: &Connection, name: &str, dice: &mut Dice) -> String {
+    let Some(spec) = TABLES.iter().find(|spec| spec.name == name) else {
+        return "SELECT 1".to_string();
+    };
+    spoken(conn, name, &statement(spec, &columns_here(conn, spec), dice))
 }
 
 /// A table or a column comes; the application uses it before the engine has noticed.
@@ -269,6 +286,7 @@ fn grow(conn: &Connection, dice: &mut Dice, use_it: bool) -> String {
             script = format!("{script}; {}", statement(spec, &columns, dice));
         }
     }
+    let script = spoken(conn, spec.name, &script);
     let script = format!("BEGIN; {script}; COMMIT");
     if let Err(error) = conn.execute_batch(&script) {
         assert!(error.to_string().contains("constraint"), "{script}: {error}");
@@ -312,12 +330,14 @@ fn safe_write(world: &mut World, at: usize) {
         let key = format!("k{}", dice.below(4));
         let all = ["a", "b"];
         let insert = "INSERT OR IGNORE INTO safe(k, a, b) VALUES(?1, ?2, ?2)";
-        let columns = if conn.execute(insert, rusqlite::params![key, number]).unwrap() == 1 {
+        let insert = spoken(conn, "safe", insert);
+        let columns = if conn.execute(&insert, rusqlite::params![key, number]).unwrap() == 1 {
             all.to_vec()
         } else {
             let some = some_of(&all, dice);
             for column in &some {
                 let sql = format!("UPDATE safe SET {column} = ?2 WHERE k = ?1");
+                let sql = spoken(conn, "safe", &sql);
                 conn.execute(&sql, rusqlite::params![key, number]).unwrap();
             }
             some
@@ -367,6 +387,7 @@ pub fn act(world: &mut World) -> Result<(), Failure> {
             world.say(|| format!("r{at} {script}"));
             tell(world, at)
         }
+        81.. if world.plan.renames && world.dice.percent(40) => renames::happen(world, at),
         81.. if world.plan.copies && !world.plan.calm && world.dice.percent(25) => {
             crate::copies::act(world, at)
         }
@@ -400,6 +421,7 @@ pub fn act(world: &mut World) -> Result<(), Failure> {
 
 /// Brings every table and column to everyone who has tables of the application at all.
 pub fn complete_schemas(world: &mut World) {
+    let renamed = world.plan.renames;
     for at in 0..world.replicas.len() {
         if !has_table(world.replicas[at].conn(), "safe") {
             continue;
@@ -413,8 +435,11 @@ pub fn complete_schemas(world: &mut World) {
                     && columns_here(conn, spec).len() == spec.columns.len()
                 {
                     let sql = format!("ALTER TABLE {} ADD COLUMN {text}", spec.name);
-                    conn.execute_batch(&sql).unwrap();
+                    conn.execute_batch(&spoken(conn, spec.name, &sql)).unwrap();
                 }
+            }
+            if renamed {
+                renames::complete(conn);
             }
         });
     }

@@ -149,6 +149,8 @@ pub const REPAIRS_MAX: u32 = 4;
 /// After a difference that reading again did not end, nothing is read again from that member for
 /// this long.
 pub const REPAIR_PAUSE_MS: u64 = 60 * 60 * 1_000;
+/// Other names of tables and columns that are taken over from members, together.
+pub const OTHER_NAMES_MAX: usize = 1_024;
 /// A table that is gone counts as dropped after this long: it may be about to be replaced.
 pub const SCHEMA_SETTLE_MS: u64 = 1_000;
 /// Addresses kept of one member.

@@ -4,56 +4,63 @@
 mod stage;
 
 use stage::{Stage, key, peer};
+use wavesync_core::ids::Millis;
+use wavesync_core::limits::OTHER_NAMES_MAX;
 
 const OLD: &str = "CREATE TABLE note(k TEXT PRIMARY KEY NOT NULL, a)";
-/// As a program of the next version creates it.
-const NEW: &str = "CREATE TABLE memo(k TEXT PRIMARY KEY NOT NULL, b)";
 const RENAME: &str = "ALTER TABLE note RENAME TO memo; ALTER TABLE memo RENAME a TO b";
 
-/// Members in a line, none of which creates tables of others.
-fn line(schemas: &[&str]) -> Stage {
+fn member(stage: &mut Stage, sql: &str, before: Option<usize>) -> usize {
+    let number = stage.steps.len() as u8 + 1;
+    let member = stage.member(peer(number), key(1), sql, u64::from(number));
+    if let Some(before) = before {
+        stage.connect(before, member);
+    }
+    stage.pass(500);
+    member
+}
+
+#[test]
+fn who_adopts_a_renamed_table_knows_its_former_names_and_tells_them_on() {
     let mut stage = Stage::new();
-    for (at, sql) in schemas.iter().enumerate() {
-        let member = stage.member(peer(at as u8 + 1), key(1), sql, at as u64 + 1);
-        if member > 0 {
-            stage.connect(member - 1, member);
-        }
-    }
+    let new = member(&mut stage, OLD, None);
+    stage.write(new, RENAME);
+    let first = member(&mut stage, "", Some(new));
+    let second = member(&mut stage, "", Some(first));
+    assert_eq!(stage.read(second, "SELECT count(*) FROM memo"), "0");
+    // One that has not renamed, and is met only by who never had the former names.
+    let old = member(&mut stage, OLD, Some(second));
+    stage.write(old, "INSERT INTO note VALUES('one', 'from before')");
     stage.pass(500);
-    stage
+    for at in [second, first, new] {
+        assert_eq!(stage.read(at, "SELECT b FROM memo"), "from before");
+        assert_eq!(stage.read(at, "SELECT count(*) FROM __wavesync_parked"), "0");
+    }
+    let told = stage.sent.len();
+    stage.pass(2_000);
+    let frames = stage.sent.len() - told;
+    assert!(frames < 20, "{frames} frames in two seconds in which nothing happens");
 }
 
 #[test]
-fn names_reach_who_never_meets_the_member_that_renamed() {
-    let mut stage = line(&[OLD, OLD, NEW]);
-    stage.write(0, "INSERT INTO note VALUES('one', 1)");
-    stage.pass(500);
-    assert_eq!(stage.read(1, "SELECT * FROM note"), stage.read(0, "SELECT * FROM note"));
-    assert_eq!(stage.read(2, "SELECT count(*) FROM memo"), "0");
-    // Whoever is in between has the former names, and goes on.
-    stage.write(0, RENAME);
-    stage.pass(500);
-    assert_eq!(stage.read(2, "SELECT * FROM memo"), stage.read(0, "SELECT * FROM memo"));
-    stage.write(2, "UPDATE memo SET b = 'two'; INSERT INTO memo VALUES('three', 3)");
-    stage.pass(500);
-    let rows = stage.read(2, "SELECT * FROM memo ORDER BY k");
-    assert_eq!(stage.read(1, "SELECT * FROM note ORDER BY k"), rows);
-    assert_eq!(stage.read(0, "SELECT * FROM memo ORDER BY k"), rows);
-    for member in 0..3 {
-        let parked = "SELECT count(*) FROM __wavesync_parked";
-        assert_eq!(stage.read(member, parked), "0");
-        assert!(!stage.codes(member).contains(&"difference"), "{:?}", stage.codes(member));
-    }
-}
-
-#[test]
-fn a_name_that_stands_here_for_something_else_means_that() {
-    let other = "CREATE TABLE note(k TEXT PRIMARY KEY NOT NULL, a)";
-    let mut stage = line(&[OLD, &format!("{NEW}; {other}")]);
-    stage.write(1, "INSERT INTO memo VALUES('memo', 1); INSERT INTO note VALUES('note', 2)");
-    stage.pass(500);
-    stage.write(0, RENAME);
-    stage.pass(500);
-    assert_eq!(stage.read(1, "SELECT k FROM memo"), "memo");
-    assert_eq!(stage.read(1, "SELECT k FROM note"), "note");
+fn names_are_bounded_and_unfit_ones_left_out() {
+    let mut stage = Stage::new();
+    let at = member(&mut stage, "", None);
+    let now = Millis(stage.now);
+    let store = &mut stage.at_mut(at).store;
+    let mut other = Stage::new();
+    let teller = member(&mut other, OLD, None);
+    let told = other.at_mut(teller).store.schema(now).unwrap();
+    assert_eq!(store.adopt(now, &told).unwrap(), (vec!["note".to_string()], false));
+    let mut told = told[0].clone();
+    told.former = vec![String::new(), "x\0y".into(), "n".repeat(5_000), "NOTE".into()];
+    told.former_columns = vec![("a".into(), "a".into()), ("a".into(), "k".into())];
+    assert!(!store.adopt(now, &[told.clone()]).unwrap().1, "none of these is a name");
+    told.former = (0..5_000).map(|n| format!("former {n}")).collect();
+    assert!(store.adopt(now, &[told.clone()]).unwrap().1);
+    // Letters of another case are the same name, and no news.
+    told.former.iter_mut().for_each(|name| name.make_ascii_uppercase());
+    assert!(!store.adopt(now, &[told]).unwrap().1);
+    let known = store.schema(now).unwrap();
+    assert_eq!(known[0].former.len(), OTHER_NAMES_MAX);
 }

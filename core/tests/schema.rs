@@ -268,7 +268,7 @@ fn a_table_that_was_renamed_here_is_not_adopted_under_its_former_name() {
     // b does not know of it yet, and tells of its schema, before a's engine has looked.
     let told = b.store.schema(Millis(b.now)).unwrap();
     a.app.execute_batch("ALTER TABLE user RENAME TO person").unwrap();
-    assert_eq!(a.store.adopt(Millis(a.now), &told).unwrap(), Vec::<String>::new());
+    assert_eq!(a.store.adopt(Millis(a.now), &told).unwrap().0, Vec::<String>::new());
     let user = "SELECT count(*) FROM sqlite_schema WHERE name = 'user'";
     assert_eq!(a.app.query_row(user, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
     // A new table of that name is another one, if the other side has both.
@@ -278,7 +278,7 @@ fn a_table_that_was_renamed_here_is_not_adopted_under_its_former_name() {
         )
         .unwrap();
     let told = b.store.schema(Millis(b.now)).unwrap();
-    assert_eq!(a.store.adopt(Millis(a.now), &told).unwrap(), ["user"]);
+    assert_eq!(a.store.adopt(Millis(a.now), &told).unwrap().0, ["user"]);
 }
 
 #[test]
@@ -701,7 +701,9 @@ fn what_comes_under_both_names_of_a_column_is_the_newer_of_the_two() {
     assert_eq!(a.rows("SELECT * FROM note ORDER BY k"), "one|second two|third");
     assert_eq!(a.parked(), 0);
     let told = a.store.schema(Millis(a.now)).unwrap();
-    c.store.adopt(Millis(a.now), &told).unwrap();
+    c.app.execute("UPDATE __wavesync_meta SET value = 1 WHERE key = 'adopt'", []).unwrap();
+    assert!(c.store.adopt(Millis(a.now), &told).unwrap().1, "a name is new");
+    assert!(!c.store.adopt(Millis(a.now), &told).unwrap().1, "and known from then on");
     assert_eq!(c.rows("SELECT * FROM note ORDER BY k"), "one|second two|third");
     assert_eq!(c.parked(), 0);
     assert_eq!((a.pull(&mut c), c.pull(&mut a)), (0, 0), "both hold the same");

@@ -382,7 +382,7 @@ fn a_table_that_was_dropped_may_be_adopted_again() {
         for round in 1..4 {
             let now = Millis(NOW.0 + 10 * round * limits::SCHEMA_SETTLE_MS);
             let schema = a.store.schema(NOW).unwrap();
-            assert_eq!(b.store.adopt(now, &schema).unwrap(), ["t"]);
+            assert_eq!(b.store.adopt(now, &schema).unwrap().0, ["t"]);
             b.run(trigger);
             a.run(&format!("INSERT INTO t(k, n) VALUES('a{round}', {round})"));
             b.run(&format!("INSERT INTO t(k, n) VALUES('b{round}', {round})"));

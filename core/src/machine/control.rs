@@ -380,8 +380,10 @@ impl Machine {
         self.recall_contact(now, id, store)?;
         self.event(Level::Info, "connected", "a member is connected", "", Some(id));
         self.check_held_back(id, &lowered);
-        let tables = store.schema(now)?;
-        self.tell_schema(id, &tables)?;
+        if hello.wants_schema {
+            let tables = store.schema(now)?;
+            self.tell_schema(id, &tables)?;
+        }
         self.consider(now, id, store)
     }
 
@@ -426,7 +428,11 @@ impl Machine {
         if tables.len() > limits::TABLES_MAX {
             return Err(Error::protocol("a schema has too many tables"));
         }
-        let created = store.adopt(now, tables)?;
+        let (created, names) = store.adopt(now, tables)?;
+        if names {
+            // What was kept under them may have joined rows, and others may not know them yet.
+            (self.own_dirty, self.schema_due) = (true, true);
+        }
         if !created.is_empty() {
             let message =
                 format!("tables created as other members have them: {}", created.join(", "));
@@ -435,37 +441,26 @@ impl Machine {
         if let Some(peer) = self.peers.get_mut(id) {
             peer.awaits_schema = false;
         }
-        if tables.iter().any(TableSchema::has_other_names) {
-            // What was kept under them may have joined rows, and others may not know them yet.
-            (self.own_dirty, self.schema_due) = (true, true);
-        }
         self.consider(now, id, store)
     }
 
-    /// Tells the schema again, if it changed.
+    /// Tells the schema again to those who create tables from it, if it changed.
     pub(super) fn send_schema(&mut self, now: Millis, store: &mut Store) -> Result<()> {
-        let members = self.peers_where(|_, peer| peer.known.is_some() && peer.control.is_some());
-        if members.is_empty() {
+        let wanting = self.peers_where(|_, peer| peer.wants_schema && peer.control.is_some());
+        if wanting.is_empty() {
             return Ok(());
         }
         let tables = store.schema(now)?;
-        members.iter().try_for_each(|id| self.tell_schema(id, &tables))
+        wanting.iter().try_for_each(|id| self.tell_schema(id, &tables))
     }
 
-    /// The whole of it to who creates tables from it; to anybody else, how else tables are called.
     fn tell_schema(&mut self, id: &PeerId, tables: &[TableSchema]) -> Result<()> {
         let Some(peer) = self.peers.get_mut(id) else { return Ok(()) };
-        let told = |table: &&TableSchema| peer.wants_schema || table.has_other_names();
-        let tables: Vec<TableSchema> = tables.iter().filter(told).cloned().collect();
-        let before = peer.schema_told.as_deref();
-        if before.map_or(tables.is_empty() && !peer.wants_schema, |before| before == tables) {
+        if peer.schema_told.as_deref() == Some(tables) {
             return Ok(());
         }
-        self.send_control(id, sealed::SCHEMA, &tables)?;
-        if let Some(peer) = self.peers.get_mut(id) {
-            peer.schema_told = Some(tables);
-        }
-        Ok(())
+        peer.schema_told = Some(tables.to_vec());
+        self.send_control(id, sealed::SCHEMA, &tables)
     }
 
     /// Rule P11: whoever is connected is told once whenever the end or the vector moved.

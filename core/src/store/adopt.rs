@@ -36,26 +36,28 @@ impl TableSchema {
 }
 
 impl Store {
-    /// Takes in how else tables are called, and creates those that are missing here, if this
-    /// database adopts the group's schema.
-    /// Returns the names of the tables that were created.
+    /// If this database adopts the group's schema: takes in how else tables are called, and creates
+    /// those that are missing here. Returns the names of the tables that were created, and whether
+    /// any other name was new.
     ///
     /// # Errors
     /// If SQLite fails; nothing is changed. A table whose text is not what it must be, or that
     /// SQLite refuses, is left out and noted.
-    pub fn adopt(&mut self, now: Millis, tables: &[TableSchema]) -> Result<Vec<String>> {
-        let renamed = tables.iter().any(TableSchema::has_other_names);
-        if renamed {
-            self.write(now, |tx| tx.take_in_names(tables))?;
-        }
+    pub fn adopt(&mut self, now: Millis, tables: &[TableSchema]) -> Result<(Vec<String>, bool)> {
         if !self.adopts()? {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), false));
+        }
+        let has_names = tables.iter().any(TableSchema::has_other_names);
+        let news = |tx: &mut Tx<'_>| Ok(!tx.new_names(tables)?.is_empty());
+        let mut names = has_names && self.read(now, news)?;
+        if names {
+            self.write(now, |tx| tx.take_in_names(tables))?;
         }
         let missing = self.missing(tables)?;
         if missing.is_empty() {
-            return Ok(missing);
+            return Ok((missing, names));
         }
-        self.write(now, |tx| {
+        let created = self.write(now, |tx| {
             let mut created = Vec::new();
             for table in tables.iter().filter(|table| missing.contains(&table.name)) {
                 // Whoever tells this does not know yet that the table has another name here.
@@ -73,13 +75,15 @@ impl Store {
                     tx.track_table(name)?;
                 }
             }
-            if renamed {
+            if has_names && !tx.new_names(tables)?.is_empty() {
+                names = true;
                 tx.take_in_names(tables)?;
             }
             tx.review(false)?;
             tx.store_folded_end()?;
             Ok(created)
-        })
+        })?;
+        Ok((created, names))
     }
 
     /// Whether tables of the group are created here.
@@ -117,12 +121,7 @@ impl Store {
                 let indexes = statement
                     .query_map([&shape.name], |row| row.get(0))?
                     .collect::<rusqlite::Result<Vec<String>>>()?;
-                let (mut former, mut former_columns) = tx.former_names(&table)?;
-                // What stands here under a former name is what is meant by it now.
-                former.retain(|name| tx.table_named(name).is_none_or(|t| t.shape.is_none()));
-                former_columns.retain(|(_, name)| {
-                    !table.local_columns().any(|column| column.name.eq_ignore_ascii_case(name))
-                });
+                let (former, former_columns) = tx.former_names(&table)?;
                 schemas.push(TableSchema {
                     name: shape.name.clone(),
                     table: shape.sql.clone(),

@@ -17,13 +17,20 @@ use crate::store::rows::Kind;
 use crate::store::tables::{StoredTable, Table};
 use crate::store::{Tx, claim};
 use crate::value::Value;
-use crate::{Error, Result};
+use crate::{Error, Result, limits};
 
 /// In `__wavesync_former`, the number that stands for the table itself.
 const TABLE_ITSELF: i64 = -1;
 
 /// Former names of a table; a column's name now and one of its former names.
 type FormerNames = (Vec<String>, Vec<(String, String)>);
+
+/// Another name of a table, or of one of its columns.
+pub(super) struct NewName {
+    table: Rc<Table>,
+    column: Option<ColumnNum>,
+    name: String,
+}
 
 /// Our triggers on one table, as SQLite has carried them along.
 pub(super) struct Installed {
@@ -168,6 +175,12 @@ impl Tx<'_> {
 
     /// Members that still use a former name are understood.
     fn remember_former(&self, table: TableNum, column: i64, old: &str, new: &str) -> Result<()> {
+        // What last had the name is meant by it.
+        self.conn.execute(
+            "DELETE FROM __wavesync_former WHERE name = ?3
+               AND (col = ?2 AND ?2 = -1 OR tbl = ?1 AND col >= 0 AND ?2 >= 0)",
+            params![table.0, column, old],
+        )?;
         self.conn.execute(
             "INSERT OR REPLACE INTO __wavesync_former(tbl, col, name) VALUES(?1, ?2, ?3)",
             params![table.0, column, old],
@@ -263,7 +276,8 @@ impl Tx<'_> {
             .optional()?)
     }
 
-    /// Former names of a table, and of its columns beside their names now.
+    /// Other names of a table, and of its columns beside their names now. What stands here under such a
+    /// name is what is meant by it now.
     pub(super) fn former_names(&self, table: &Table) -> Result<FormerNames> {
         let mut statement = self.conn.prepare_cached(
             "SELECT col, name FROM __wavesync_former WHERE tbl = ?1 ORDER BY 1, 2",
@@ -274,7 +288,9 @@ impl Tx<'_> {
         let (mut tables, mut columns) = (Vec::new(), Vec::new());
         for (column, name) in rows {
             match u16::try_from(column) {
+                Err(_) if self.stands(&name)? => {}
                 Err(_) => tables.push(name),
+                Ok(_) if table.local_columns().any(|c| c.name.eq_ignore_ascii_case(&name)) => {}
                 Ok(num) => {
                     let now = table.column(ColumnNum(num)).filter(|c| c.local.is_some());
                     columns.extend(now.map(|now| (now.name.clone(), name)));
@@ -284,45 +300,108 @@ impl Tx<'_> {
         Ok((tables, columns))
     }
 
-    /// Another member tells how else tables and columns were or are called: what arrives under
-    /// these names belongs to the table, or column, that stands here under one of them.
-    pub(super) fn take_in_names(&mut self, schemas: &[TableSchema]) -> Result<()> {
+    /// What another member tells of how else tables and columns were or are called, as far as it is
+    /// new here: it is about the table, or column, that stands here under one of the names.
+    pub(super) fn new_names(&self, schemas: &[TableSchema]) -> Result<Vec<NewName>> {
+        let mut room = limits::OTHER_NAMES_MAX.saturating_sub(self.count_names()?);
+        let mut new = Vec::new();
         for schema in schemas {
-            let here = |tx: &Self, name: &str| tx.table_named(name).filter(|t| t.shape.is_some());
-            let names = || std::iter::once(&schema.name).chain(&schema.former);
-            let Some(table) = names().find_map(|name| here(self, name)) else { continue };
-            let others: Vec<&String> = names().filter(|name| here(self, name).is_none()).collect();
-            for name in others {
-                self.remember_former(table.num, TABLE_ITSELF, name, &table.name)?;
-                let waiting = self.cache.tables.values().find(|other| {
-                    other.name.eq_ignore_ascii_case(name)
-                        && (other.kind, other.key_columns) == (table.kind, table.key_columns)
-                });
-                if let Some(waiting) = waiting.map(|waiting| waiting.num) {
-                    self.cache.met.tables.push((waiting, table.num));
+            let here = |name: &str| self.table_named(name).filter(|t| t.shape.is_some());
+            let most = limits::OTHER_NAMES_MAX;
+            let former = schema.former.iter().take(most);
+            let names = || std::iter::once(&schema.name).chain(former.clone());
+            let Some(table) = names().find_map(|name| here(name)) else { continue };
+            for name in names().filter(|name| **name != table.name) {
+                if !self.stands(name)? && self.is_new_name(table.num, TABLE_ITSELF, name)? {
+                    new.push(NewName {
+                        table: Rc::clone(&table),
+                        column: None,
+                        name: name.clone(),
+                    });
                 }
             }
-            self.take_in_column_names(&table, schema)?;
-        }
-        self.finish_schema_change()
-    }
-
-    fn take_in_column_names(&mut self, table: &Table, schema: &TableSchema) -> Result<()> {
-        let find = |name: &str, local: bool| {
-            let mut columns = table.columns.iter();
-            columns.find(|c| c.local.is_some() == local && c.name.eq_ignore_ascii_case(name))
-        };
-        for (name, _) in &schema.former_columns {
-            let same = schema.former_columns.iter().filter(|(other, _)| other == name);
-            let names = || std::iter::once(name).chain(same.clone().map(|(_, former)| former));
-            let Some(column) = names().find_map(|name| find(name, true)) else { continue };
-            for name in names().filter(|name| find(name, true).is_none()) {
-                self.remember_former(table.num, i64::from(column.num.0), name, &column.name)?;
-                let met = find(name, false).map(|waiting| (table.num, waiting.num, column.num));
-                self.cache.met.columns.extend(met);
+            let local = |name: &str| {
+                let mut columns = table.local_columns();
+                columns.find(|column| column.name.eq_ignore_ascii_case(name)).map(|c| c.num)
+            };
+            let pairs = schema.former_columns.iter().take(most);
+            for (name, former) in pairs.clone() {
+                let mut same = pairs.clone().filter(|(other, _)| other == name);
+                let num = local(name).or_else(|| same.find_map(|(_, former)| local(former)));
+                let Some(num) = num else { continue };
+                let is_key = |name: &str| {
+                    let shape = table.shape.as_ref();
+                    shape.is_some_and(|s| s.key.iter().any(|k| k.name.eq_ignore_ascii_case(name)))
+                };
+                let others = [name, former].into_iter();
+                for other in others.filter(|other| local(other).is_none() && !is_key(other)) {
+                    if self.is_new_name(table.num, i64::from(num.0), other)? {
+                        let (table, name) = (Rc::clone(&table), other.clone());
+                        new.push(NewName { table, column: Some(num), name });
+                    }
+                }
             }
         }
-        Ok(())
+        new.retain(|new| {
+            let fits = !new.name.is_empty() && new.name.len() <= limits::NAME_MAX_BYTES;
+            let taken = fits && !new.name.contains('\0') && room > 0;
+            room -= usize::from(taken);
+            taken
+        });
+        Ok(new)
+    }
+
+    fn count_names(&self) -> Result<usize> {
+        let sql = "SELECT count(*) FROM __wavesync_former";
+        let count: i64 = self.conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+        Ok(usize::try_from(count).unwrap_or(0))
+    }
+
+    /// Whether a table or a view of this name exists, synced or not.
+    fn stands(&self, name: &str) -> Result<bool> {
+        let sql = "SELECT 1 FROM main.sqlite_schema WHERE name = ?1 COLLATE NOCASE";
+        Ok(self.conn.prepare_cached(sql)?.exists([name])?)
+    }
+
+    /// Whether nothing here is known to have had this name.
+    fn is_new_name(&self, table: TableNum, column: i64, name: &str) -> Result<bool> {
+        let sql = "SELECT 1 FROM __wavesync_former WHERE name = ?3
+                     AND (col = ?2 AND ?2 = -1 OR tbl = ?1 AND col >= 0 AND ?2 >= 0)";
+        Ok(!self.conn.prepare_cached(sql)?.exists(params![table.0, column, name])?)
+    }
+
+    /// Takes in what is new. What was kept under these names joins.
+    pub(super) fn take_in_names(&mut self, schemas: &[TableSchema]) -> Result<()> {
+        for NewName { table, column, name } in self.new_names(schemas)? {
+            let number = column.map_or(TABLE_ITSELF, |column| i64::from(column.0));
+            if !self.is_new_name(table.num, number, &name)? {
+                // It was told twice, or of two columns.
+                continue;
+            }
+            self.conn.execute(
+                "INSERT INTO __wavesync_former(tbl, col, name) VALUES(?1, ?2, ?3)",
+                params![table.num.0, number, name],
+            )?;
+            match column {
+                None => {
+                    let waiting = self.cache.tables.values().find(|other| {
+                        other.name.eq_ignore_ascii_case(&name)
+                            && (other.kind, other.key_columns) == (table.kind, table.key_columns)
+                    });
+                    if let Some(waiting) = waiting.map(|waiting| waiting.num) {
+                        self.cache.met.tables.push((waiting, table.num));
+                    }
+                }
+                Some(column) => {
+                    let waiting = table.columns.iter().find(|other| {
+                        other.local.is_none() && other.name.eq_ignore_ascii_case(&name)
+                    });
+                    let met = waiting.map(|waiting| (table.num, waiting.num, column));
+                    self.cache.met.columns.extend(met);
+                }
+            }
+        }
+        self.finish_schema_change()
     }
 
     /// What was parked under a table's new name joins the table.
@@ -372,7 +451,7 @@ impl Tx<'_> {
             length: clock.length,
             birth: clock.birth,
             whole,
-            cells: cells.collect(),
+            cells: newest_cells(cells),
             ended: clock.ended,
         };
         self.set_parked(from, key, None)?;
@@ -425,7 +504,7 @@ pub(super) fn newest_cells(
 ) -> BTreeMap<ColumnNum, (Dot, Value)> {
     let mut newest: BTreeMap<ColumnNum, (Dot, Value)> = BTreeMap::new();
     for (num, (dot, value)) in cells {
-        if newest.get(&num).is_none_or(|(known, _)| *known < dot) {
+        if newest.get(&num).is_none_or(|known| (&known.0, &known.1) < (&dot, &value)) {
             newest.insert(num, (dot, value));
         }
     }

@@ -251,7 +251,7 @@ pub fn names(bytes: &[u8]) -> bool {
     let join = Join { topic: "noise".into(), ..Join::default() };
     store.join(NOW, &join, &FileIdentity("noise".into()), &[5; 64]).expect("it joins");
     let done = store.adopt(NOW, &[schema(name, declared)]);
-    let created = done.as_ref().is_ok_and(|created| !created.is_empty());
+    let created = done.as_ref().is_ok_and(|created| !created.0.is_empty());
     let own = "SELECT count(*) FROM sqlite_schema
          WHERE name NOT LIKE '\\_\\_wavesync\\_%' ESCAPE '\\' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
     let made: i64 = store.connection().query_row(own, [], |row| row.get(0)).expect("it is read");

@@ -44,12 +44,6 @@ fn what_is_renamed_here_and_later_there_stays_one() {
     assert!(failed.is_empty(), "{failed:?}");
 }
 
-/// Whether some replicas are installed with the next version, which knows no other names. (Nobody
-/// adopts tables then: who meets both names before a rename tells that they are one has two tables.)
-pub fn some_begin_with_the_next_version(seed: u64) -> bool {
-    seed.is_multiple_of(2)
-}
-
 /// The first name of something.
 pub fn former(name: &str) -> &str {
     name.strip_suffix(NEW).unwrap_or(name)

@@ -79,8 +79,7 @@ const SAFE: &str = "CREATE TABLE safe(k TEXT PRIMARY KEY NOT NULL, a, b)";
 
 /// Tables and rows that are there before a replica joins.
 pub fn existing_rows(world: &mut World, conn: &Connection, at: usize) {
-    let fresh = world.plan.renames && renames::some_begin_with_the_next_version(world.plan.seed);
-    if at > 0 && !fresh && world.dice.percent(40) {
+    if at > 0 && world.dice.percent(40) {
         return;
     }
     conn.execute_batch(SAFE).unwrap();
@@ -110,9 +109,6 @@ pub fn existing_rows(world: &mut World, conn: &Connection, at: usize) {
             let sql = insert("INSERT OR IGNORE", spec, spec.columns, &mut world.dice);
             conn.execute_batch(&sql).unwrap();
         }
-    }
-    if fresh && world.dice.percent(30) {
-        renames::complete(conn);
     }
 }
 

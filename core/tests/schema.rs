@@ -708,3 +708,29 @@ fn what_comes_under_both_names_of_a_column_is_the_newer_of_the_two() {
     assert_eq!(c.parked(), 0);
     assert_eq!((a.pull(&mut c), c.pull(&mut a)), (0, 0), "both hold the same");
 }
+
+#[test]
+fn a_former_name_is_that_of_the_last_one_that_had_it() {
+    let (mut a, mut b) = pair(
+        "CREATE TABLE log(k TEXT PRIMARY KEY NOT NULL, a)",
+        "INSERT INTO log VALUES('one', 1)",
+    );
+    // Each year the table is put aside, and begun anew.
+    a.run("ALTER TABLE log RENAME TO log_2025; CREATE TABLE log(k TEXT PRIMARY KEY NOT NULL, a)");
+    a.look();
+    a.run("ALTER TABLE log RENAME TO log_2026; ALTER TABLE log_2026 RENAME a TO b");
+    a.look();
+    a.run("ALTER TABLE log_2026 ADD COLUMN a");
+    a.look();
+    a.run("ALTER TABLE log_2026 RENAME a TO c");
+    // Another kind of key is another table.
+    a.run("CREATE TABLE log(id INTEGER PRIMARY KEY, a)");
+    a.look();
+    a.run("ALTER TABLE log RENAME TO counted");
+    a.look();
+    b.run("INSERT INTO log VALUES('two', 2)");
+    a.pull(&mut b);
+    assert_eq!(a.rows("SELECT k FROM log_2025"), "one");
+    assert_eq!(a.rows("SELECT k, b, c FROM log_2026"), "two|-|2");
+    assert_eq!(a.rows("SELECT * FROM counted"), "");
+}

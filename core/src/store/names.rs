@@ -22,6 +22,12 @@ use crate::{Error, Result, limits};
 /// In `__wavesync_former`, the number that stands for the table itself.
 const TABLE_ITSELF: i64 = -1;
 
+/// Rows of `__wavesync_former` about the name ?3 of what can be meant by it in the place of column ?2 of
+/// table ?1: other columns of the table, or other tables with that kind of key.
+const SAME_NAME: &str = "name = ?3 AND iif(?2 >= 0, tbl = ?1 AND col >= 0, col = ?2 AND tbl IN (
+    SELECT o.num FROM __wavesync_table o JOIN __wavesync_table t ON t.num = ?1
+    WHERE (o.integer_key, o.key_columns) = (t.integer_key, t.key_columns)))";
+
 /// Former names of a table; a column's name now and one of its former names.
 type FormerNames = (Vec<String>, Vec<(String, String)>);
 
@@ -176,11 +182,8 @@ impl Tx<'_> {
     /// Members that still use a former name are understood.
     fn remember_former(&self, table: TableNum, column: i64, old: &str, new: &str) -> Result<()> {
         // What last had the name is meant by it.
-        self.conn.execute(
-            "DELETE FROM __wavesync_former WHERE name = ?3
-               AND (col = ?2 AND ?2 = -1 OR tbl = ?1 AND col >= 0 AND ?2 >= 0)",
-            params![table.0, column, old],
-        )?;
+        let sql = format!("DELETE FROM __wavesync_former WHERE {SAME_NAME}");
+        self.conn.execute(&sql, params![table.0, column, old])?;
         self.conn.execute(
             "INSERT OR REPLACE INTO __wavesync_former(tbl, col, name) VALUES(?1, ?2, ?3)",
             params![table.0, column, old],
@@ -365,9 +368,8 @@ impl Tx<'_> {
 
     /// Whether nothing here is known to have had this name.
     fn is_new_name(&self, table: TableNum, column: i64, name: &str) -> Result<bool> {
-        let sql = "SELECT 1 FROM __wavesync_former WHERE name = ?3
-                     AND (col = ?2 AND ?2 = -1 OR tbl = ?1 AND col >= 0 AND ?2 >= 0)";
-        Ok(!self.conn.prepare_cached(sql)?.exists(params![table.0, column, name])?)
+        let sql = format!("SELECT 1 FROM __wavesync_former WHERE {SAME_NAME}");
+        Ok(!self.conn.prepare_cached(&sql)?.exists(params![table.0, column, name])?)
     }
 
     /// Takes in what is new. What was kept under these names joins.

@@ -36,9 +36,16 @@ const CALLS: &[(&CStr, c_int, c_int, Call)] = &[
     (c"wavesync_config", 1, 2, calls::config),
     (c"wavesync_site_id", 0, 0, calls::site_id),
     (c"wavesync_db_version", 0, 0, calls::db_version),
-    (c"wavesync_passphrase", 0, 0, passphrase),
-    (c"wavesync_version", 0, 0, version),
-    (c"wavesync_id", 0, 0, id),
+];
+
+/// Name, and what makes a value.
+type Plain = (&'static CStr, fn() -> Value);
+
+/// Those that need no database.
+const PLAIN: &[Plain] = &[
+    (c"wavesync_passphrase", passphrase),
+    (c"wavesync_version", || Value::Text(env!("CARGO_PKG_VERSION").to_owned())),
+    (c"wavesync_id", id),
 ];
 
 /// Name, columns, and the rows: of a connection of its own, for the file of this path.
@@ -67,6 +74,9 @@ pub fn register(conn: &Connection, path: &str, changes: &Changes) -> Result<()> 
             conn.create_scalar_function(*name, count, flags, call)?;
         }
     }
+    for (name, make) in PLAIN {
+        conn.create_scalar_function(*name, 0, flags, move |_: &Context| Ok(make()))?;
+    }
     for table in TABLES {
         let aux = (path.to_owned(), table);
         conn.create_module(table.0, &MODULE, Some(aux))?;
@@ -90,24 +100,22 @@ fn run(path: &str, changes: &Changes, call: Call, context: &Context) -> Result<V
         };
         Error::UserFunctionError(text.into())
     });
-    engine::committed(path);
+    if done.is_ok() {
+        engine::committed(path);
+    }
     done
 }
 
-fn passphrase(_: &mut Store, _: wavesync_core::ids::Millis, _: &[Value]) -> CoreResult<Value> {
+fn passphrase() -> Value {
     let mut random = [0; 20];
     driver::random(&mut random);
-    Ok(Value::Text(make_passphrase(&random)))
+    Value::Text(make_passphrase(&random))
 }
 
-fn version(_: &mut Store, _: wavesync_core::ids::Millis, _: &[Value]) -> CoreResult<Value> {
-    Ok(Value::Text(env!("CARGO_PKG_VERSION").to_owned()))
-}
-
-fn id(_: &mut Store, now: wavesync_core::ids::Millis, _: &[Value]) -> CoreResult<Value> {
+fn id() -> Value {
     let mut random = [0; 4];
     driver::random(&mut random);
-    Ok(Value::Integer(calls::id(now, random)))
+    Value::Integer(calls::id(driver::now(), random))
 }
 
 fn status(path: &str) -> CoreResult<Vec<Vec<Shown>>> {

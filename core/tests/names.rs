@@ -64,3 +64,19 @@ fn names_are_bounded_and_unfit_ones_left_out() {
     let known = store.schema(now).unwrap();
     assert_eq!(known[0].former.len(), OTHER_NAMES_MAX);
 }
+
+#[test]
+fn a_name_that_stands_here_unsynced_is_not_taken_over() {
+    let mut stage = Stage::new();
+    let at = member(&mut stage, "", None);
+    let now = Millis(stage.now);
+    let mut other = Stage::new();
+    let teller = member(&mut other, OLD, None);
+    let mut told = other.at_mut(teller).store.schema(now).unwrap();
+    let store = &mut stage.at_mut(at).store;
+    assert_eq!(store.adopt(now, &told).unwrap().0, ["note"]);
+    // Without a key it cannot be synced.
+    store.connection().execute_batch("CREATE TABLE mine(v)").unwrap();
+    told[0].former = vec!["mine".into()];
+    assert!(!store.adopt(now, &told).unwrap().1);
+}

@@ -716,8 +716,17 @@ fn a_former_name_is_that_of_the_last_one_that_had_it() {
         "INSERT INTO log VALUES('one', 1)",
     );
     // Each year the table is put aside, and begun anew.
-    a.run("ALTER TABLE log RENAME TO log_2025; CREATE TABLE log(k TEXT PRIMARY KEY NOT NULL, a)");
+    a.run("ALTER TABLE log RENAME TO log_2025");
     a.look();
+    let told = |a: &mut Site| -> Vec<(String, Vec<String>)> {
+        let tables = a.store.schema(Millis(a.now)).unwrap();
+        tables.into_iter().map(|table| (table.name, table.former)).collect()
+    };
+    assert_eq!(told(&mut a), [("log_2025".to_string(), vec!["log".to_string()])]);
+    a.run("CREATE TABLE log(k TEXT PRIMARY KEY NOT NULL, a)");
+    a.look();
+    // What stands here under the name is what is meant by it.
+    assert!(told(&mut a).iter().all(|(_, former)| former.is_empty()), "{:?}", told(&mut a));
     a.run("ALTER TABLE log RENAME TO log_2026; ALTER TABLE log_2026 RENAME a TO b");
     a.look();
     a.run("ALTER TABLE log_2026 ADD COLUMN a");

@@ -221,8 +221,9 @@ fn resume(context: &CallContext, _: &[Value]) -> Outcome {
 
 /// A call that needs a store only, on a connection of its own; the engine learns of it.
 fn call(context: &CallContext, args: &[Value], run: Call) -> Outcome {
+    let job = run(args)?;
     let (path, mut store) = store(context)?;
-    let done = run(&mut store, driver::now(), args)?;
+    let done = job(&mut store, driver::now())?;
     if let Some((control, _)) = engine::find(&path) {
         control.committed(engine::next_token());
     }
@@ -318,16 +319,19 @@ fn resync(context: &CallContext, args: &[Value]) -> Outcome {
 }
 
 fn restore(context: &CallContext, args: &[Value]) -> Outcome {
-    call(context, args, |store, now, args| {
-        calls::restore(store, now, args).map_err(|error| {
-            if error.retryable() {
-                return wavesync_core::Error::Database(format!(
-                    "{error}; if this statement also reads the database (and that does not use \
-                     WAL), look the id up in a statement of its own, else try again"
-                ));
-            }
-            error
-        })
+    call(context, args, |args| {
+        let job = calls::restore(args)?;
+        Ok(Box::new(move |store, now| {
+            job(store, now).map_err(|error| {
+                if error.retryable() {
+                    return wavesync_core::Error::Database(format!(
+                        "{error}; if this statement also reads the database (and that does not use \
+                         WAL), look the id up in a statement of its own, else try again"
+                    ));
+                }
+                error
+            })
+        }))
     })
 }
 
@@ -341,12 +345,12 @@ fn version(_: &CallContext, _: &[Value]) -> Outcome {
 
 fn site_id(context: &CallContext, args: &[Value]) -> Outcome {
     let Some(mut store) = reader(context)? else { return Ok(Value::Null) };
-    Ok(calls::site_id(&mut store, driver::now(), args)?)
+    Ok(calls::site_id(args)?(&mut store, driver::now())?)
 }
 
 fn db_version(context: &CallContext, args: &[Value]) -> Outcome {
     let Some(mut store) = reader(context)? else { return Ok(Value::Integer(0)) };
-    Ok(calls::db_version(&mut store, driver::now(), args)?)
+    Ok(calls::db_version(args)?(&mut store, driver::now())?)
 }
 
 /// A store for reading; `None` where there is no file to read.

@@ -3,7 +3,8 @@
 use wavesync_core::store::addresses::known_members;
 use wavesync_core::store::{listing, report};
 use wavesync_core::value::Value;
-use wavesync_net::driver::{Snapshot, shown};
+use wavesync_net::driver::Snapshot;
+use wavesync_net::driver::shown::{self, Hints};
 
 use crate::changes;
 use crate::doctor;
@@ -89,6 +90,12 @@ pub static TABLES: &[SqlTable] = &[
     },
 ];
 
+const HINTS: Hints = Hints {
+    join: "call wavesync_join(topic, passphrase) to sync this database",
+    again: "call wavesync_join() again once the cause is gone",
+    alone: "no member is connected; see wavesync_events, or call wavesync_dial(address)",
+};
+
 fn list(rows: Vec<Vec<Value>>) -> Result<Rows, SqlError> {
     Ok(Box::new(rows.into_iter().map(Ok)))
 }
@@ -105,7 +112,7 @@ fn snapshot(context: &TableContext) -> Option<Snapshot> {
 fn status(context: &TableContext) -> Result<Rows, SqlError> {
     let conflicts = report::conflict_counts(&*context.connection()?)?;
     if let Some(snapshot) = snapshot(context) {
-        return list(vec![shown::status(&snapshot, conflicts)]);
+        return list(vec![shown::status(&snapshot, conflicts, &HINTS)]);
     }
     let off = match file(context) {
         Ok(path) if path.exists() => {
@@ -113,9 +120,9 @@ fn status(context: &TableContext) -> Result<Rows, SqlError> {
             let last_error = store.stopped_contact()?.unwrap_or_default();
             let (topic, own) = (store.topic()?, store.site_id()?);
             let version = store.db_version()?.0;
-            shown::status_off(topic.as_deref(), own, version, conflicts, &last_error)
+            shown::status_off(topic.as_deref(), own, version, conflicts, &last_error, &HINTS)
         }
-        _ => shown::status_off(None, None, 0, conflicts, ""),
+        _ => shown::status_off(None, None, 0, conflicts, "", &HINTS),
     };
     list(vec![off])
 }

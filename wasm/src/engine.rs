@@ -6,7 +6,7 @@
 
 pub mod file;
 mod options;
-mod report;
+pub mod report;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -23,8 +23,10 @@ const SETTINGS: &[(&str, &str)] = &[
     (MEMBER_KEEP, "members that were away for longer than this, in ms, are not waited for"),
 ];
 
-/// A function: the store, the time, the arguments, as many as it takes.
-pub type Call = fn(&mut Store, Millis, &[Value]) -> Result<Value>;
+/// What is left to do once the arguments are known to be fit.
+pub type Job<'a> = Box<dyn FnOnce(&mut Store, Millis) -> Result<Value> + 'a>;
+/// A function: looks at its arguments, as many as it takes, before any store is opened.
+pub type Call = for<'a> fn(&'a [Value]) -> Result<Job<'a>>;
 
 fn argument<T>(text: impl Into<String>) -> Result<T> {
     Err(Error::Argument(text.into()))
@@ -61,45 +63,44 @@ pub fn not_joined() -> Error {
 ///
 /// # Errors
 /// If it cannot be tracked, or what SQLite says.
-pub fn track(store: &mut Store, now: Millis, args: &[Value]) -> Result<Value> {
-    named(store, now, args, "the table", Store::track)
+pub fn track(args: &[Value]) -> Result<Job<'_>> {
+    named(args, "the table", Store::track)
 }
 
 /// `wavesync_untrack(table)`.
 ///
 /// # Errors
 /// If there is no such table, or what SQLite says.
-pub fn untrack(store: &mut Store, now: Millis, args: &[Value]) -> Result<Value> {
-    named(store, now, args, "the table", Store::untrack)
+pub fn untrack(args: &[Value]) -> Result<Job<'_>> {
+    named(args, "the table", Store::untrack)
 }
 
 /// `wavesync_alter(sql)`.
 ///
 /// # Errors
 /// If it is no ALTER TABLE that can be made here, or what SQLite says.
-pub fn alter(store: &mut Store, now: Millis, args: &[Value]) -> Result<Value> {
-    named(store, now, args, "the statement", Store::alter)
+pub fn alter(args: &[Value]) -> Result<Job<'_>> {
+    named(args, "the statement", Store::alter)
 }
 
-fn named(
-    store: &mut Store,
-    now: Millis,
-    args: &[Value],
+fn named<'a>(
+    args: &'a [Value],
     what: &str,
-    act: impl Fn(&mut Store, Millis, &str) -> Result<()>,
-) -> Result<Value> {
-    let Some(name) = args.first() else { return Ok(Value::Null) };
-    let name = text(name, what)?;
-    joined(store)?;
-    act(store, now, name)?;
-    Ok(Value::Integer(1))
+    act: fn(&mut Store, Millis, &str) -> Result<()>,
+) -> Result<Job<'a>> {
+    let name = text(args.first().unwrap_or(&Value::Null), what)?;
+    Ok(Box::new(move |store, now| {
+        joined(store)?;
+        act(store, now, name)?;
+        Ok(Value::Integer(1))
+    }))
 }
 
 /// `wavesync_export([since])`.
 ///
 /// # Errors
 /// If `since` is no db_version, or what SQLite says.
-pub fn export(store: &mut Store, now: Millis, args: &[Value]) -> Result<Value> {
+pub fn export(args: &[Value]) -> Result<Job<'_>> {
     let since = match args.first() {
         None | Some(Value::Null) => 0,
         Some(Value::Integer(since)) if *since >= 0 => *since,
@@ -109,74 +110,77 @@ pub fn export(store: &mut Store, now: Millis, args: &[Value]) -> Result<Value> {
             );
         }
     };
-    Ok(Value::Blob(store.export(now, Seq(since))?))
+    Ok(Box::new(move |store, now| Ok(Value::Blob(store.export(now, Seq(since))?))))
 }
 
 /// `wavesync_apply(blob)`; gives how many rows it changed.
 ///
 /// # Errors
 /// If the blob is no whole export of this group, or what SQLite says; then nothing was changed.
-pub fn apply(store: &mut Store, now: Millis, args: &[Value]) -> Result<Value> {
+pub fn apply(args: &[Value]) -> Result<Job<'_>> {
     let Some(Value::Blob(blob)) = args.first() else {
         return argument("wavesync_apply(blob) takes a blob made by wavesync_export()");
     };
-    let applied = store.import(now, blob)?;
-    Ok(Value::Integer(i64::try_from(applied.changed).unwrap_or(i64::MAX)))
+    Ok(Box::new(move |store, now| {
+        let changed = store.import(now, blob)?.changed;
+        Ok(Value::Integer(i64::try_from(changed).unwrap_or(i64::MAX)))
+    }))
 }
 
 /// `wavesync_retry()`; gives how many rows found their place.
 ///
 /// # Errors
 /// If the database is no member, or what SQLite says.
-pub fn retry(store: &mut Store, now: Millis, _: &[Value]) -> Result<Value> {
-    joined(store)?;
-    Ok(Value::Integer(store.retry(now)?))
+pub fn retry(_: &[Value]) -> Result<Job<'_>> {
+    Ok(Box::new(|store, now| {
+        joined(store)?;
+        Ok(Value::Integer(store.retry(now)?))
+    }))
 }
 
 /// `wavesync_resync()`.
 ///
 /// # Errors
 /// If the database is no member, or what SQLite says.
-pub fn resync(store: &mut Store, now: Millis, _: &[Value]) -> Result<Value> {
-    joined(store)?;
-    Ok(Value::Integer(i64::from(store.resync(now)?)))
+pub fn resync(_: &[Value]) -> Result<Job<'_>> {
+    Ok(Box::new(|store, now| {
+        joined(store)?;
+        Ok(Value::Integer(i64::from(store.resync(now)?)))
+    }))
 }
 
 /// `wavesync_restore(conflict_id)`.
 ///
 /// # Errors
 /// If there is no such conflict, or its row cannot stand here; or what SQLite says.
-pub fn restore(store: &mut Store, now: Millis, args: &[Value]) -> Result<Value> {
-    let Some(Value::Integer(id)) = args.first() else {
+pub fn restore(args: &[Value]) -> Result<Job<'_>> {
+    let Some(&Value::Integer(id)) = args.first() else {
         return argument("wavesync_restore(conflict_id) takes an id of wavesync_conflicts");
     };
-    joined(store)?;
-    store.restore(now, *id)?;
-    Ok(Value::Integer(1))
+    Ok(Box::new(move |store, now| {
+        joined(store)?;
+        store.restore(now, id)?;
+        Ok(Value::Integer(1))
+    }))
 }
 
 /// `wavesync_config(key [, value])`.
 ///
 /// # Errors
 /// If there is no such setting, or it does not take this value; or what SQLite says.
-pub fn config(store: &mut Store, now: Millis, args: &[Value]) -> Result<Value> {
-    let Some(key) = args.first() else { return Ok(Value::Null) };
-    let key = text(key, "the key")?;
+pub fn config(args: &[Value]) -> Result<Job<'_>> {
+    let key = text(args.first().unwrap_or(&Value::Null), "the key")?;
     if !SETTINGS.iter().any(|(known, _)| *known == key) {
         let known: Vec<String> =
             SETTINGS.iter().map(|(name, what)| format!("{name} ({what})")).collect();
         return argument(format!("there is no setting '{key}'; there is {}", known.join(", ")));
     }
-    joined(store)?;
-    if let Some(value) = args.get(1) {
-        let number = match value {
-            Value::Integer(number) => Some(number.to_string()),
-            _ => None,
-        };
-        let value = match &number {
-            Some(number) => number,
-            None => text(value, "the value")?,
-        };
+    let value = match args.get(1) {
+        Some(Value::Integer(number)) => Some(number.to_string()),
+        Some(value) => Some(text(value, "the value")?.to_owned()),
+        None => None,
+    };
+    if let Some(value) = &value {
         let is_duration = [FUTURE_LIMIT, TOMBSTONE_KEEP, MEMBER_KEEP].contains(&key);
         if is_duration && !value.parse().is_ok_and(|limit: u64| limit >= 1_000) {
             return argument(format!("{key} takes milliseconds, 1000 or more"));
@@ -184,25 +188,32 @@ pub fn config(store: &mut Store, now: Millis, args: &[Value]) -> Result<Value> {
         if value.len() > limits::REPLICA_NAME_MAX_BYTES {
             return argument("the value is too long");
         }
-        store.set_setting(now, key, value)?;
     }
-    Ok(store.setting(key)?.map_or(Value::Null, Value::Text))
+    Ok(Box::new(move |store, now| {
+        joined(store)?;
+        if let Some(value) = value {
+            store.set_setting(now, key, &value)?;
+        }
+        Ok(store.setting(key)?.map_or(Value::Null, Value::Text))
+    }))
 }
 
 /// `wavesync_site_id()`; NULL before a join.
 ///
 /// # Errors
 /// What SQLite says.
-pub fn site_id(store: &mut Store, _: Millis, _: &[Value]) -> Result<Value> {
-    Ok(store.site_id()?.map_or(Value::Null, |site| Value::Text(site.to_string())))
+pub fn site_id(_: &[Value]) -> Result<Job<'_>> {
+    Ok(Box::new(|store, _| {
+        Ok(store.site_id()?.map_or(Value::Null, |site| Value::Text(site.to_string())))
+    }))
 }
 
 /// `wavesync_db_version()`.
 ///
 /// # Errors
 /// What SQLite says.
-pub fn db_version(store: &mut Store, _: Millis, _: &[Value]) -> Result<Value> {
-    Ok(Value::Integer(store.db_version()?.0))
+pub fn db_version(_: &[Value]) -> Result<Job<'_>> {
+    Ok(Box::new(|store, _| Ok(Value::Integer(store.db_version()?.0))))
 }
 
 /// `wavesync_id()`: milliseconds since 1970 in the upper 42 bits, 21 of the given random ones

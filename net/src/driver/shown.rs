@@ -51,6 +51,16 @@ pub const PEERS: &[&str] = &[
 /// The columns of `wavesync_events`.
 pub const EVENTS: &[&str] = &["at", "level", "code", "message", "hint", "peer_id"];
 
+/// What to do, in the words of the host: how its users join and dial.
+pub struct Hints {
+    /// Nothing runs.
+    pub join: &'static str,
+    /// The engine has failed.
+    pub again: &'static str,
+    /// It runs, and no member is connected.
+    pub alone: &'static str,
+}
+
 /// A site id as 32 digits, or NULL.
 #[must_use]
 pub fn site(site: Option<SiteId>) -> Value {
@@ -76,7 +86,7 @@ pub fn level_name(level: Level) -> &'static str {
 /// The row of `wavesync_status` while an engine runs. `conflicts` are parked rows and kept
 /// conflicts.
 #[must_use]
-pub fn status(shown: &Snapshot, conflicts: (i64, i64)) -> Vec<Value> {
+pub fn status(shown: &Snapshot, conflicts: (i64, i64), hints: &Hints) -> Vec<Value> {
     let progress = &shown.progress;
     let refused = shown.peers.iter().find(|peer| !peer.last_error.is_empty());
     let last_error = [&shown.failure, &progress.last_error]
@@ -84,15 +94,13 @@ pub fn status(shown: &Snapshot, conflicts: (i64, i64)) -> Vec<Value> {
         .chain(refused.map(|peer| &peer.last_error))
         .find(|error| !error.is_empty());
     let hint = match shown.state.as_str() {
-        "failed" => "call wavesync_join() again once the cause is gone",
+        "failed" => hints.again,
         "waiting" => "another process syncs this file; this one records and takes over if it ends",
         "running" | "starting" if !progress.hint.is_empty() => progress.hint,
         "running" if refused.is_some_and(|p| progress.members == 0 || p.site.is_some()) => {
             refused.map_or("", |peer| peer.hint.as_str())
         }
-        "running" if progress.members == 0 => {
-            "no member is connected; see wavesync_events, or call wavesync_dial(address)"
-        }
+        "running" if progress.members == 0 => hints.alone,
         _ => "",
     };
     let relays: serde_json::Value = shown.relays.iter().map(relay).collect();
@@ -136,6 +144,7 @@ pub fn status_off(
     db_version: i64,
     conflicts: (i64, i64),
     last_error: &str,
+    hints: &Hints,
 ) -> Vec<Value> {
     let none = Value::Integer(0);
     vec![
@@ -154,7 +163,7 @@ pub fn status_off(
         Value::Integer(conflicts.0),
         Value::Integer(conflicts.1),
         Value::text(last_error),
-        Value::text("call wavesync_join(topic, passphrase) to sync this database"),
+        Value::text(hints.join),
     ]
 }
 

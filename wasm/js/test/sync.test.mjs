@@ -181,3 +181,28 @@ test("what gave way is listed by SQL, and comes back by it", async () => {
   assert.match((await failure(tab, "await db.query('SELECT * FROM sly')")).message, /unsafe/);
   await tab.close();
 });
+
+test("unfit calls by SQL are errors that say what to do, in memory as on OPFS", async () => {
+  for (const storage of ["opfs", "memory"]) {
+    const tab = await stage.tab(`unfit-${storage}`, { storage });
+    const refused = async (sql, what) =>
+      assert.match((await failure(tab, "await db.query(argument)", sql)).message, what, sql);
+    await refused("SELECT wavesync_config('colour')", /^wavesync: there is no setting 'colour'/);
+    await refused("SELECT wavesync_config('name', 'x')", /has not joined a group/);
+    await refused("SELECT wavesync_restore('one')", /takes an id/);
+    await refused("SELECT wavesync_restore()", /wrong number of arguments/);
+    await refused("SELECT wavesync_apply(x'00')", /^wavesync: /);
+    await refused("SELECT wavesync_track('t\0x')", /^wavesync: /);
+    await refused("SELECT wavesync_alter('DROP TABLE t')", /^wavesync: /);
+    await refused("INSERT INTO wavesync_conflicts(id) VALUES (1)", /may not be modified/);
+    await tab.evaluate(() => db.exec("CREATE TABLE t(v)"));
+    const rows = (sql) => tab.evaluate((sql) => db.query(sql), sql);
+    assert.equal((await rows("SELECT reason FROM wavesync_tables WHERE name = 't'")).length, 1);
+    const hint = "call join() to sync this database";
+    assert.deepEqual(await rows("SELECT hint FROM wavesync_status"), [{ hint }]);
+    const ids = "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)";
+    const counted = `${ids} SELECT count(DISTINCT id) AS n FROM (SELECT wavesync_id() AS id FROM n)`;
+    assert.deepEqual(await rows(counted.replace("WITH", "WITH RECURSIVE")), [{ n: 10000 }]);
+    await tab.close();
+  }
+});

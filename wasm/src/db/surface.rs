@@ -21,6 +21,7 @@ use wavesync_core::value::Value as Shown;
 use wavesync_net::driver::{self, shown};
 
 use super::changes::Changes;
+use crate::engine::report::HINTS;
 use crate::engine::{self, file};
 
 /// Name, least and greatest number of arguments.
@@ -86,11 +87,12 @@ pub fn register(conn: &Connection, path: &str, changes: &Changes) -> Result<()> 
 
 fn run(path: &str, changes: &Changes, call: Call, context: &Context) -> Result<Value> {
     let done = || -> CoreResult<Value> {
+        let args = (0..context.len()).map(|at| context.get_raw(at).try_into().map_err(Error::from));
+        let args = args.collect::<Result<Vec<_>>>()?;
+        let job = call(&args)?;
         let conn = file::connect(path)?;
         changes.follow(&conn)?;
-        let mut store = Store::open(conn)?;
-        let args = (0..context.len()).map(|at| context.get_raw(at).try_into().map_err(Error::from));
-        call(&mut store, driver::now(), &args.collect::<Result<Vec<_>>>()?)
+        job(&mut Store::open(conn)?, driver::now())
     };
     let done = done().map_err(|error| {
         let text = if error.is_lock() {
@@ -122,15 +124,16 @@ fn status(path: &str) -> CoreResult<Vec<Vec<Shown>>> {
     let conn = file::connect(path)?;
     let conflicts = conflict_counts(&conn)?;
     if let Some(snapshot) = engine::snapshot(path) {
-        return Ok(vec![shown::status(&snapshot, conflicts)]);
+        return Ok(vec![shown::status(&snapshot, conflicts, &HINTS)]);
     }
     if !is_joined(&conn)? {
-        return Ok(vec![shown::status_off(None, None, 0, conflicts, "")]);
+        return Ok(vec![shown::status_off(None, None, 0, conflicts, "", &HINTS)]);
     }
     let store = Store::open(conn)?;
     let last_error = store.stopped_contact()?.unwrap_or_default();
     let (topic, own, version) = (store.topic()?, store.site_id()?, store.db_version()?.0);
-    Ok(vec![shown::status_off(topic.as_deref(), own, version, conflicts, &last_error)])
+    let topic = topic.as_deref();
+    Ok(vec![shown::status_off(topic, own, version, conflicts, &last_error, &HINTS)])
 }
 
 fn peers(path: &str) -> CoreResult<Vec<Vec<Shown>>> {

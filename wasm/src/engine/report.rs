@@ -3,50 +3,33 @@
 
 use serde_json::{Value, json};
 use wavesync_core::value::Value as Shown;
-use wavesync_net::driver::{Snapshot, shown};
+use wavesync_net::driver::Snapshot;
+use wavesync_net::driver::shown::{self, Hints};
 
 /// A page of WebAssembly memory, in bytes.
 const PAGE_BYTES: usize = 65_536;
 
-/// One object. `conflicts` are parked rows and kept conflicts.
+/// What to do, by the calls of the package.
+pub const HINTS: Hints = Hints {
+    join: "call join() to sync this database",
+    again: "join again once the cause is gone",
+    alone: "no member is connected; see the events",
+};
+
+/// One object: the row of `wavesync_status`, and what only JavaScript is told. `conflicts` are parked
+/// rows and kept conflicts.
 pub fn status(snapshot: &Snapshot, conflicts: (i64, i64)) -> Value {
-    let progress = &snapshot.progress;
-    let refused = snapshot.peers.iter().find(|peer| !peer.last_error.is_empty());
+    let mut status = object(shown::STATUS, shown::status(snapshot, conflicts, &HINTS));
+    status["joined"] = true.into();
+    status["relays"] = snapshot.relays.iter().map(shown::relay).collect();
+    status["caught_up"] = snapshot.progress.caught_up.into();
+    status["importing"] = snapshot.progress.importing.into();
+    status["memory_bytes"] = memory_bytes().into();
     let relay = snapshot.relays.iter().find(|relay| !relay.error.is_empty());
-    let last_error = [&snapshot.failure, &progress.last_error]
-        .into_iter()
-        .chain(refused.map(|peer| &peer.last_error))
-        .chain(relay.map(|relay| &relay.error))
-        .find(|error| !error.is_empty());
-    let hint = match snapshot.state.as_str() {
-        "failed" => "join again once the cause is gone",
-        "running" if !progress.hint.is_empty() => progress.hint,
-        "running" if refused.is_some_and(|p| progress.members == 0 || p.state == "unrelated") => {
-            refused.map_or("", |peer| peer.hint.as_str())
-        }
-        "running" if progress.members == 0 => "no member is connected; see the events",
-        _ => "",
-    };
-    json!({
-        "joined": true,
-        "topic": snapshot.topic,
-        "site_id": snapshot.site.map(|site| site.to_string()),
-        "peer_id": snapshot.peer,
-        "state": snapshot.state,
-        "relays": snapshot.relays.iter().map(shown::relay).collect::<Vec<_>>(),
-        "peers_connected": progress.members,
-        "db_version": progress.db_version,
-        "rows_behind": progress.rows_behind,
-        "sync_done": progress.done,
-        "sync_expected": progress.expected,
-        "caught_up": progress.caught_up,
-        "importing": progress.importing,
-        "parked": conflicts.0,
-        "conflicts": conflicts.1,
-        "last_error": last_error.map_or("", String::as_str),
-        "hint": hint,
-        "memory_bytes": memory_bytes(),
-    })
+    if let (Some(relay), "") = (relay, status["last_error"].as_str().unwrap_or_default()) {
+        status["last_error"] = relay.error.as_str().into();
+    }
+    status
 }
 
 /// What the module holds of the browser's memory.

@@ -287,30 +287,31 @@ fn lives_or_ended(
     } else {
         vec![other.birth]
     };
+    let Value::Integer(number) = key else { return births.is_empty() };
     births.into_iter().all(|birth| {
         let one = |known: Dot| known == birth || (known.stamp.is_base() && birth.stamp.is_base());
-        let Value::Integer(number) = key else { return false };
+        let written = |row: &Row| {
+            column.is_none_or(|column| row.cells.get(column).is_some_and(|ours| *ours >= dot))
+        };
+        let lives = |row: &Row| !is_delete && row.alive() && one(row.birth) && written(row);
+        let over = |row: &Row| row.ended.keys().any(|known| one(*known));
         // The row may be at its key, at the one to which it moved, or here still and moved there.
-        let linked = own.rows.iter().filter(|(known, _)| match known {
+        let mut rows = own.rows.iter().filter(|(_, row)| over(row) || lives(row));
+        rows.any(|(known, _)| match known {
             Value::Integer(known) => {
                 moves_to(*number, *known, birth) || moves_to(*known, *number, birth)
             }
             _ => false,
-        });
-        let mut lives = linked.clone().filter(|(_, row)| row.alive() && one(row.birth));
-        let written = |row: &Row| {
-            column.is_none_or(|column| row.cells.get(column).is_some_and(|ours| *ours >= dot))
-        };
-        let mut over = linked.clone().flat_map(|(_, row)| row.ended.keys());
-        over.any(|known| one(*known)) || (!is_delete && lives.any(|(_, row)| written(row)))
+        })
     })
 }
 
 /// Whether a row may get from one key to the other: the place to which it moved can be taken, too,
 /// by a row that a member which started over tells as one from before joining.
 fn moves_to(from: i64, to: i64, birth: Dot) -> bool {
+    // Keys to which rows move are negative.
     let steps = std::iter::successors(Some(from), |key| Some(moved_key(*key, birth)));
-    steps.take(MOVES_MAX).any(|key| key == to)
+    from == to || (to < 0 && steps.take(MOVES_MAX).any(|key| key == to))
 }
 
 /// P1, `T = f(L)`: what is alive and not parked is in the table, and nothing else is.

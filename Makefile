@@ -22,8 +22,12 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BUILT := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 WASM := wasm32-unknown-unknown
 # Packages that can share one set of features. The extension and the browser build choose how
-# SQLite is linked and are always built apart.
-TESTED := $(addprefix -p wavesync-,core transport net relay bindgen)
+# SQLite is linked and are always built apart; what bindgen needs would have libp2p built once more.
+TESTED := $(addprefix -p wavesync-,core transport net relay)
+
+RELAY_BUILD = $(CARGO) build --locked -p wavesync-relay
+# By then its own tests have built it, with all the features that they share.
+test: RELAY_BUILD = test -x $(TARGET_DIR)/debug/wavesync-relay
 
 # In the order written, also under -j: cargo uses all cores by itself.
 .NOTPARALLEL:
@@ -65,7 +69,7 @@ browser: wasm core-tests relay ext ## the browser build in Chromium, with a rela
 	  $(BOUNDED) npm test --silent --prefix wasm/js
 
 relay: | setup ## build the relay
-	$(CARGO) build --locked -p wavesync-relay
+	$(RELAY_BUILD)
 
 demo: ext ## two sqlite3 shells converge (DB=path: on a copy of your database)
 	@demo/run.sh $(if $(DB),"$(DB)")
@@ -80,18 +84,21 @@ fmt: | setup ## is the code formatted?
 clippy: | setup ## lints, warnings are errors
 	@# In one call: else libp2p is checked, and built, anew for the features that each package wants.
 	$(CARGO) clippy --locked -q $(TESTED) -p wavesync-sql-tests --all-targets -- -D warnings
+	@$(CARGO) clippy --locked -q -p wavesync-bindgen --all-targets -- -D warnings
 	@$(CARGO) clippy --locked -q -p wavesync-core --all-targets --features mutants -- -D warnings
 	@echo "clippy wavesync"
 	@$(CARGO) clippy --locked -q -p wavesync --all-targets -- -D warnings
 	@echo "clippy wavesync-wasm"
-	@scripts/wasm.sh $(CARGO) clippy --locked -q -p wavesync-wasm --target $(WASM) -- -D warnings
-	@scripts/wasm.sh $(CARGO) clippy --locked -q -p wavesync-core-tests --target $(WASM) -- -D warnings
+	@# In the profile of core's tests there, which then find SQLite compiled.
+	@scripts/wasm.sh $(CARGO) clippy --locked -q --profile simulator -p wavesync-wasm --target $(WASM) -- -D warnings
+	@scripts/wasm.sh $(CARGO) clippy --locked -q --profile simulator -p wavesync-core-tests --target $(WASM) -- -D warnings
 
 deny: | setup ## licences, banned crates, advisories
 	@scripts/deny.sh
 
 unit: | setup ## unit, property and network tests of core, transport, net and relay
 	$(BOUNDED) $(CARGO) test --locked $(TESTED)
+	$(BOUNDED) $(CARGO) test --locked -p wavesync-bindgen
 
 sim: | setup ## the simulator and the reference model: many seeds, every property, planted mutants
 	$(CARGO) test --locked -p wavesync-core --features mutants --lib --test auth --test self_check --test identity --test start_over --test collect --test resync --test turns

@@ -79,6 +79,24 @@ fn p3_stamps_grow_strictly_and_a_bogus_time_does_not_lead() {
 }
 
 #[test]
+fn p3_a_write_keeps_its_time_when_its_fold_was_to_begin_before_it() {
+    let mut site = Site::new(1, TABLES);
+    // The engine looked at its clock, and waited for others who went on writing.
+    let looked = NOW;
+    site.run("INSERT INTO num VALUES(1, 1, 1)");
+    let sql = "SELECT at FROM __wavesync_log WHERE at IS NOT NULL";
+    let written: i64 = site.app.query_row(sql, [], |row| row.get(0)).unwrap();
+    let written = written.cast_unsigned();
+    assert!(written > looked.0);
+    site.store.keep_time(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        Millis(u64::try_from(now.as_millis()).unwrap())
+    });
+    site.fold(looked);
+    assert_eq!(birth(&site.image(), "num", &Value::Integer(1)).stamp.millis(), written);
+}
+
+#[test]
 fn p10_pushes_join_each_other_and_carry_what_their_fold_stamped() {
     let mut site = Site::new(1, TABLES);
     site.run("INSERT INTO txt VALUES('k', 1, 2)");

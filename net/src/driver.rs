@@ -163,7 +163,8 @@ pub fn run<G>(parts: Parts, working: impl Fn() -> G) -> Result<Option<Again>, Ne
 /// # Errors
 /// If the network cannot start at all, for example because an address cannot be understood.
 pub async fn drive(parts: Parts) -> Result<Option<Again>, NetError> {
-    let Parts { store, identity, settings, inbox, board } = parts;
+    let Parts { mut store, identity, settings, inbox, board } = parts;
+    store.keep_time(now);
     let network = start_network(&settings, &identity)?;
     let own_peer = PeerId(network.local_peer().as_bytes().to_vec());
     let config = Config { key: settings.key.clone(), own_peer, name: settings.name.clone() };

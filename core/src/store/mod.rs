@@ -198,6 +198,8 @@ pub struct Store {
     bounds: Bounds,
     /// The next transaction is open already.
     begun: bool,
+    /// See [`Store::keep_time`].
+    clock: Option<fn() -> Millis>,
 }
 
 /// An open transaction; see [`Store::write`] and [`Store::folded`].
@@ -248,6 +250,7 @@ impl Store {
             boot: crate::ids::Boot(0),
             reached: Seq(0),
             own: None,
+            clock: None,
             bounds: Bounds::default(),
             begun: false,
         };
@@ -302,6 +305,12 @@ impl Store {
         Ok(self.conn.execute_batch(inbox::SCHEMA)?)
     }
 
+    /// Looks at this clock, too, as soon as it may write. Until then others may have written later
+    /// than the time that a caller gives, and rule P3 stamps nothing later than that.
+    pub fn keep_time(&mut self, clock: fn() -> Millis) {
+        self.clock = Some(clock);
+    }
+
     /// Runs `body` in one write transaction in which the log is folded first.
     ///
     /// # Errors
@@ -338,6 +347,7 @@ impl Store {
             return Err(error);
         }
         self.forget_what_was_read();
+        let now = self.clock.map_or(now, |clock| clock().max(now));
         let mut effects = Effects::default();
         let mut tx = self.tx(now, &mut effects);
         let done = tx.prepare_to_write(fold).and_then(|()| body(&mut tx));

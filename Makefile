@@ -31,7 +31,7 @@ test: RELAY_BUILD = test -x $(TARGET_DIR)/debug/wavesync-relay
 
 # In the order written, also under -j: cargo uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup ext wasm core-tests browser relay demo demo-web fmt clippy deny unit sim groups fuzz-short sim-quick ext-test sql kill faults check test soak fuzz bench bench-sync bench-contention clean
+.PHONY: help setup ext wasm core-tests browser browser-sql relay demo demo-web fmt clippy deny unit sim groups fuzz-short sim-quick ext-test sql kill faults check test soak fuzz bench bench-sync bench-contention clean
 
 help: ## this list
 	@echo "wavesync: any SQLite database, synced peer to peer"
@@ -67,6 +67,9 @@ browser: wasm core-tests relay ext ## the browser build in Chromium, with a rela
 	  $(BOUNDED) npm test --silent --prefix wasm/tests
 	WAVESYNC_RELAY="$(abspath $(TARGET_DIR)/debug/wavesync-relay)" WAVESYNC_EXT="$(abspath wavesync)" \
 	  $(BOUNDED) npm test --silent --prefix wasm/js
+
+browser-sql: wasm relay ext ## the scenarios of sql-tests with databases in tabs of Chromium (ONLY='keys burst')
+	WAVESYNC_RELAY="$(abspath $(TARGET_DIR)/debug/wavesync-relay)" $(BOUNDED) node wasm/js/test/corpus/run.mjs $(ONLY)
 
 relay: | setup ## build the relay
 	$(RELAY_BUILD)
@@ -133,7 +136,7 @@ faults: | setup ## each call of SQLite under a sync fails once and for ever (FAU
 check: fmt clippy ## the quick part, before every commit
 	$(CARGO) test --locked -p wavesync-core --lib
 
-test: fmt clippy deny unit fuzz-short sim-quick ext-test sql kill demo browser ## everything, in this order
+test: fmt clippy deny unit fuzz-short sim-quick ext-test sql kill demo browser browser-sql ## everything, in this order
 	@echo "make test: all of it passed"
 
 soak: ## what takes hours: 1,000 kills, every call of SQLite that can fail (KILLS=1000 FAULTS=all)

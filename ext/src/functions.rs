@@ -201,7 +201,7 @@ fn running(context: &CallContext) -> Result<(driver::Control, driver::Board), Sq
 
 fn pause(context: &CallContext, _: &[Value]) -> Outcome {
     let (control, board) = running(context)?;
-    control.pause();
+    let _closes = control.pause();
     let paused = board.wait(Duration::from_secs(2), |snapshot| snapshot.state == "paused");
     Ok(Value::Integer(i64::from(paused)))
 }

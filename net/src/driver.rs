@@ -395,7 +395,7 @@ impl Driver {
                 }
                 self.log(now, Level::Info, "network", "connecting anew to everybody", "");
             }
-            Command::Pause => {
+            Command::Pause(_dropped_when_done) => {
                 if let Some(network) = self.network.take() {
                     network.shutdown(Duration::from_millis(SHUTDOWN_MAX_MS)).await;
                 }

@@ -22,7 +22,7 @@ const DOCUMENT_LIMIT: Duration = Duration::from_secs(180);
 /// An `eventually` query is repeated this long.
 const EVENTUALLY_LIMIT: Duration = Duration::from_secs(30);
 /// The shell of a transcript as it is for a reader, but for what the terminal would add.
-const READER: Mode = Mode { plain: false, readonly: false, bare: true };
+const READER: Mode = Mode { plain: false, readonly: false, bare: true, files: false };
 /// What a reader does before the suite can exist.
 const BEFORE_THE_SUITE: [&str; 2] = ["git clone ", "cd "];
 

@@ -29,7 +29,7 @@ struct Reader {
 impl Reader {
     fn open(settings: &Settings, file: &Path, deadline: Instant) -> Result<Self, String> {
         let directory = file.parent().ok_or("a database file has a directory")?;
-        let mode = Mode { plain: true, readonly: false, bare: true };
+        let mode = Mode { plain: true, bare: true, files: true, ..Mode::default() };
         let name = file.to_string_lossy();
         let log = Transcript::default();
         let mut shell = Shell::open(settings, "reader", directory, &name, mode, &log)?;

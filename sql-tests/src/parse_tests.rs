@@ -63,7 +63,7 @@ fn directives() {
         "replica a sample\nreplica b copy of a\nport P\nshell a1 on a plain readonly\n\
          shell m on :memory:\nclose a1 within 1s\nequal a b within 9s\nkill m",
     );
-    let plain = Mode { plain: true, readonly: true, bare: false };
+    let plain = Mode { plain: true, readonly: true, ..Mode::default() };
     let expected = [
         Action::Replica { name: "a".into(), source: Source::Sample },
         Action::Replica { name: "b".into(), source: Source::CopyOf("a".into()) },

@@ -50,8 +50,11 @@ impl Case {
         Self { name: name.into(), work: Work::Document(document::parse(text)) }
     }
 
-    /// What the machine lacks for this case.
-    fn lacks(&self, settings: &Settings) -> Option<&'static str> {
+    /// What the machine, or the shell, lacks for this case.
+    fn lacks<'a>(&self, settings: &'a Settings) -> Option<&'a str> {
+        if let Some(reason) = settings.left_out.get(&self.name) {
+            return Some(reason);
+        }
         let Work::Scenario(Ok(scenario)) = &self.work else { return None };
         scenario.needs.iter().find_map(|need| match need {
             Need::Chinook if settings.chinook.as_deref().is_none_or(|file| !file.exists()) => {

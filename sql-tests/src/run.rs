@@ -181,7 +181,7 @@ impl Run<'_> {
 
     /// Fills a file from the bundled SQL text.
     fn make_sample(&self, file: &Path) -> Result<(), String> {
-        let mode = Mode { plain: true, readonly: false, bare: true };
+        let mode = Mode { plain: true, bare: true, files: true, ..Mode::default() };
         let database = file.to_string_lossy();
         let log = Transcript::default();
         let mut shell =

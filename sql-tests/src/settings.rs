@@ -1,7 +1,9 @@
 //! Where the programs and files of a test run are. Read from the environment once.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,6 +23,12 @@ pub const SCENARIOS_AT_ONCE: usize = 2;
 pub struct Settings {
     /// The sqlite3 shell (`SQLITE3`, else found on PATH).
     pub sqlite3: OsString,
+    /// The shell with which the runner itself makes, compares and checks files (`SQLITE3_FILES`,
+    /// else the same).
+    pub files: OsString,
+    /// Cases that the shell cannot play, and why (`WAVESYNC_LEFT_OUT`: a file of lines
+    /// `NAME: reason`).
+    pub left_out: BTreeMap<String, String>,
     /// The built extension (`WAVESYNC_EXT`, else `wavesync.so` in the workspace root).
     pub extension: PathBuf,
     /// The Chinook sample database, when there is a copy (`WAVESYNC_CHINOOK`).
@@ -32,9 +40,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads the environment.
-    #[must_use]
-    pub fn from_environment() -> Self {
+    /// Reads the environment, and the list that it names.
+    pub fn from_environment() -> io::Result<Self> {
         let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
         let root = root.canonicalize().unwrap_or(root);
         let extension = match env::var_os("WAVESYNC_EXT") {
@@ -46,15 +53,22 @@ impl Settings {
         } else {
             extension.with_extension("so")
         };
-        Self {
-            sqlite3: env::var_os("SQLITE3").unwrap_or_else(|| "sqlite3".into()),
+        let sqlite3 = env::var_os("SQLITE3").unwrap_or_else(|| "sqlite3".into());
+        let left_out = match env::var_os("WAVESYNC_LEFT_OUT").filter(|path| !path.is_empty()) {
+            Some(path) => reasons(&std::fs::read_to_string(absolute(path.into(), &root))?),
+            None => BTreeMap::new(),
+        };
+        Ok(Self {
+            files: env::var_os("SQLITE3_FILES").unwrap_or_else(|| sqlite3.clone()),
+            sqlite3,
+            left_out,
             extension,
             chinook: env::var_os("WAVESYNC_CHINOOK")
                 .filter(|path| !path.is_empty())
                 .map(|path| absolute(PathBuf::from(path), &root)),
             root,
             keep: env::var_os("WAVESYNC_KEEP").is_some(),
-        }
+        })
     }
 
     /// The text of the bundled sample database.
@@ -62,6 +76,13 @@ impl Settings {
     pub fn sample_sql(&self) -> PathBuf {
         self.root.join("demo/sample.sql")
     }
+}
+
+/// Lines `NAME: reason`; others are comments.
+fn reasons(text: &str) -> BTreeMap<String, String> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let named = lines.filter_map(|line| line.split_once(": "));
+    named.map(|(name, reason)| (name.to_string(), reason.to_string())).collect()
 }
 
 /// A relative path in a variable is meant from the root of the workspace.

@@ -39,6 +39,8 @@ pub struct Mode {
     pub readonly: bool,
     /// Leave the shell's own settings alone: no busy timeout, NULL printed as nothing.
     pub bare: bool,
+    /// Not part of a scenario: the runner makes or reads a file.
+    pub files: bool,
 }
 
 /// A running shell.
@@ -67,7 +69,8 @@ impl Shell {
             |what: &str, error: std::io::Error| format!("{what} for shell {name}: {error}");
         let (reader, output) = std::io::pipe().map_err(|e| failed("no pipe", e))?;
         let errors = output.try_clone().map_err(|e| failed("no pipe", e))?;
-        let mut command = Command::new(&settings.sqlite3);
+        let program = if mode.files { &settings.files } else { &settings.sqlite3 };
+        let mut command = Command::new(program);
         command.arg("-batch");
         if mode.readonly {
             command.arg("-readonly");
@@ -75,7 +78,7 @@ impl Shell {
         command.arg(database).current_dir(directory).env("HOME", directory);
         command.stdin(Stdio::piped()).stdout(output).stderr(errors);
         let mut child = command.spawn().map_err(|e| {
-            format!("cannot start {}: {e}. Install sqlite3.", settings.sqlite3.to_string_lossy())
+            format!("cannot start {}: {e}. Install sqlite3.", program.to_string_lossy())
         })?;
         drop(command);
         let input = child.stdin.take().ok_or("the shell has no standard input")?;

@@ -10,7 +10,7 @@ fn report(text: &str) -> (Totals, String) {
 }
 
 fn run(case: Case) -> (Totals, String) {
-    let settings = Settings::from_environment();
+    let settings = Settings::from_environment().unwrap();
     let mut output = Vec::new();
     let totals = run_all(&settings, vec![case], &mut output).unwrap();
     (totals, String::from_utf8(output).unwrap())
@@ -118,7 +118,7 @@ fn a_file_that_cannot_be_parsed_is_a_failure() {
 
 #[test]
 fn every_scenario_file_can_be_parsed() {
-    let directory = Settings::from_environment().root.join("sql-tests/scenarios");
+    let directory = Settings::from_environment().unwrap().root.join("sql-tests/scenarios");
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         let parsed = parse(&std::fs::read_to_string(&path).unwrap());

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
 fn run() -> io::Result<bool> {
     let filters: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let settings = Settings::from_environment();
+    let settings = Settings::from_environment()?;
     let mut output = io::stdout();
     if !settings.extension.exists() {
         let path = settings.extension.display();
@@ -41,6 +41,11 @@ fn run() -> io::Result<bool> {
         if path.exists() {
             cases.push(Case::document(document, &std::fs::read_to_string(path)?));
         }
+    }
+    let unknown = settings.left_out.keys().find(|name| cases.iter().all(|c| c.name != **name));
+    if let Some(name) = unknown {
+        writeln!(output, "{name} is left out, and no case has this name\n0 passed, 1 failed")?;
+        return Ok(false);
     }
     cases.retain(|case| {
         filters.is_empty() || filters.iter().any(|filter| case.name.contains(filter))

@@ -10,10 +10,12 @@ pub mod report;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::select;
 use js_sys::Function;
 use rusqlite::Connection;
 use wasm_bindgen::JsValue;
@@ -83,7 +85,8 @@ extern "C" {
 }
 
 /// Makes a database a member of a group and starts its engine; gives the site id in hex. A second
-/// call adds addresses. `foreign_keys` is that setting of the application's connection.
+/// call adds addresses, and says what to do with rows from before joining. `foreign_keys` is that
+/// setting of the application's connection.
 ///
 /// # Errors
 /// `no_relay`, `insecure_websocket`, `not_websocket`, `bad_address`, `bad_options`, `bad_topic`,
@@ -111,17 +114,13 @@ fn join_with(
     check_topic(topic)?;
     check_passphrase(passphrase)?;
     let key = GroupKey::from_passphrase(topic, passphrase)?;
-    if let Some(engine) = find(database).filter(|engine| !engine.is_over()) {
-        if engine.topic != topic || engine.lan_key != key.lan_key() {
-            return Err(Fault::new(
-                "already_joined",
-                "this database is joined with another topic or passphrase",
-                "call leave() first",
-            ));
-        }
-        options.peers.iter().for_each(|peer| engine.control.dial(peer));
-        engine.control.resume();
-        return Ok(engine.site());
+    let engine = find(database).filter(|engine| !engine.is_over());
+    if engine.as_ref().is_some_and(|e| e.topic != topic || e.lan_key != key.lan_key()) {
+        return Err(Fault::new(
+            "already_joined",
+            "this database is joined with another topic or passphrase",
+            "call leave() first",
+        ));
     }
     let identity = file::identity(database)?;
     let mut store = Store::open(file::connect(database)?)?;
@@ -138,11 +137,20 @@ fn join_with(
         store.set_setting(driver::now(), "name", name)?;
     }
     let name = store.setting("name")?.unwrap_or_default();
-    if let Some(existing) = options.existing.filter(|_| !first) {
-        store.decide_existing(driver::now(), existing)?;
-    }
+    let decided = match options.existing.filter(|_| !first) {
+        Some(existing) => store.decide_existing(driver::now(), existing),
+        None => Ok(()),
+    };
     let site = store.site_id()?.map(|site| site.to_string()).unwrap_or_default();
     drop(store);
+    if let Some(engine) = engine {
+        options.peers.iter().for_each(|peer| engine.control.dial(peer));
+        engine.control.resume();
+        engine.control.committed(0);
+        // A refusal does not keep a member from syncing with the others.
+        return decided.map(|()| site).map_err(Into::into);
+    }
+    decided?;
     let reader = file::connect(database)?;
     let settings = Settings {
         key,
@@ -291,10 +299,6 @@ impl Engine {
         self.ended.is_closed()
     }
 
-    fn site(&self) -> String {
-        self.board.snapshot().site.map(|site| site.to_string()).unwrap_or_default()
-    }
-
     fn over(&self, done: Result<()>) {
         let Err(fault) = done else {
             return self.board.update(|shown| "stopped".clone_into(&mut shown.state));
@@ -337,13 +341,17 @@ pub async fn leave(database: String, forget: bool) -> Result<(), JsValue> {
     Ok(())
 }
 
-/// Leaves the network; what is written here goes on being recorded.
+/// Leaves the network; what is written here goes on being recorded. Over when nobody is connected
+/// any more.
 ///
 /// # Errors
 /// `not_joined`.
 #[wasm_bindgen(js_name = enginePause)]
-pub fn pause(database: &str) -> Result<(), JsValue> {
-    running(database)?.control.pause();
+pub async fn pause(database: String) -> Result<(), JsValue> {
+    let engine = running(&database)?;
+    let paused = engine.control.pause();
+    // Nothing is ever sent.
+    let _closed = select(pin!(paused.recv()), pin!(engine.ended.recv())).await;
     Ok(())
 }
 

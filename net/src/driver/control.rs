@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::convert::Infallible;
 
 use async_channel::{Receiver, Sender};
 use futures::FutureExt;
@@ -17,7 +18,7 @@ pub(super) enum Command {
     Dial(String),
     Committed(u64),
     NetworkChanged,
-    Pause,
+    Pause(Sender<Infallible>),
     Resume,
     Stop,
 }
@@ -50,9 +51,12 @@ impl Control {
         self.send(Command::NetworkChanged);
     }
 
-    /// Leaves the network; local changes go on being recorded.
-    pub fn pause(&self) {
-        self.send(Command::Pause);
+    /// Leaves the network; local changes go on being recorded. What it gives closes once nobody is
+    /// connected any more.
+    pub fn pause(&self) -> Receiver<Infallible> {
+        let (paused, closes) = async_channel::bounded(1);
+        self.send(Command::Pause(paused));
+        closes
     }
 
     /// Returns to the network.
@@ -122,7 +126,7 @@ mod tests {
         let next = || smol::block_on(inbox.next());
         assert!(matches!(next(), Some(Command::Dial(_))));
         assert!(matches!(next(), Some(Command::Committed(7))));
-        assert!(matches!(next(), Some(Command::Pause)));
+        assert!(matches!(next(), Some(Command::Pause(_))));
         control.stop();
         assert!(inbox.stopped_within(Duration::from_secs(60)));
         drop(control);

@@ -211,7 +211,7 @@ export class Database extends Runner {
     await this.call("leave", [forget]);
   }
 
-  /** Leaves the network for a while; changes go on being recorded. */
+  /** Leaves the network for a while; changes go on being recorded. Nobody is connected afterwards. */
   async pause(): Promise<void> {
     await this.call("pause", []);
   }

@@ -33,8 +33,8 @@ export interface Module {
     keys: boolean,
   ): string;
   engineLeave(path: string, forget: boolean): Promise<void>;
-  enginePause(path: string): Promise<void> | void;
-  engineResume(path: string): Promise<void> | void;
+  enginePause(path: string): Promise<void>;
+  engineResume(path: string): void;
   engineNetworkChanged(path: string): void;
   engineCommitted(path: string): void;
   engineStatus(path: string): string;

@@ -139,7 +139,8 @@ test("what gave way is listed by SQL, and comes back by it", async () => {
   await until("the table", () =>
     query("SELECT 1 FROM wavesync_tables WHERE name = 'named' AND tracked").then((r) => r[0]),
   );
-  await tab.evaluate(() => db.pause());
+  const paused = await tab.evaluate(() => db.pause().then(() => db.status()));
+  assert.deepEqual([paused.state, paused.peers_connected], ["paused", 0]);
   await group.run("INSERT INTO named VALUES('a', 'same');");
   await query("INSERT INTO named VALUES('b', 'same')");
   await tab.evaluate(() => db.resume());

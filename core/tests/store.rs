@@ -88,10 +88,7 @@ fn p3_a_write_keeps_its_time_when_its_fold_was_to_begin_before_it() {
     let written: i64 = site.app.query_row(sql, [], |row| row.get(0)).unwrap();
     let written = written.cast_unsigned();
     assert!(written > looked.0);
-    site.store.keep_time(|| {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        Millis(u64::try_from(now.as_millis()).unwrap())
-    });
+    site.store.keep_time(|| Millis(NOW.0 * 2));
     site.fold(looked);
     assert_eq!(birth(&site.image(), "num", &Value::Integer(1)).stamp.millis(), written);
 }

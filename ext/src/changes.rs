@@ -108,7 +108,10 @@ pub fn committed(context: &TableContext) {
     let taken = engine::connect(&path, TAKE_IN_BUSY_MS)
         .map_err(|_| ())
         .and_then(|conn| Store::open(conn).map_err(|_| ()))
-        .and_then(|mut store| store.write(driver::now(), |_| Ok(())).map_err(|_| ()));
+        .and_then(|mut store| {
+            store.keep_time(driver::now);
+            store.write(driver::now(), |_| Ok(())).map_err(|_| ())
+        });
     // If not now, then with the next transaction of the engine or of a call.
     let _ = taken;
     if let Some((control, _)) = engine::find(&path) {

@@ -311,6 +311,7 @@ fn open_store(path: &Path) -> wavesync_core::Result<(Store, Identity)> {
     let conn = Connection::open_with_flags(path, flags)?;
     conn.busy_timeout(Duration::from_millis(ENGINE_BUSY_MS))?;
     let mut store = Store::open(conn)?;
+    store.keep_time(driver::now);
     let mut random = [0; 64];
     driver::random(&mut random);
     let identity = store.start(driver::now(), &file, &random)?;

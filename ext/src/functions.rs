@@ -87,7 +87,8 @@ fn store(context: &CallContext) -> Result<(PathBuf, Store), SqlError> {
     if !path.exists() {
         context.connection()?.execute_batch("BEGIN IMMEDIATE; COMMIT;")?;
     }
-    let store = Store::open(connect(&path, engine::CALL_BUSY_MS)?)?;
+    let mut store = Store::open(connect(&path, engine::CALL_BUSY_MS)?)?;
+    store.keep_time(driver::now);
     Ok((path, store))
 }
 

@@ -10,7 +10,7 @@ mod stage;
 use dice::Dice;
 use peak_alloc::PeakAlloc;
 use stage::{Stage, key, peer};
-use wavesync_core::ids::Cursor;
+use wavesync_core::ids::{Cursor, Millis};
 use wavesync_core::limits;
 use wavesync_core::wire;
 use wavesync_core::wire::message::{Request, VectorList, sealed};
@@ -103,9 +103,19 @@ fn a_reader_that_stalls_costs_what_may_be_in_flight() {
     let peak = HEAP.peak_usage().saturating_sub(before);
     assert!(peak < STALLED_MAX_BYTES, "{peak} bytes for a reader that does not read");
     eprintln!("a stalled reader: {queued} bytes queued, {peak} bytes at most in memory");
-    stage.pass(limits::PASS_STALL_MS + 1_000);
+    // One of them reads slowly: it has not yet a whole chunk, but bytes go on leaving.
+    let slow = stage.other_end(open[0]);
+    assert!(stage.at(member).machine.served().any(|stream| stream == slow));
+    for _ in 0..3 {
+        stage.pass(limits::PASS_STALL_MS - 1_000);
+        let now = Millis(stage.now);
+        stage.at_mut(member).machine.progressed(now, slow);
+    }
     let closed = &stage.seen(reader).closed;
-    assert!(open.iter().all(|end| closed.contains(end)), "a stalled pass is ended");
+    assert!(open[1..].iter().all(|end| closed.contains(end)), "a stalled pass is ended");
+    assert!(!closed.contains(&open[0]), "progress never ends one");
+    stage.pass(limits::PASS_STALL_MS + 1_000);
+    assert!(stage.seen(reader).closed.contains(&open[0]), "it has stalled, too");
 }
 
 /// Its control stream is not read: pushes and announcements stop until it is.

@@ -11,13 +11,14 @@ mod events;
 pub mod shown;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use futures::FutureExt;
 use wavesync_core::auth::GroupKey;
 use wavesync_core::ids::Millis;
-use wavesync_core::machine::{Config, Event, Input, Level, Machine, Output, PeerId};
+use wavesync_core::machine::{Config, Event, Input, Level, Machine, Output, PeerId, StreamId};
 use wavesync_core::store::Store;
 use wavesync_core::store::identity::{FileIdentity, Identity};
 
@@ -195,6 +196,7 @@ pub async fn drive(parts: Parts) -> Result<Option<Again>, NetError> {
         identity,
         settings,
         dialer,
+        queued: BTreeMap::new(),
         book,
         board,
         busy_until: Millis(0),
@@ -239,6 +241,8 @@ struct Driver {
     identity: Identity,
     settings: Settings,
     dialer: Dialer,
+    /// Bytes in the queues of served passes when that was last looked at.
+    queued: BTreeMap<StreamId, usize>,
     book: Book,
     board: Board,
     busy_until: Millis,
@@ -280,7 +284,10 @@ impl Driver {
                 // Whoever held the control is gone.
                 Turn::Command(None) => self.stop(now),
                 Turn::Written => (self.told_at, self.poll_at) = (now, now),
-                Turn::Time if self.machine.next_wake() <= now => self.feed(now, Input::Timer),
+                Turn::Time if self.machine.next_wake() <= now => {
+                    self.see_what_left(now);
+                    self.feed(now, Input::Timer);
+                }
                 Turn::Time => {}
             }
             self.poll(now);
@@ -336,6 +343,19 @@ impl Driver {
             None => time::sleep(Duration::ZERO).await,
         }
         self.breathed = time::Instant::now();
+    }
+
+    /// A queue of a served pass that is shorter than at the last look is progress.
+    fn see_what_left(&mut self, now: Millis) {
+        let Some(network) = &self.network else { return };
+        let look = |stream: StreamId| (stream, network.queued_bytes(crate::StreamId(stream.0)));
+        let queued: BTreeMap<StreamId, usize> = self.machine.served().map(look).collect();
+        for (stream, bytes) in &queued {
+            if self.queued.get(stream).is_none_or(|before| bytes < before) {
+                self.machine.progressed(now, *stream);
+            }
+        }
+        self.queued = queued;
     }
 
     /// Nothing is left that could be sent to somebody who is connected.

@@ -351,6 +351,20 @@ impl Machine {
         self.congested.insert(stream);
     }
 
+    /// Streams on which passes are served; [`Machine::progressed`] wants to hear of them.
+    pub fn served(&self) -> impl Iterator<Item = StreamId> {
+        let served = |stream: &Stream| matches!(stream.kind, StreamKind::Outgoing { .. });
+        self.streams.iter().filter(move |(_, stream)| served(stream)).map(|(id, _)| *id)
+    }
+
+    /// Bytes of a pass went to the connection: its requester has not stalled, even if it needs long
+    /// until it has a whole chunk, and can take another one.
+    pub fn progressed(&mut self, now: Millis, stream: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&stream) {
+            stream.since = now;
+        }
+    }
+
     /// Takes what the driver has to do, in order.
     pub fn take_outputs(&mut self) -> Vec<Output> {
         std::mem::take(&mut self.outputs)

@@ -69,7 +69,8 @@ browser: wasm core-tests relay ext ## the browser build in Chromium, with a rela
 	  $(BOUNDED) npm test --silent --prefix wasm/js
 
 browser-sql: wasm relay ext ## the scenarios of sql-tests with databases in tabs of Chromium (ONLY='keys burst')
-	WAVESYNC_RELAY="$(abspath $(TARGET_DIR)/debug/wavesync-relay)" $(BOUNDED) node wasm/js/test/corpus/run.mjs $(ONLY)
+	WAVESYNC_RELAY="$(abspath $(TARGET_DIR)/debug/wavesync-relay)" CARGO="$(CARGO)" \
+	  $(BOUNDED) node wasm/js/test/corpus/run.mjs $(ONLY)
 
 relay: | setup ## build the relay
 	$(RELAY_BUILD)

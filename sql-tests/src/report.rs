@@ -33,7 +33,7 @@ pub struct Totals {
     pub passed: u32,
     /// Did not hold, or could not be read.
     pub failed: u32,
-    /// The machine lacks something that the case names.
+    /// The machine lacks something that the case names, or the case is left out.
     pub skipped: u32,
 }
 

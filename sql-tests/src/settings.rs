@@ -55,7 +55,7 @@ impl Settings {
         };
         let sqlite3 = env::var_os("SQLITE3").unwrap_or_else(|| "sqlite3".into());
         let left_out = match env::var_os("WAVESYNC_LEFT_OUT").filter(|path| !path.is_empty()) {
-            Some(path) => reasons(&std::fs::read_to_string(absolute(path.into(), &root))?),
+            Some(path) => reasons(&std::fs::read_to_string(absolute(path.into(), &root))?)?,
             None => BTreeMap::new(),
         };
         Ok(Self {
@@ -78,11 +78,14 @@ impl Settings {
     }
 }
 
-/// Lines `NAME: reason`; others are comments.
-fn reasons(text: &str) -> BTreeMap<String, String> {
+/// Lines `NAME: reason`; what begins with `#` is a comment.
+fn reasons(text: &str) -> io::Result<BTreeMap<String, String>> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
-    let named = lines.filter_map(|line| line.split_once(": "));
-    named.map(|(name, reason)| (name.to_string(), reason.to_string())).collect()
+    let named = lines.map(|line| match line.split_once(": ") {
+        Some((name, reason)) => Ok((name.to_string(), reason.to_string())),
+        None => Err(io::Error::other(format!("not `NAME: reason`: {line}"))),
+    });
+    named.collect()
 }
 
 /// A relative path in a variable is meant from the root of the workspace.

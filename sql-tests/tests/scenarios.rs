@@ -54,5 +54,6 @@ fn run() -> io::Result<bool> {
         writeln!(output, "no scenario has such a name\n0 passed, 1 failed")?;
         return Ok(false);
     }
-    Ok(run_all(&settings, cases, &mut output)?.failed == 0)
+    let totals = run_all(&settings, cases, &mut output)?;
+    Ok(totals.failed == 0 && totals.passed > 0)
 }

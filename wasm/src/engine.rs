@@ -85,7 +85,8 @@ extern "C" {
 }
 
 /// Makes a database a member of a group and starts its engine; gives the site id in hex. A second
-/// call adds addresses, and says what to do with rows from before joining. `foreign_keys` is that
+/// call adds `peers`, tracks `tables`, stores `name`, and decides about rows from before joining; the
+/// relays stay those of the first. `foreign_keys` is that
 /// setting of the application's connection.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 //!
 //! Left out: what needs threads (`model`, `simulator`, `groups`), an allocator of its own (`storm`), or files of
 //! the system (`browser_vfs`, `docs`, `identity`, `noise`); core's unit tests, which are part of core
-//! itself; and the scenarios of `sql-tests`, which play in sqlite3 shells.
+//! itself. `make browser-sql` plays the scenarios of `sql-tests`.
 
 #![cfg(target_family = "wasm")]
 // Each of these files is a crate of its own in `core`, with the modules that it shares with others.

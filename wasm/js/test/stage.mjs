@@ -92,18 +92,24 @@ export class Stage {
     return `http://${name}.localhost:${this.port}`;
   }
 
-  /** A tab of a site, with the package as `window.wavesync`. */
-  async page(name, path = "/index.html") {
+  /**
+   * A tab of a site, with the package as `window.wavesync`. `failed` hears of exceptions that
+   * nobody caught, and of panics of the module.
+   */
+  async page(name, path = "/index.html", failed = console.error) {
     const page = await this.context.newPage();
-    page.on("pageerror", (error) => console.error(`${name}: ${error.stack}`));
+    page.on("pageerror", (error) => failed(`${name}: ${error.stack}`));
+    page.on("console", (message) => {
+      if (message.text().includes("panicked at")) failed(`${name}: ${message.text()}`);
+    });
     await page.goto(this.site(name) + path);
     await page.waitForFunction(() => window.wavesync);
     return page;
   }
 
   /** A tab with a database open as `window.db`. */
-  async tab(name, options = {}) {
-    const page = await this.page(name);
+  async tab(name, options = {}, failed = console.error) {
+    const page = await this.page(name, "/index.html", failed);
     await page.evaluate(
       async (options) => (window.db = await wavesync.open("test", options)),
       options,

@@ -6,4 +6,4 @@ set -euo pipefail
 file=${*: -1}
 place=$(node "$(dirname "$0")/snapshot.mjs" "$file")
 trap '[ "$place" = "$file" ] || rm -f "$place"' EXIT
-sqlite3 "${@:1:$#-1}" "$place"
+"$WAVESYNC_SQLITE3" "${@:1:$#-1}" "$place"

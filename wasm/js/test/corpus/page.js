@@ -29,16 +29,11 @@ function begin() {
     const ended = db.transaction(
       (runner) =>
         new Promise((commit, rollback) => {
-          transaction = { runner, commit, rollback, ended: undefined };
+          transaction = { runner, commit, rollback, ended: () => ended };
           begun();
         }),
     );
     ended.catch(failed);
-    Promise.resolve().then(async function keep() {
-      // Known once the transaction has begun.
-      while (!transaction) await new Promise((later) => setTimeout(later));
-      transaction.ended = ended;
-    });
   });
 }
 
@@ -47,10 +42,10 @@ async function end(commit) {
   transaction = undefined;
   if (commit) {
     done();
-    await ended;
+    await ended();
   } else {
     rollback(new Error("ROLLBACK"));
-    await ended.catch(() => {});
+    await ended().catch(() => {});
   }
   return [];
 }

@@ -20,6 +20,13 @@ const stage = await Stage.open();
 const relays = new Map();
 const files = new Map();
 let number = 0;
+let failures = 0;
+
+/** What a tab says has gone wrong in it, where no scenario asks: a panic, an exception. */
+function failed(text) {
+  failures++;
+  console.error(text);
+}
 
 /** The address of the relay that stands for a port at which a member listens. */
 function relay(name) {
@@ -75,7 +82,7 @@ class File {
     const now = seen(this.path);
     const other = !this.#site || (this.tabs.size === 0 && now !== this.#known);
     if (other) this.#site = `file-${number++}`;
-    const tab = await stage.tab(this.#site);
+    const tab = await stage.tab(this.#site, {}, failed);
     await tab.evaluate(PAGE);
     if (other && now) {
       const bytes = readFileSync(this.path).toString("base64");
@@ -96,7 +103,9 @@ class File {
     });
   }
 
+  /** The engine ends first: it goes on taking in what comes. */
   async #store(tab) {
+    await tab.evaluate(() => db.leave());
     const bytes = Buffer.from(await tab.evaluate(() => exported()), "base64");
     if (bytes.length > 0) writeFileSync(this.path, bytes);
     this.#known = seen(this.path);
@@ -139,8 +148,9 @@ const METHODS = {
   },
   async dial(session, [address]) {
     session.joined.places.push(session.place(address));
-    const { error } = await session.attempt("() => db.leave()");
-    return error ? { error } : session.join().then(() => ({ result: 1 }));
+    const left = await session.attempt("() => db.leave()");
+    const { error } = left.error ? left : await session.join();
+    return error ? { error } : { result: 1 };
   },
   leave: (session, [how]) =>
     session.attempt("(forget) => db.leave({ forget }).then(() => 1)", how === "forget"),
@@ -249,19 +259,22 @@ await once(server.listen(place), "listening");
 
 const filters = process.argv.slice(2);
 const options = ["test", "--locked", "-q", "-p", "wavesync-sql-tests", "--test", "scenarios", "--"];
-const scenarios = spawn("cargo", [...options, ...filters], {
+const scenarios = spawn(process.env.CARGO || "cargo", [...options, ...filters], {
   cwd: ROOT,
   stdio: "inherit",
   env: {
     WAVESYNC_LEFT_OUT: join(HERE, "left-out.txt"),
     ...process.env,
     WAVESYNC_TABS: place,
+    WAVESYNC_SQLITE3: process.env.SQLITE3 || "sqlite3",
     SQLITE3: join(HERE, "shell.mjs"),
     SQLITE3_FILES: join(HERE, "files.sh"),
   },
 });
 const [status] = await once(scenarios, "exit");
 server.close();
-for (const started of relays.values()) (await started).process.kill("SIGKILL");
+const started = await Promise.allSettled(relays.values());
+for (const { value } of started) value?.process.kill("SIGKILL");
 await stage.close();
-process.exit(status ?? 1);
+if (failures) console.error(`${failures} failures in tabs`);
+process.exit(failures ? 1 : (status ?? 1));

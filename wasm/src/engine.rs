@@ -86,8 +86,7 @@ extern "C" {
 
 /// Makes a database a member of a group and starts its engine; gives the site id in hex. A second
 /// call adds `peers`, tracks `tables`, stores `name`, and decides about rows from before joining; the
-/// relays stay those of the first. `foreign_keys` is that
-/// setting of the application's connection.
+/// relays stay those of the first. `foreign_keys` is that setting of the application's connection.
 ///
 /// # Errors
 /// `no_relay`, `insecure_websocket`, `not_websocket`, `bad_address`, `bad_options`, `bad_topic`,
@@ -148,7 +147,7 @@ fn join_with(
         options.peers.iter().for_each(|peer| engine.control.dial(peer));
         engine.control.resume();
         engine.control.committed(0);
-        // A refusal does not keep a member from syncing with the others.
+        // A refusal ends nothing of an engine that runs; one that does not run is not started.
         return decided.map(|()| site).map_err(Into::into);
     }
     decided?;

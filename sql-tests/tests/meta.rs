@@ -159,3 +159,16 @@ fn a_document_that_is_wrong_is_a_failure() {
         assert!(output.contains(reason), "{output}");
     }
 }
+
+#[test]
+fn a_case_that_is_left_out_is_skipped_with_the_reason() {
+    let mut settings = Settings::from_environment().unwrap();
+    settings.left_out.insert("meta".into(), "it cannot be played".into());
+    let case =
+        Case::scenario("meta", "title: meta\nreplica a\nshell s on a plain\ns> SELECT nonsense;\n");
+    let mut output = Vec::new();
+    let totals = run_all(&settings, vec![case], &mut output).unwrap();
+    assert_eq!(totals, Totals { skipped: 1, ..Totals::default() });
+    let output = String::from_utf8(output).unwrap();
+    assert!(output.contains("SKIPPED meta (it cannot be played)"), "{output}");
+}

@@ -1,5 +1,5 @@
 //! Runs many cases, a few at a time, and reports them: a line for each, transcripts of failures,
-//! and a closing line `N passed, N failed`.
+//! what failed once more, and a closing line `N passed, N failed`.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -107,7 +107,7 @@ pub fn run_all(
 ) -> io::Result<Totals> {
     let started = Instant::now();
     let queue = Mutex::new(VecDeque::from(cases));
-    let state = Mutex::new((output, Totals::default(), Ok(())));
+    let state = Mutex::new((output, Totals::default(), String::new(), Ok(())));
     std::thread::scope(|scope| {
         for _ in 0..SCENARIOS_AT_ONCE {
             scope.spawn(|| {
@@ -118,8 +118,11 @@ pub fn run_all(
                     let lacks = case.lacks(settings);
                     let ended = if lacks.is_some() { Ok(()) } else { case.run(settings) };
                     let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-                    let (output, totals, written) = &mut *state;
+                    let (output, totals, failures, written) = &mut *state;
                     let line = describe(&case, lacks, &ended, began.elapsed(), totals);
+                    if ended.is_err() {
+                        failures.push_str(&line);
+                    }
                     if let Err(error) = output.write_all(line.as_bytes()) {
                         *written = Err(error);
                     }
@@ -127,9 +130,12 @@ pub fn run_all(
             });
         }
     });
-    let (output, totals, written) = state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (output, totals, failures, written) =
+        state.into_inner().unwrap_or_else(PoisonError::into_inner);
     written?;
-    writeln!(output, "\nscenarios took {:.1} s", started.elapsed().as_secs_f64())?;
+    // Whoever has only the end of the report sees what it is about.
+    write!(output, "\n{failures}")?;
+    writeln!(output, "scenarios took {:.1} s", started.elapsed().as_secs_f64())?;
     write!(output, "{} passed, {} failed", totals.passed, totals.failed)?;
     if totals.skipped > 0 {
         write!(output, ", {} skipped", totals.skipped)?;

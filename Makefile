@@ -28,10 +28,14 @@ TESTED := $(addprefix -p wavesync-,core transport net relay)
 RELAY_BUILD = $(CARGO) build --locked -p wavesync-relay
 # By then its own tests have built it, with all the features that they share.
 test: RELAY_BUILD = test -x $(TARGET_DIR)/debug/wavesync-relay
+# The last line of each step of the tests: how long it took, where that is asked.
+TOOK := true
+test: TOOK = steps=$(TARGET_DIR)/steps; last=$$(tail -n 1 $$steps | cut -d' ' -f1); now=$$(date +%s); \
+  echo "$$now $@ took $$((now - last)) s" | tee -a $$steps
 
 # In the order written, also under -j: cargo uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup ext wasm core-tests browser browser-sql relay demo demo-web fmt clippy deny unit sim groups fuzz-short sim-quick ext-test sql kill faults check test soak fuzz bench bench-sync bench-contention clean
+.PHONY: help setup ext wasm core-tests browser browser-sql relay demo demo-web fmt clippy deny unit sim groups fuzz-short sim-quick ext-test sql kill faults check test soak fuzz bench bench-sync bench-contention clean begin-test
 
 help: ## this list
 	@echo "wavesync: any SQLite database, synced peer to peer"
@@ -67,16 +71,19 @@ browser: wasm core-tests relay ext ## the browser build in Chromium, with a rela
 	  $(BOUNDED) npm test --silent --prefix wasm/tests
 	WAVESYNC_RELAY="$(abspath $(TARGET_DIR)/debug/wavesync-relay)" WAVESYNC_EXT="$(abspath wavesync)" \
 	  $(BOUNDED) npm test --silent --prefix wasm/js
+	@$(TOOK)
 
 browser-sql: wasm relay ext ## the scenarios of sql-tests with databases in tabs of Chromium (ONLY='keys burst')
 	WAVESYNC_RELAY="$(abspath $(TARGET_DIR)/debug/wavesync-relay)" CARGO="$(CARGO)" \
 	  $(BOUNDED) node wasm/js/test/corpus/run.mjs $(ONLY)
+	@$(TOOK)
 
 relay: | setup ## build the relay
 	$(RELAY_BUILD)
 
 demo: ext ## two sqlite3 shells converge (DB=path: on a copy of your database)
 	@demo/run.sh $(if $(DB),"$(DB)")
+	@$(TOOK)
 
 demo-web: wasm relay ext ## a shared list: two tabs of a browser and a sqlite3 shell
 	@node demo/web/run.mjs $(TARGET_DIR)/debug/wavesync-relay ./wavesync
@@ -84,6 +91,7 @@ demo-web: wasm relay ext ## a shared list: two tabs of a browser and a sqlite3 s
 fmt: | setup ## is the code formatted?
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
+	@$(TOOK)
 
 clippy: | setup ## lints, warnings are errors
 	@# In one call: else libp2p is checked, and built, anew for the features that each package wants.
@@ -96,13 +104,16 @@ clippy: | setup ## lints, warnings are errors
 	@# In the profile of core's tests there, which then find SQLite compiled.
 	@scripts/wasm.sh $(CARGO) clippy --locked -q --profile simulator -p wavesync-wasm --target $(WASM) -- -D warnings
 	@scripts/wasm.sh $(CARGO) clippy --locked -q --profile simulator -p wavesync-core-tests --target $(WASM) -- -D warnings
+	@$(TOOK)
 
 deny: | setup ## licences, banned crates, advisories
 	@scripts/deny.sh
+	@$(TOOK)
 
 unit: | setup ## unit, property and network tests of core, transport, net and relay
 	$(BOUNDED) $(CARGO) test --locked $(TESTED)
 	$(BOUNDED) $(CARGO) test --locked -p wavesync-bindgen
+	@$(TOOK)
 
 sim: | setup ## the simulator and the reference model: many seeds, every property, planted mutants
 	$(CARGO) test --locked -p wavesync-core --features mutants --lib --test auth --test self_check --test identity --test start_over --test collect --test resync --test turns
@@ -118,18 +129,23 @@ fuzz-short: | setup
 	@# Where the fuzzer is installed, as much of it as fits into the tests.
 	@if $(CARGO) fuzz --version >/dev/null 2>&1; then TIME=60 scripts/fuzz.sh; \
 	  else echo "fuzz: SKIPPED, cargo-fuzz is not installed (make fuzz installs it)"; fi
+	@$(TOOK)
 
 sim-quick: ## the simulator as far as make test runs it (TEST_SEEDS=2000)
 	@$(BOUNDED) $(MAKE) sim SEEDS=$(or $(TEST_SEEDS),2000)
+	@$(TOOK)
 
 ext-test: | setup ## load the extension into real hosts (shell, Python, apsw, old SQLite)
 	$(BOUNDED) ext/tests/load.sh
+	@$(TOOK)
 
 sql: ext ## scenarios in real sqlite3 shells, and what the documents show
 	$(BOUNDED) $(CARGO) test --locked -p wavesync-sql-tests -- $(ONLY)
+	@$(TOOK)
 
 kill: ext ## processes that sync are killed by SIGKILL (KILLS=200 SEED=1)
 	KILLS="$(KILLS)" SEED="$(SEED)" $(BOUNDED) /usr/bin/python3 ext/tests/kill.py ./wavesync.so
+	@$(TOOK)
 
 faults: | setup ## each call of SQLite under a sync fails once and for ever (FAULTS=40 of each kind; hours)
 	FAULTS=$(or $(FAULTS),all) $(CARGO) test --locked --profile simulator -p wavesync-core --test faults -- --nocapture
@@ -137,7 +153,12 @@ faults: | setup ## each call of SQLite under a sync fails once and for ever (FAU
 check: fmt clippy ## the quick part, before every commit
 	$(CARGO) test --locked -p wavesync-core --lib
 
-test: fmt clippy deny unit fuzz-short sim-quick ext-test sql kill demo browser browser-sql ## everything, in this order
+begin-test:
+	@mkdir -p $(TARGET_DIR)
+	@date "+%s begin" >$(TARGET_DIR)/steps
+
+test: begin-test fmt clippy deny unit fuzz-short sim-quick ext-test sql kill demo browser browser-sql ## everything, in this order
+	@cut -d' ' -f2- $(TARGET_DIR)/steps
 	@echo "make test: all of it passed"
 
 soak: ## what takes hours: 1,000 kills, every call of SQLite that can fail (KILLS=1000 FAULTS=all)

@@ -116,7 +116,7 @@ unit: | setup ## unit, property and network tests of core, transport, net and re
 	@$(TOOK)
 
 sim: | setup ## the simulator and the reference model: many seeds, every property, planted mutants
-	$(CARGO) test --locked -p wavesync-core --features mutants --lib --test auth --test self_check --test identity --test start_over --test collect --test resync --test turns
+	$(CARGO) test --locked -p wavesync-core --features mutants --lib --test auth --test seals --test self_check --test identity --test start_over --test collect --test resync --test turns
 	SEEDS=$(SEEDS) CASES=$(CASES) $(CARGO) test --locked --profile simulator -p wavesync-core --features mutants --test simulator --test model
 
 groups: | setup ## what a write costs in groups of 2 to 1,000 members (minutes)

@@ -99,6 +99,8 @@ pub enum Mutant {
     LongHandshake,
     /// I9: the keys of a session do not depend on the nonces.
     SessionWithoutNonces,
+    /// I9: the keys of a session do not depend on the peers.
+    SessionWithoutPeers,
     /// I9: a seal is not looked at.
     SealUnverified,
     /// I9: a seal does not cover the counter.
@@ -121,6 +123,8 @@ pub enum Mutant {
     AttachOwnNumber,
     /// The group key does not depend on the topic.
     KeyWithoutTopic,
+    /// The key of a group does not depend on its passphrase.
+    KeyWithoutPassphrase,
     /// All subkeys of a group are one.
     OneSubkey,
     /// A group may have no name.

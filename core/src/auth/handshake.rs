@@ -103,7 +103,10 @@ impl Transcript {
         if mutants::on(Mutant::SessionWithoutNonces) {
             salt.clear();
         }
-        let info: Vec<&[u8]> = vec![&self.parts[0], b"|", &self.parts[1]];
+        let mut info: Vec<&[u8]> = vec![&self.parts[0], b"|", &self.parts[1]];
+        if mutants::on(Mutant::SessionWithoutPeers) {
+            info.clear();
+        }
         let secret: [u8; 32] = derive(&key.session(), &salt, &info);
         Session { secret, opener, id: derive(&secret, b"session id", &[]) }
     }
@@ -253,5 +256,30 @@ mod tests {
         let (accepting, _, proof) =
             Accepting::answer(&group, (b"bob", b"bob"), [2; 32], &hello).unwrap();
         assert!(accepting.finish(&group, &proof).is_err());
+    }
+
+    /// The key is right, and so is the proof: the version alone counts.
+    fn another_version_is_refused() -> bool {
+        let group = GroupKey::from_secret([7; 32]);
+        let (offering, hello) = Offering::new([1; 32]);
+        let newer = Greeting { version: VERSION + 1, nonce: [2; 32] };
+        let transcript = Transcript::new(b"alice", b"bob", &hello, &newer);
+        let proof = transcript.prove(&group, "acceptor");
+        let as_opener = offering.finish(&group, (b"alice", b"bob"), &newer, &proof);
+        let as_acceptor = Accepting::answer(&group, (b"bob", b"alice"), [2; 32], &newer);
+        matches!(as_opener, Err(Error::Protocol(_)))
+            && matches!(as_acceptor, Err(Error::Protocol(_)))
+    }
+
+    #[test]
+    fn another_version_is_refused_whatever_it_proves() {
+        assert!(another_version_is_refused());
+        #[cfg(feature = "mutants")]
+        {
+            mutants::set(Some(Mutant::AnyVersion));
+            let refused = another_version_is_refused();
+            mutants::set(None);
+            assert!(!refused, "the mutant is not noticed");
+        }
     }
 }

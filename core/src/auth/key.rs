@@ -31,6 +31,7 @@ impl GroupKey {
         check_topic(topic)?;
         check_passphrase(passphrase)?;
         let named = if mutants::on(Mutant::KeyWithoutTopic) { "" } else { topic };
+        let secret = if mutants::on(Mutant::KeyWithoutPassphrase) { "" } else { passphrase };
         let salt: [u8; 32] = derive(named.as_bytes(), FORMAT_TAG, &[b"salt"]);
         let params = argon2::Params::new(ARGON2_MEMORY_KIB, ARGON2_PASSES, ARGON2_LANES, Some(32))
             .expect("the parameters are constants within Argon2's limits");
@@ -38,7 +39,7 @@ impl GroupKey {
             argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
         let mut master = [0u8; 32];
         hasher
-            .hash_password_into(passphrase.as_bytes(), &salt, &mut master)
+            .hash_password_into(secret.as_bytes(), &salt, &mut master)
             .map_err(|error| Error::Auth(format!("the group key cannot be derived: {error}")))?;
         Ok(Self { master })
     }

@@ -46,6 +46,8 @@ mod parked_work;
 mod progress;
 #[path = "../../../core/tests/schema.rs"]
 mod schema;
+#[path = "../../../core/tests/seals.rs"]
+mod seals;
 #[path = "../../../core/tests/store.rs"]
 mod store;
 #[path = "../../../core/tests/tables.rs"]

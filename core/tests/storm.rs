@@ -7,11 +7,15 @@
 mod dice;
 mod stage;
 
+use std::time::Duration;
+
 use dice::Dice;
 use peak_alloc::PeakAlloc;
-use stage::{Stage, key, peer};
+use rusqlite::Connection;
+use stage::{Line, Stage, key, peer};
 use wavesync_core::ids::{Cursor, Millis};
 use wavesync_core::limits;
+use wavesync_core::machine::StreamId;
 use wavesync_core::wire;
 use wavesync_core::wire::message::{Request, VectorList, sealed};
 
@@ -56,6 +60,26 @@ fn a_thousand_connects_and_disconnects_bring_one_request_at_a_time() {
     eprintln!("1,000 events, {} requests, at most one at a time", stage.passes);
 }
 
+/// A peer asks for everything, and gives no credit.
+fn ask(stage: &mut Stage, line: &mut Line) -> StreamId {
+    let (end, mut channel) = line.attach(stage);
+    let (vector, applied) = (VectorList::default(), VectorList::default());
+    let (place, sample) = (Vec::new(), Vec::new());
+    let request = Request {
+        vector,
+        applied,
+        cursor: Cursor::default(),
+        place,
+        sample,
+        chunk_rows: 10_000,
+        full: false,
+    };
+    for bytes in channel.seal(sealed::REQUEST, &wire::encode(&request).unwrap()).unwrap() {
+        stage.send(end, bytes);
+    }
+    end
+}
+
 /// It asks for 20 MB again and again and gives no credit: what may be in flight is made for it, and
 /// after half a minute it is given up.
 #[test]
@@ -71,22 +95,7 @@ fn a_reader_that_stalls_costs_what_may_be_in_flight() {
     let before = HEAP.current_usage();
     HEAP.reset_peak_usage();
     for _ in 0..20 {
-        let (end, mut channel) = line.attach(&mut stage);
-        let (vector, applied) = (VectorList::default(), VectorList::default());
-        let (place, sample) = (Vec::new(), Vec::new());
-        let request = Request {
-            vector,
-            applied,
-            cursor: Cursor::default(),
-            place,
-            sample,
-            chunk_rows: 10_000,
-            full: false,
-        };
-        for bytes in channel.seal(sealed::REQUEST, &wire::encode(&request).unwrap()).unwrap() {
-            stage.send(end, bytes);
-        }
-        open.push(end);
+        open.push(ask(&mut stage, &mut line));
     }
     let seen = stage.seen(reader);
     let received =
@@ -138,4 +147,40 @@ fn a_member_that_does_not_read_is_sent_nothing_more() {
     stage.drained(member, control);
     stage.pass(1_000);
     assert_eq!(stage.heard(reader), heard + 1, "one announcement tells all of it");
+}
+
+/// The application checkpoints its write-ahead log while a pass waits for a reader.
+#[test]
+fn a_pass_that_stalls_holds_no_snapshot() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.db");
+    let app = Connection::open(&path).unwrap();
+    app.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).unwrap();
+    app.busy_timeout(Duration::ZERO).unwrap();
+    app.execute_batch(&format!("{TABLE}; {FILL}")).unwrap();
+    let mut stage = Stage::new();
+    let member = stage.member_with(Connection::open(&path).unwrap(), peer(2), key(7), 1);
+    let reader = stage.puppet(peer(1));
+    stage.connect(reader, member);
+    let mut line = stage.shake(reader, member, &key(7));
+    let pass = ask(&mut stage, &mut line);
+    let sent = |stage: &Stage| stage.seen(reader).received[&pass].len();
+    let before = sent(&stage);
+    stage.pass(1_000);
+    assert!(before > 0 && sent(&stage) == before, "the pass waits for credit");
+    assert!(stage.at(member).machine.served().any(|stream| stream == stage.other_end(pass)));
+    stage.commit(member, "INSERT INTO note VALUES('later', 'x')");
+    let checkpoint = || {
+        let number = |row: &rusqlite::Row<'_>, at| row.get::<_, i64>(at);
+        let read =
+            |row: &rusqlite::Row<'_>| Ok([number(row, 0)?, number(row, 1)?, number(row, 2)?]);
+        app.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], read).unwrap()
+    };
+    // Somebody who does hold a snapshot is noticed.
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN; SELECT count(*) FROM note").unwrap();
+    stage.commit(member, "INSERT INTO note VALUES('later still', 'x')");
+    assert_eq!(checkpoint()[0], 1);
+    other.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(checkpoint(), [0, 0, 0]);
 }

@@ -131,6 +131,11 @@ impl Stage {
     pub fn member(&mut self, id: PeerId, key: GroupKey, sql: &str, seed: u64) -> usize {
         let conn = Connection::open_in_memory().unwrap();
         conn.execute_batch(sql).unwrap();
+        self.member_with(conn, id, key, seed)
+    }
+
+    /// The same with a database that is there.
+    pub fn member_with(&mut self, conn: Connection, id: PeerId, key: GroupKey, seed: u64) -> usize {
         let mut store = Store::open(conn).unwrap();
         let join = Join { topic: "stage".into(), ..Join::default() };
         let file = FileIdentity(format!("file {seed}"));

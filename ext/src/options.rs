@@ -114,9 +114,16 @@ fn name(key: &str, value: &Value) -> Result<String, SqlError> {
 }
 
 #[cfg(test)]
+#[path = "../../core/tests/noise/bend.rs"]
+mod bend;
+
+#[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    /// Good options with a few bytes bent, and any bytes at all.
+    const INPUTS: u64 = 20_000;
 
     #[test]
     fn the_example_is_understood_and_mistakes_are_named() {
@@ -146,5 +153,29 @@ mod tests {
             }
         }
         assert!(good > 0, "no input is good: nothing was tried");
+    }
+
+    #[test]
+    fn random_bytes_are_endured() {
+        let good = [
+            EXAMPLE,
+            r#"{"relays":["/dns4/relay.example/tcp/443/wss/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"]}"#,
+            r#"{"tables":["note","my table"],"direct":true,"adopt_schema":true,"name":"a"}"#,
+            r#"{"existing":"new_ids","listen":["/ip6/::1/udp/0/quic-v1","/ip4/0.0.0.0/tcp/0/ws"]}"#,
+        ];
+        good.iter().for_each(|text| assert!(Options::parse(text).is_ok(), "{text}"));
+        let examples: Vec<Vec<u8>> = good.map(|text| text.as_bytes().to_vec()).into();
+        let (mut taken, mut refused) = (0, 0);
+        for seed in 0..INPUTS {
+            let bytes = super::bend::input(&mut super::bend::Dice::new(seed), &examples);
+            match Options::parse(&String::from_utf8_lossy(&bytes)) {
+                Ok(_) => taken += 1,
+                Err(error) => {
+                    assert!(!error.to_string().is_empty(), "seed {seed} is refused without a word");
+                    refused += 1;
+                }
+            }
+        }
+        assert!(taken > 100 && refused > INPUTS / 2, "{taken} taken, {refused} refused");
     }
 }

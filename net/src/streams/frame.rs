@@ -100,6 +100,10 @@ fn cut() -> Read {
 }
 
 #[cfg(test)]
+#[path = "../../../core/tests/noise/bend.rs"]
+mod bend;
+
+#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
@@ -180,5 +184,29 @@ mod tests {
         let read = smol::block_on(poll_fn(|context| reader.poll_read(&mut io, context)));
         assert!(matches!(read, Read::Broken(_)));
         assert!(reader.body.capacity() <= 4 * READ_STEP_MIN_BYTES, "{}", reader.body.capacity());
+    }
+
+    /// Frames with a few bytes bent, and any bytes at all: what is read are the bytes that came.
+    #[test]
+    fn random_bytes_are_endured() {
+        let mut whole = Vec::new();
+        [&b""[..], b"x", &[3; 300]].iter().for_each(|payload| append(&mut whole, payload));
+        let (mut ends, mut broken) = (0, 0);
+        for seed in 0..5_000 {
+            let mut dice = super::bend::Dice::new(seed);
+            let bytes = super::bend::input(&mut dice, std::slice::from_ref(&whole));
+            let (frames, end) = read_all(bytes.clone(), dice.within(1, 400) as usize);
+            let mut again = Vec::new();
+            frames.iter().for_each(|frame| append(&mut again, frame));
+            assert!(bytes.starts_with(&again), "seed {seed}");
+            match end {
+                Read::End => {
+                    assert_eq!(again, bytes, "seed {seed}");
+                    ends += 1;
+                }
+                _ => broken += 1,
+            }
+        }
+        assert!(ends > 100 && broken > 100, "{ends} ends, {broken} broken");
     }
 }

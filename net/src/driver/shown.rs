@@ -242,3 +242,57 @@ pub fn event(logged: &LoggedEvent) -> Vec<Value> {
         event.peer.as_ref().map_or(Value::Null, |peer| peer_id(&peer.0)),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use wavesync_core::machine::{PeerId, Progress};
+
+    use super::*;
+
+    const HINTS: Hints = Hints { join: "join", again: "again", alone: "alone" };
+
+    fn peer(last_error: &str) -> PeerReport {
+        PeerReport {
+            peer: PeerId(vec![1]),
+            site: Some(SiteId([1; 16])),
+            name: String::new(),
+            state: "synced",
+            relayed: false,
+            address: String::new(),
+            rtt_ms: None,
+            rows_behind: 0,
+            rows_in: 0,
+            rows_out: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            requests_out: 0,
+            last_sync: None,
+            last_error: last_error.into(),
+            hint: if last_error.is_empty() { "" } else { "both read them again" }.into(),
+            held_back: false,
+        }
+    }
+
+    /// What is wrong with one of the peers stands in the status, after what is wrong here.
+    #[test]
+    fn the_status_tells_of_a_difference() {
+        let mut shown = Snapshot {
+            state: "running".into(),
+            progress: Progress { members: 2, ..Progress::default() },
+            peers: vec![peer(""), peer("rows of table t differ")],
+            ..Snapshot::default()
+        };
+        let told = |shown: &Snapshot| {
+            let row = status(shown, (0, 0), &HINTS);
+            let at = |name| STATUS.iter().position(|column| *column == name).map(|at| &row[at]);
+            (at("last_error").cloned(), at("hint").cloned())
+        };
+        let text = |text| Some(Value::text(text));
+        assert_eq!(told(&shown), (text("rows of table t differ"), text("both read them again")));
+        shown.failure = "the disk is full".into();
+        assert_eq!(told(&shown).0, text("the disk is full"));
+        shown.failure.clear();
+        shown.peers.truncate(1);
+        assert_eq!(told(&shown), (text(""), text("")));
+    }
+}

@@ -13,37 +13,6 @@ use wavesync_core::limits::Bounds;
 use wavesync_core::store::Store;
 use wavesync_core::wire::message::sealed;
 
-/// An old copy of a file as `sqlite3_backup` makes it.
-fn backup(from: &Connection, to: &mut Connection) {
-    let backup = rusqlite::backup::Backup::new(from, to).unwrap();
-    backup.run_to_completion(1_000, std::time::Duration::ZERO, None).unwrap();
-}
-
-/// A member that is away while a row is deleted and that is forgotten. It wrote meanwhile.
-fn away_for_too_long() -> Stage {
-    let mut stage = group(3);
-    stage.write(
-        0,
-        "INSERT INTO note VALUES('a', 1, 1), ('b', 2, 2), ('c', 3, 3), ('d', 4, 4);
-         INSERT INTO num VALUES(1, 'one'), (2, 'two'), (3, 'three')",
-    );
-    stage.pass(1_000);
-    isolate(&mut stage, 2);
-    stage.write(0, "DELETE FROM note WHERE id IN ('a', 'b'); DELETE FROM num WHERE id < 3");
-    stage.pass(MEMBER_KEEP_MS + A_WHILE_MS);
-    assert_eq!((tombstones(&stage, 0), tombstones(&stage, 1)), ("0".into(), "0".into()));
-    stage.write(1, "INSERT INTO num VALUES(1, 'another one')");
-    stage.write(
-        2,
-        "UPDATE note SET body = 'edited' WHERE id IN ('b', 'c');
-         INSERT INTO note VALUES('n', 'new', 0); INSERT INTO num VALUES(9, 'nine');
-         UPDATE num SET v = 'edited' WHERE id = 3",
-    );
-    stage
-}
-
-const AFTER: &str = "c|edited|3\nd|4|4\nn|new|0\n1|another one\n3|edited\n9|nine";
-
 #[test]
 fn p20_who_was_away_loses_what_was_deleted_and_keeps_what_it_wrote() {
     let mut stage = away_for_too_long();

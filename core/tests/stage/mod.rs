@@ -104,6 +104,15 @@ pub fn peer(number: u8) -> PeerId {
     PeerId(vec![number; 4])
 }
 
+/// What ends a connection.
+#[derive(Clone, Copy, Debug)]
+pub enum Interruption {
+    /// It is lost.
+    Cut,
+    /// A member's program ends, and starts again on its file.
+    Restart(usize),
+}
+
 impl Stage {
     pub fn new() -> Self {
         Self {
@@ -293,6 +302,23 @@ impl Stage {
         self.run_some(inputs);
         self.disconnect(a, b);
         self.pass(500);
+    }
+
+    /// A connection that something ends after so many inputs; it is made again at once. Returns whether
+    /// anything was left to say.
+    pub fn interrupted(&mut self, a: usize, b: usize, inputs: usize, how: Interruption) -> bool {
+        self.join_up(a, b);
+        self.run_some(inputs);
+        let left = !self.queue.is_empty();
+        match how {
+            Interruption::Cut => {
+                self.cut(a, b);
+                self.join_up(a, b);
+            }
+            Interruption::Restart(at) => self.restart(at),
+        }
+        self.run();
+        left
     }
 
     /// A connection comes or goes, and nothing else happens yet.

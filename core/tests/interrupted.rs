@@ -50,7 +50,7 @@ fn fill(stage: &mut Stage, at: usize) {
 fn small(stage: &mut Stage) {
     for at in 0..stage.actors.len() {
         let store = &mut stage.at_mut(at).store;
-        let bounds = Bounds { chunk_rows: 2, chunk_scan_entries: 2, ..store.bounds().clone() };
+        let bounds = Bounds { chunk_rows: 2, chunk_scan_entries: 2, ..store.bounds() };
         store.set_bounds(bounds);
     }
 }
@@ -94,7 +94,7 @@ fn a_catch_up_from_below_the_horizon() {
         fill(&mut stage, 0);
         let now = Millis(stage.now);
         let store = &mut stage.at_mut(0).store;
-        let bounds = Bounds { log_trim_rows: 1, log_keep_rows: 2, ..store.bounds().clone() };
+        let bounds = Bounds { log_trim_rows: 1, log_keep_rows: 2, ..store.bounds() };
         store.set_bounds(bounds);
         while store.trim_block(now, &[]).unwrap() {}
         let read = "SELECT c.seq FROM __wavesync_cursor c WHERE c.seq > 0";

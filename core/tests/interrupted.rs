@@ -12,6 +12,10 @@ use wavesync_core::ids::Millis;
 use wavesync_core::limits::{Bounds, FUTURE_LIMIT_MS};
 use wavesync_core::store::Store;
 use wavesync_core::store::identity::FileIdentity;
+use wavesync_core::wire::message::sealed;
+
+/// Chunks that may be in flight on one stream.
+const IN_FLIGHT: i64 = 4;
 
 /// Members `a` and `b` of a scene meet, and are interrupted after 0, 1, 2, … messages.
 fn swept(least: usize, scene: impl Fn() -> Stage, [a, b]: [usize; 2], holds: impl Fn(&mut Stage)) {
@@ -55,6 +59,12 @@ fn small(stage: &mut Stage) {
     }
 }
 
+/// What the first member has sent; the other one has one row, and chunks without any.
+fn chunks(stage: &Stage) -> i64 {
+    let sent = stage.sent.iter().filter(|frame| frame.from == 0 && frame.bytes[0] == sealed::CHUNK);
+    sent.count() as i64
+}
+
 fn count(stage: &Stage, rows: &str, least: usize) {
     assert!(rows.lines().count() >= least, "{rows}");
     for at in 0..stage.actors.len() {
@@ -71,13 +81,22 @@ fn a_first_sync() {
         }
         small(&mut stage);
         fill(&mut stage, 0);
+        let more: Vec<String> = (10..40).map(|n| format!("('m{n}', {n}, 0)")).collect();
+        stage.write(0, &format!("INSERT INTO note VALUES {}", more.join(", ")));
         // What the newcomer has is of interest, too.
         stage.write(1, "INSERT INTO note VALUES('own', 1, 1)");
         stage
     };
+    let mut whole = scene();
+    whole.connect(0, 1);
+    whole.pass(10_000);
+    let once = chunks(&whole);
     swept(20, scene, [0, 1], |stage| {
+        // It goes on where it was: what was in flight is sent again.
+        let again = chunks(stage) - once;
+        assert!(again <= IN_FLIGHT, "{again} of {once} chunks were sent again");
         let rows = all_equal(stage);
-        assert_eq!(rows.lines().count(), 12, "{rows}");
+        assert_eq!(rows.lines().count(), 42, "{rows}");
         count(stage, &rows, 12);
     });
 }

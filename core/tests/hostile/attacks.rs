@@ -11,7 +11,7 @@ use wavesync_core::wire::message::{
 };
 use wavesync_core::wire::rows::Batch;
 
-use crate::batches::{dead, notes, nulls, packed, row, table};
+use crate::batches::{Uneven, dead, notes, nulls, packed, row, table, uneven};
 use crate::digests::{lies, repairs};
 use crate::stage::{frame, peer};
 use crate::stored::{
@@ -54,6 +54,7 @@ pub fn all() -> Vec<Entry> {
         ("a table of 40,000 columns", false, Member(many_columns_in_a_batch)),
         ("a dictionary of 100,000 sites", false, Member(many_sites_in_a_batch)),
         ("damaged batches", false, Member(damaged_batches)),
+        ("rows of another arity than they say", false, Member(other_arity)),
         ("counters beyond their range", false, Member(counters_beyond)),
         ("the highest causal length", false, Member(highest_causal_length)),
         ("the highest stamps", false, Member(highest_stamps)),
@@ -303,6 +304,34 @@ fn damaged_batches(scene: &mut Scene) {
         bent[at] ^= 0x55;
         scene.push_raw(bent);
         scene.push_raw(bytes[..at].to_vec());
+    }
+}
+
+/// More or fewer columns, keys and rows than a batch says, in a table that is known and in another.
+fn other_arity(scene: &mut Scene) {
+    for table in ["note", "w"] {
+        let even = Uneven::even(table, 2, 5);
+        scene.push_raw(uneven(&even));
+        let mut bent = Vec::new();
+        for other in [0, 1, 3, 40] {
+            bent.push(Uneven { names: other, ..even.clone() });
+            bent.push(Uneven { columns: other, ..even.clone() });
+            bent.push(Uneven { rows: other, ..even.clone() });
+            bent.push(Uneven { key_columns: other, ..even.clone() });
+            for at in 0..4 {
+                let mut runs = even.runs;
+                runs[at] = other;
+                bent.push(Uneven { runs, ..even.clone() });
+            }
+        }
+        for claims in bent {
+            scene.push_raw(uneven(&claims));
+            // The same in a pass.
+            if let Some(mut stream) = scene.asks() {
+                let chunk = scene.chunk(0, 5, uneven(&claims));
+                scene.serve(&mut stream, &chunk);
+            }
+        }
     }
 }
 

@@ -51,29 +51,55 @@ fn compressed(header: &[u8], size: u64, block: &[u8]) -> Vec<u8> {
 /// A batch of one table with as many columns and rows as asked for, every value NULL. Runs make it
 /// small: a column of a million NULLs takes a few bytes.
 pub fn nulls(columns: u64, rows: u64) -> Vec<u8> {
+    uneven(&Uneven::even("w", columns, rows))
+}
+
+/// What a batch of one table says of itself, and what it has: more or fewer of each, or as many.
+#[derive(Clone)]
+pub struct Uneven {
+    pub table: &'static str,
+    pub names: u64,
+    pub columns: u64,
+    pub rows: u64,
+    /// Rows of the runs of states, of stamps, of keys, and of each column.
+    pub runs: [u64; 4],
+    pub key_columns: u64,
+}
+
+impl Uneven {
+    pub fn even(table: &'static str, columns: u64, rows: u64) -> Self {
+        Self { table, names: columns, columns, rows, runs: [rows; 4], key_columns: 1 }
+    }
+}
+
+pub fn uneven(claims: &Uneven) -> Vec<u8> {
     // One site, whose stamps are all 1.
     let header = [&[1][..], &SITE.0, &[2, 0]].concat();
-    let mut body = vec![1, 1, b'w', 1];
-    varint(&mut body, 1);
-    varint(&mut body, columns);
-    for column in 0..columns {
+    let mut body = vec![1, claims.table.len() as u8];
+    body.extend_from_slice(claims.table.as_bytes());
+    // An INTEGER key.
+    body.push(1);
+    varint(&mut body, claims.key_columns);
+    varint(&mut body, claims.names);
+    for column in 0..claims.names {
         let name = format!("c{column}");
         varint(&mut body, name.len() as u64);
         body.extend_from_slice(name.as_bytes());
     }
-    varint(&mut body, rows);
+    varint(&mut body, claims.rows);
+    let [states, stamps, keys, values] = claims.runs;
     // Runs: whole, uniform and alive; length 1; the first site. Then no step of any stamp.
     for number in [7, 1, 0] {
-        varint(&mut body, rows);
+        varint(&mut body, states);
         body.push(number);
     }
-    body.extend(std::iter::repeat_n(0, rows as usize));
+    body.extend(std::iter::repeat_n(0, stamps as usize));
     // Keys rise by one.
-    varint(&mut body, rows);
+    varint(&mut body, keys);
     body.push(1);
-    body.extend(std::iter::repeat_n(2, rows as usize));
-    for _ in 0..columns {
-        varint(&mut body, rows);
+    body.extend(std::iter::repeat_n(2, keys as usize));
+    for _ in 0..claims.columns {
+        varint(&mut body, values);
         body.push(0);
     }
     let block = lz4_flex::block::compress(&body);

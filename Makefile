@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 PROFILE ?= release
 # How many seeds the simulator runs.
 SEEDS ?= 10000
-# How many random scripts are compared with the reference model.
+# How many random scripts are compared with the reference model, and with the oracle of constraints.
 CASES ?= 240
 # A database for `make demo`; the bundled garden club when empty.
 DB ?=
@@ -31,7 +31,7 @@ test: RELAY_BUILD = test -x $(TARGET_DIR)/debug/wavesync-relay
 # The last line of each step of the tests: how long it took, where that is asked.
 TOOK := true
 test: TOOK = steps=$(TARGET_DIR)/steps; last=$$(tail -n 1 $$steps | cut -d' ' -f1); now=$$(date +%s); \
-  echo "$$now $@ took $$((now - last)) s" | tee -a $$steps
+  echo "$$now $@ took $$((now - last)) s" | tee -a $$steps | cut -d' ' -f2-
 
 # In the order written, also under -j: cargo uses all cores by itself.
 .NOTPARALLEL:
@@ -55,15 +55,18 @@ ext: | setup ## build the extension: ./wavesync.so
 	@# the old one loaded keeps it.
 	@for name in wavesync.so libwavesync.so; do \
 	  strip --strip-debug -o .$$name.new $(BUILT)/libwavesync.so; mv -f .$$name.new $$name; done
+	@$(TOOK)
 	@echo "built ./wavesync.so ($$(du -h wavesync.so | cut -f1)): in sqlite3, .load ./wavesync"
 
 wasm: | setup ## build the browser module into wasm/pkg, the npm package into wasm/js/dist; says how large it is, and what is too much
 	CARGO="$(CARGO)" scripts/web.sh
 	cd wasm/js && npm ci --no-audit --no-fund --silent && npm run --silent build
+	@$(TOOK)
 
 core-tests: | setup ## core's own tests as a module for the browser, into wasm/core-tests/pkg
 	scripts/wasm.sh $(CARGO) build --locked --profile simulator -p wavesync-core-tests --target $(WASM)
 	$(CARGO) run --locked -q -p wavesync-bindgen -- $(TARGET_DIR)/$(WASM)/simulator/wavesync_core_tests.wasm wasm/core-tests/pkg
+	@$(TOOK)
 
 browser: wasm core-tests relay ext ## the browser build in Chromium, with a relay and sqlite3 shells
 	cd wasm/tests && npm ci --no-audit --no-fund --silent
@@ -115,9 +118,9 @@ unit: | setup ## unit, property and network tests of core, transport, net and re
 	$(BOUNDED) $(CARGO) test --locked -p wavesync-bindgen
 	@$(TOOK)
 
-sim: | setup ## the simulator and the reference model: many seeds, every property, planted mutants
-	$(CARGO) test --locked -p wavesync-core --features mutants --lib --test auth --test seals --test self_check --test identity --test start_over --test collect --test resync --test turns
-	SEEDS=$(SEEDS) CASES=$(CASES) $(CARGO) test --locked --profile simulator -p wavesync-core --features mutants --test simulator --test model
+sim: | setup ## the simulator, the reference model, the oracle of constraints: many seeds, every property, planted mutants
+	SEEDS=$(SEEDS) CASES=$(CASES) $(CARGO) test --locked --profile simulator -p wavesync-core --features mutants \
+	  --lib $(addprefix --test ,auth seals self_check identity start_over collect resync turns simulator model constraints)
 
 groups: | setup ## what a write costs in groups of 2 to 1,000 members (minutes)
 	GROUP_SIZES=2,10,100,1000 $(CARGO) test --locked --profile simulator -p wavesync-core --test groups -- --nocapture

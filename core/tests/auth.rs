@@ -1,6 +1,6 @@
-//! Who belongs to the group, under attack: every check of the handshake, with the machines themselves
-//! wherever a machine takes part. With the feature `mutants` each check is removed in turn, and the
-//! test that is named beside it must notice.
+//! Who belongs to the group, under attack: every check of the handshake, with the machines
+//! themselves wherever a machine takes part. With the feature `mutants` each check is removed in
+//! turn, and the test that is named beside it must notice.
 #![allow(clippy::unwrap_used)]
 
 #[macro_use]
@@ -387,6 +387,7 @@ fn a_long_message_before_the_handshake_is_refused() {
     stage.send(end, long);
     assert_eq!(stage.seen(stranger).received[&end][0][0], plain::REFUSAL);
 }
+
 properties! {
     honest_members_meet;
     a_reflected_handshake_gets_nothing ProofWithoutPeers;

@@ -1,5 +1,5 @@
-//! What a newcomer asks for, and how it is answered: everything, from the beginning, in the order of
-//! the keys (rule K1).
+//! What a newcomer asks for, and how it is answered: everything, from the beginning, in the order
+//! of the keys (rule K1).
 #![allow(clippy::unwrap_used)]
 
 mod stage;
@@ -32,8 +32,8 @@ fn fill() -> String {
 #[test]
 fn a_newcomer_is_answered_in_the_order_of_the_keys() {
     let mut stage = Stage::new();
-    let member = stage.member(peer(2), key(7), &format!("{TABLES}{}", fill()), 1);
-    stage.pass(10_000);
+    let member = stage.member(peer(2), key(7), TABLES, 1);
+    stage.write(member, &fill());
     let newcomer = stage.puppet(peer(1));
     stage.connect(newcomer, member);
     let mut line = stage.shake(newcomer, member, &key(7));

@@ -27,6 +27,7 @@ fn sessions_of([alice, bob]: [&[u8]; 2], nonces: [u8; 2]) -> (Session, Session) 
     let (session, own) = offering.finish(&key, (alice, bob), &answer, &proof).unwrap();
     (session, accepting.finish(&key, &own).unwrap())
 }
+
 /// What happens to the first sealed frame of a direction after the hello, which carries a row.
 type Change = fn(&[u8], &mut Option<Vec<u8>>) -> Vec<Vec<u8>>;
 
@@ -271,6 +272,7 @@ fn the_keys_of_two_groups_do_not_mix() {
     assert!(!stage.seen(both).received.contains_key(&end));
     assert!(stage.codes(y).contains(&"seal_broken"));
 }
+
 properties! {
     a_replayed_frame_is_noticed SealWithoutCounter;
     a_dropped_frame_is_noticed SealWithoutCounter;

@@ -313,7 +313,7 @@ fn other_arity(scene: &mut Scene) {
         let even = Uneven::even(table, 2, 5);
         scene.push_raw(uneven(&even));
         let mut bent = Vec::new();
-        for other in [0, 1, 3, 40] {
+        for other in [0, 3, 40] {
             bent.push(Uneven { names: other, ..even.clone() });
             bent.push(Uneven { columns: other, ..even.clone() });
             bent.push(Uneven { rows: other, ..even.clone() });
@@ -324,13 +324,14 @@ fn other_arity(scene: &mut Scene) {
                 bent.push(Uneven { runs, ..even.clone() });
             }
         }
-        for claims in bent {
-            scene.push_raw(uneven(&claims));
-            // The same in a pass.
-            if let Some(mut stream) = scene.asks() {
-                let chunk = scene.chunk(0, 5, uneven(&claims));
-                scene.serve(&mut stream, &chunk);
-            }
+        for claims in &bent {
+            scene.push_raw(uneven(claims));
+        }
+        // Some of them in passes, which end with it.
+        for claims in bent.iter().step_by(9) {
+            let mut stream = scene.asked();
+            let chunk = scene.chunk(0, 5, uneven(claims));
+            scene.serve(&mut stream, &chunk);
         }
     }
 }

@@ -35,6 +35,8 @@ pub struct Member {
     pub events: Vec<Event>,
     key: GroupKey,
     seed: u64,
+    /// What tells its file from a copy of it.
+    pub file: FileIdentity,
     /// How often it went on under another identity.
     pub renewals: u64,
 }
@@ -147,7 +149,7 @@ impl Stage {
     pub fn member_with(&mut self, conn: Connection, id: PeerId, key: GroupKey, seed: u64) -> usize {
         let mut store = Store::open(conn).unwrap();
         let join = Join { topic: "stage".into(), ..Join::default() };
-        let file = FileIdentity(format!("file {seed}"));
+        let file = file_of(seed);
         let mut random = numbers(seed);
         store.join(Millis(self.now), &join, &file, &fill(&mut random)).unwrap();
         self.engine(id, key, store, seed)
@@ -155,7 +157,7 @@ impl Stage {
 
     /// Adds a member for a database that has joined already.
     pub fn engine(&mut self, id: PeerId, key: GroupKey, mut store: Store, seed: u64) -> usize {
-        let machine = self.machine(&id, &key, &mut store, seed, 0);
+        let machine = self.machine(&id, &key, &mut store, &file_of(seed), seed, 0);
         self.enter(id, key, store, machine, seed)
     }
 
@@ -174,7 +176,8 @@ impl Stage {
         machine: Machine,
         seed: u64,
     ) -> usize {
-        let member = Member { machine, store, events: Vec::new(), key, seed, renewals: 0 };
+        let file = file_of(seed);
+        let member = Member { machine, store, events: Vec::new(), key, seed, file, renewals: 0 };
         self.actors.push((id, Actor::Member(Box::new(member))));
         self.steps.push(0);
         let at = self.actors.len() - 1;
@@ -188,12 +191,12 @@ impl Stage {
         id: &PeerId,
         key: &GroupKey,
         store: &mut Store,
+        file: &FileIdentity,
         seed: u64,
         again: u64,
     ) -> Machine {
         let mut random = numbers(seed.wrapping_mul(77).wrapping_add(5 + again));
-        let file = FileIdentity(format!("file {seed}"));
-        let identity = store.start(Millis(self.now), &file, &fill(&mut random)).unwrap();
+        let identity = store.start(Millis(self.now), file, &fill(&mut random)).unwrap();
         machine_of(id, key, identity, seed, random)
     }
 
@@ -239,7 +242,8 @@ impl Stage {
         let empty = Store::open(Connection::open_in_memory().unwrap()).unwrap();
         let old = std::mem::replace(&mut self.at_mut(at).store, empty);
         let mut store = Store::open(old.into_connection()).unwrap();
-        let machine = self.machine(&id, &key, &mut store, seed, again);
+        let file = self.at(at).file.clone();
+        let machine = self.machine(&id, &key, &mut store, &file, seed, again);
         let member = self.at_mut(at);
         (member.machine, member.store, member.renewals) = (machine, store, again);
         self.queue.retain(|(to, _)| *to != at);
@@ -304,8 +308,8 @@ impl Stage {
         self.pass(500);
     }
 
-    /// A connection that something ends after so many inputs; it is made again at once. Returns whether
-    /// anything was left to say.
+    /// A connection that something ends after so many inputs; it is made again at once. Returns
+    /// whether anything was left to say.
     pub fn interrupted(&mut self, a: usize, b: usize, inputs: usize, how: Interruption) -> bool {
         self.join_up(a, b);
         self.run_some(inputs);
@@ -740,6 +744,10 @@ fn machine_of(
 ) -> Machine {
     let config = Config { key: key.clone(), own_peer: id.clone(), name: format!("member {seed}") };
     Machine::new(config, identity, random)
+}
+
+fn file_of(seed: u64) -> FileIdentity {
+    FileIdentity(format!("file {seed}"))
 }
 
 /// Random numbers that follow from a seed.

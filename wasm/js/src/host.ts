@@ -354,12 +354,29 @@ export class Host {
     const { topic, passphrase, ...rest } = options;
     const keys = this.#connection.query("PRAGMA foreign_keys", undefined).rows[0]?.[0] === 1;
     const site = this.#module.engineJoin(this.#path, topic, passphrase, JSON.stringify(rest), keys);
-    this.joined = options;
+    // What is decided about rows from before joining is in the database; said again later, it would
+    // be a decision about what is met then.
+    const { existing, ...remembered } = options;
+    const before = this.joined;
+    // As with the engine: a second call adds peers, and the relays stay those of the first.
+    const peers = [...new Set([...(before?.peers ?? []), ...(options.peers ?? [])])];
+    this.joined = { ...remembered, relays: before?.relays ?? options.relays, peers };
     this.#logged = this.#newest();
     this.#module.engineOnChange(this.#path, (tables) => this.#remote(JSON.parse(tables)));
     this.#module.engineOnStatus(this.#path, () => this.#statusSoon());
-    this.#tell({ kind: "joined", options });
+    this.#tell({ kind: "joined", options: this.joined });
+    if (existing === "new_ids") this.#renumbered();
     return site;
+  }
+
+  /** Rows of any table may have new ids, and refer to others by new ones. */
+  #renumbered(): void {
+    const { rows } = this.#connection.query(
+      "SELECT name FROM sqlite_schema WHERE type = 'table' AND substr(name, 1, 11) <> '__wavesync_'",
+      undefined,
+    );
+    const tables = (rows as [string][]).map(([table]) => ({ table, keys: null }));
+    this.#tell({ kind: "change", change: { tables, schema: false, remote: false } });
   }
 
   async #leave(forget: boolean): Promise<null> {

@@ -207,3 +207,56 @@ test("unfit calls by SQL are errors that say what to do, in memory as on OPFS", 
     await tab.close();
   }
 });
+
+test("a decision about rows from before a join is told, and the next leader takes none", async () => {
+  const box = (page, word) =>
+    page.evaluate(async (word) => {
+      await db.exec("CREATE TABLE box(id INTEGER PRIMARY KEY, v TEXT NOT NULL)");
+      for (const number of [1, 2, 3])
+        await db.exec("INSERT INTO box(v) VALUES (?)", [`${word} ${number}`]);
+    }, word);
+  const join = (page, options) =>
+    page.evaluate(
+      ([relay, passphrase, options]) =>
+        db.join({ topic: "boxes", passphrase, relays: [relay], ...options }),
+      [group.address, PASSPHRASE, options],
+    );
+  const values = (page) =>
+    page.evaluate(async () => (await db.query("SELECT v FROM box")).map(({ v }) => v));
+  const states = (page) =>
+    page.evaluate(() => db.peers().then((peers) => peers.map(({ state }) => state).sort()));
+  const first = await stage.tab("box-first");
+  await box(first, "first");
+  const leader = await stage.tab("box-second");
+  const other = await stage.tab("box-second");
+  await box(leader, "second");
+  await other.evaluate(() => {
+    db.liveQuery("SELECT id FROM box WHERE v LIKE 'second%'", [], (rows) => {
+      window.ids = rows.map(({ id }) => id);
+    });
+  });
+  await until("the live query has answered", () => other.evaluate(() => window.ids?.length === 3));
+  await join(leader, { existing: "new_ids" });
+  await until("the live query shows the new ids", () =>
+    other.evaluate(() => window.ids.length === 3 && window.ids.every((id) => id < 1 || id > 3)),
+  );
+  await join(first, {});
+  for (const page of [first, other])
+    await until("all six boxes", async () => (await values(page)).length === 6);
+  // Somebody else with other rows under these ids: nobody has said anything about those.
+  const third = await stage.tab("box-third");
+  await box(third, "third");
+  await join(third, {});
+  await until("two members do not exchange with it", async () =>
+    (await states(third)).join() === "unrelated,unrelated",
+  );
+  await until("the leader has noticed", async () => (await states(leader)).includes("unrelated"));
+  await leader.close();
+  await first.evaluate(() => db.exec("INSERT INTO box(v) VALUES ('first, later')"));
+  await until("the next leader syncs", async () => (await values(other)).includes("first, later"));
+  await until("and does not exchange with it either", async () =>
+    (await states(other)).includes("unrelated"),
+  );
+  assert.equal((await values(third)).length, 3);
+  for (const page of [first, other, third]) await page.close();
+});

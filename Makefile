@@ -104,8 +104,8 @@ clippy: | setup ## lints, warnings are errors
 	@echo "clippy wavesync"
 	@$(CARGO) clippy --locked -q -p wavesync --all-targets -- -D warnings
 	@echo "clippy wavesync-wasm"
-	@# In the profile of core's tests there, which then find SQLite compiled.
-	@scripts/wasm.sh $(CARGO) clippy --locked -q --profile simulator -p wavesync-wasm --target $(WASM) -- -D warnings
+	@# In the profiles in which they are built later, which then find the tools and SQLite compiled.
+	@CARGO="$(CARGO)" scripts/web.sh clippy
 	@scripts/wasm.sh $(CARGO) clippy --locked -q --profile simulator -p wavesync-core-tests --target $(WASM) -- -D warnings
 	@$(TOOK)
 

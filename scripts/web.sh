@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Builds the browser module: WebAssembly and its JavaScript glue, into wasm/pkg. Says how large they
-# are, and fails if that is more than a page should load.
+# are, and fails if that is more than a page should load. `web.sh clippy` lints it, in the same build.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # What is downloaded, compressed, in bytes: never more than this. The goal is 1000000.
 most=1443000
-out=${1:-wasm/pkg}
+out=wasm/pkg
 cargo=${CARGO:-cargo}
 built=${CARGO_TARGET_DIR:-target}/wasm32-unknown-unknown/browser/wavesync_wasm.wasm
 
@@ -27,7 +27,11 @@ for sources in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/; do
 done
 export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS=$flags
 
-scripts/wasm.sh "$cargo" build --locked --profile browser -p wavesync-wasm --target wasm32-unknown-unknown
+build=(--locked --profile browser -p wavesync-wasm --target wasm32-unknown-unknown)
+if [ "${1:-}" = clippy ]; then
+  exec scripts/wasm.sh "$cargo" clippy -q "${build[@]}" -- -D warnings
+fi
+scripts/wasm.sh "$cargo" build "${build[@]}"
 mkdir -p "$out"
 "$cargo" run --locked -q -p wavesync-bindgen -- "$built" "$out"
 

@@ -159,7 +159,7 @@ fn p15_damaged_files_are_noticed_and_mended() {
 
 /// A mutant is noticed in the seeds in which damage is mended without it.
 fn is_noticed(mutant: Mutant) {
-    for seed in 1..=SEEDS {
+    for seed in crate::found::seeds("damage", mutant, SEEDS) {
         mutants::set(Some(mutant));
         let outcome = run(plan(seed));
         mutants::set(None);

@@ -9,6 +9,7 @@ mod damage;
 mod dice;
 mod file;
 mod forgetful;
+mod found;
 mod image;
 mod mutants;
 mod network;

@@ -1,30 +1,15 @@
 //! Each broken rule is noticed within a bounded number of seeds, and by nothing but its being
 //! broken: the same seeds hold without it (house rule 21).
 
-use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
-
 use wavesync_core::mutants::{self, Mutant};
 
 use crate::forgetful;
+use crate::found;
 use crate::run;
 use crate::world::Plan;
 
 /// A mutant that survives this many seeds is not noticed.
 const SEEDS_MAX: u64 = 120;
-
-/// A seed holds without a mutant. Those of many mutants are the same: each is run once.
-fn holds(plan: fn(u64) -> Plan, seed: u64) {
-    static HELD: Mutex<BTreeSet<(usize, u64)>> = Mutex::new(BTreeSet::new());
-    let key = (plan as usize, seed);
-    let held = || HELD.lock().unwrap_or_else(PoisonError::into_inner);
-    if held().contains(&key) {
-        return;
-    }
-    let healthy = run(plan(seed));
-    assert!(healthy.is_ok(), "seed {seed} fails without a mutant: {healthy:?}");
-    held().insert(key);
-}
 
 /// A mutant that one property notices first; the others hold until then.
 fn is_killed_by(mutant: Mutant, oracle: &str) {
@@ -37,13 +22,14 @@ fn is_killed(mutant: Mutant) -> &'static str {
 }
 
 fn is_killed_in(plan: fn(u64) -> Plan, mutant: Mutant) -> &'static str {
-    for seed in 1..=SEEDS_MAX {
+    for seed in found::seeds("mutants", mutant, SEEDS_MAX) {
         mutants::set(Some(mutant));
         let outcome = run(plan(seed));
         mutants::set(None);
         let Err(failure) = outcome else { continue };
         eprintln!("{mutant:?}: seed {seed}: {}: {}", failure.oracle, failure.message);
-        (1..=seed).for_each(|seed| holds(plan, seed));
+        let healthy = run(plan(seed));
+        assert!(healthy.is_ok(), "seed {seed} fails without {mutant:?}: {healthy:?}");
         return failure.oracle;
     }
     panic!("{mutant:?} survives {SEEDS_MAX} seeds");

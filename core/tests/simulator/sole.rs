@@ -80,13 +80,14 @@ fn with(mutant: Mutant, plan: Plan) -> Result<u64, Failure> {
 fn is_noticed_by_it_alone(case: &Case) {
     let Case { oracle, mutant, plan } = *case;
     let mut caught = 0;
-    for seed in 1..=SEEDS_MAX {
+    for seed in crate::found::seeds("sole", mutant, SEEDS_MAX) {
         let Err(failure) = with(mutant, plan(seed)) else { continue };
         assert_eq!(failure.oracle, oracle, "{mutant:?}, seed {seed}: {}", failure.message);
         let blind = oracle::without(oracle, || with(mutant, plan(seed)));
         assert!(blind.is_ok(), "{mutant:?}, seed {seed}: without '{oracle}': {blind:?}");
         let healthy = run(plan(seed));
         assert!(healthy.is_ok(), "seed {seed} fails without {mutant:?}: {healthy:?}");
+        eprintln!("{mutant:?}: seed {seed}: {oracle}");
         caught += 1;
         if caught == CAUGHT {
             eprintln!("{mutant:?}: noticed by '{oracle}' alone, {caught} times up to seed {seed}");

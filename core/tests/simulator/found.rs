@@ -7,8 +7,27 @@ use wavesync_core::mutants::Mutant;
 /// From so many seeds on, a run is a long one.
 const LONG: u64 = 10_000;
 
-#[rustfmt::skip]
 const FOUND: &[(&str, Mutant, &[u64])] = &[
+    ("damage", Mutant::LostValuesStay, &[49]),
+    ("mutants", Mutant::CapUnheeded, &[53]),
+    ("mutants", Mutant::CloneKeepsSite, &[18]),
+    ("mutants", Mutant::DropColumnLoses, &[11]),
+    ("mutants", Mutant::ForkUnseen, &[40]),
+    ("mutants", Mutant::HorizonIgnored, &[7]),
+    ("mutants", Mutant::NoFoldBeforeServe, &[58]),
+    ("mutants", Mutant::NoFoldFirst, &[6]),
+    ("mutants", Mutant::NoRebase, &[35]),
+    ("mutants", Mutant::PlaceAhead, &[28]),
+    ("mutants", Mutant::PushAcrossGap, &[8]),
+    ("mutants", Mutant::RegainedEarly, &[24]),
+    ("sole", Mutant::ChecksIgnored, &[6, 12, 15]),
+    ("sole", Mutant::CloneKeepsSite, &[16, 17, 18]),
+    ("sole", Mutant::EveryColumnWritten, &[32, 43, 50]),
+    ("sole", Mutant::GapUnexpected, &[3, 8, 9]),
+    ("sole", Mutant::ParentsIgnored, &[6, 16, 24]),
+    ("sole", Mutant::ParkedForGood, &[17, 27, 28]),
+    ("sole", Mutant::ReinsertKeepsDelete, &[6, 8, 11]),
+    ("sole", Mutant::RestlessWhileParked, &[2, 4, 9]),
 ];
 
 /// The seeds to try, of 1 to `most`, in the tests of a file.

@@ -38,6 +38,8 @@ export class Host {
   #timedOut = new Set<string>();
   #remembers = false;
   #logged = 0;
+  /** Answers that are not given yet. */
+  readonly #underWay = new Set<Promise<Answer>>();
   #statusTimer: ReturnType<typeof setTimeout> | undefined;
   /** How this database takes part; the next leader goes on with it. */
   joined: JoinOptions | null = null;
@@ -67,9 +69,15 @@ export class Host {
       if (this.#transaction && !request.tx && !UNQUEUED.has(request.call)) {
         this.#waiting.push({ client, request, done });
       } else {
-        void this.#answer(client, request).then(done);
+        void this.#start(client, request).then(done);
       }
     });
+  }
+
+  #start(client: string, request: Request): Promise<Answer> {
+    const answer = this.#answer(client, request);
+    this.#underWay.add(answer);
+    return answer.finally(() => this.#underWay.delete(answer));
   }
 
   /** A tab is gone: what it had begun is rolled back. */
@@ -105,7 +113,11 @@ export class Host {
   async close(): Promise<void> {
     if (this.#broken) return;
     if (this.joined) await this.#module.engineLeave(this.#path, false);
+    // A pause, or somebody's leave: they end with the engine, and look at the database afterwards.
+    while (this.#underWay.size > 0) await Promise.allSettled(this.#underWay);
     this.#end(() => this.#connection.rollback());
+    this.#broken = true;
+    clearTimeout(this.#statusTimer);
     this.#connection.free();
   }
 
@@ -141,7 +153,7 @@ export class Host {
     while (!this.#transaction) {
       const waiting = this.#waiting.shift();
       if (!waiting) return;
-      void this.#answer(waiting.client, waiting.request).then(waiting.done);
+      void this.#start(waiting.client, waiting.request).then(waiting.done);
     }
   }
 

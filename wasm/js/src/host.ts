@@ -115,6 +115,7 @@ export class Host {
     if (this.joined) await this.#module.engineLeave(this.#path, false);
     // A pause, or somebody's leave: they end with the engine, and look at the database afterwards.
     while (this.#underWay.size > 0) await Promise.allSettled(this.#underWay);
+    if (this.#broken) return;
     this.#end(() => this.#connection.rollback());
     this.#broken = true;
     clearTimeout(this.#statusTimer);

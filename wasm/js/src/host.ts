@@ -93,7 +93,7 @@ export class Host {
 
   /** Forgets the requests of tabs that are not among these. */
   keepOnly(clients: readonly string[]): void {
-    if (!this.#remembers) return;
+    if (this.#broken || !this.#remembers) return;
     const list = JSON.stringify(clients);
     this.#connection.exec(
       "DELETE FROM __wavesync_tab WHERE client NOT IN (SELECT value FROM json_each(?))",

@@ -207,12 +207,14 @@ class Tab {
     this.#sendAgain();
     this.#everybody.postMessage({ kind: "leader", leader: this.#id } satisfies TabMessage);
     this.#opened();
-    const joined = this.#joined;
-    if (joined) setTimeout(() => this.#rejoin(joined), REJOIN_AFTER_MS);
+    if (this.#joined) setTimeout(() => this.#rejoin(), REJOIN_AFTER_MS);
     await new Promise<void>((release) => (this.#release = release));
   }
 
-  #rejoin(options: JoinOptions): void {
+  /** Unless somebody has left, or joined, meanwhile. */
+  #rejoin(): void {
+    const options = this.#joined;
+    if (!options || this.#host?.joined) return;
     const request = { number: -1, oldest: -1, call: "join", args: [options] };
     void this.#host?.submit(this.#id, request);
   }
@@ -228,6 +230,7 @@ class Tab {
 
   #tell(news: News): void {
     this.#everybody.postMessage({ kind: "news", news } satisfies TabMessage);
+    if (news.kind === "joined") this.#joined = news.options;
     if (news.kind !== "joined") post({ kind: "news", news });
   }
 
@@ -250,7 +253,8 @@ class Tab {
           client.postMessage({ kind: "refused", error } satisfies TabMessage);
           return;
         }
-        const welcome = { kind: "welcome", leader: this.#id, joined: host.joined } as const;
+        // Also before this tab has joined again.
+        const welcome = { kind: "welcome", leader: this.#id, joined: this.#joined } as const;
         client.postMessage(welcome satisfies TabMessage);
         break;
       }

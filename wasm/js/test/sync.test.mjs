@@ -260,3 +260,27 @@ test("a decision about rows from before a join is told, and the next leader take
   assert.equal((await values(third)).length, 3);
   for (const page of [first, other, third]) await page.close();
 });
+
+test("who leads for a moment only leaves the next one joined, and a leave at that moment counts", async () => {
+  const tabs = [];
+  for (let n = 0; n < 4; n++) tabs.push(await stage.tab("moment"));
+  await tabs[0].evaluate(() => db.exec("CREATE TABLE t(id INTEGER PRIMARY KEY, v)"));
+  await join(tabs[0]);
+  const joined = (page) => page.evaluate(async () => (await db.status()).joined);
+  await until("all know that it is joined", async () =>
+    (await Promise.all(tabs.map(joined))).every(Boolean),
+  );
+  // The second one takes over and is gone before it has joined again.
+  await tabs[0].evaluate(() => db.close());
+  await tabs[1].evaluate(() => db.exec("INSERT INTO t(v) VALUES (1)").then(() => db.close()));
+  await until("the third one is joined", () => joined(tabs[2]));
+  // The fourth one takes over, and leaves before it has joined again.
+  await tabs[2].evaluate(() => db.close());
+  await tabs[3].evaluate(() => db.leave());
+  await tabs[3].evaluate(async () => {
+    const end = performance.now() + 500;
+    while (performance.now() < end)
+      if ((await db.status()).joined) throw new Error("what was left is joined again");
+  });
+  for (const tab of tabs) await tab.close();
+});

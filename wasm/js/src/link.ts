@@ -22,6 +22,7 @@ export class Link {
   #closed: WavesyncError | undefined;
   #opening: (ToWorker & { kind: "open" }) | undefined;
   #restarts: number[] = [];
+  #closing: Promise<void> | undefined;
   #whenClosed: (() => void) | undefined;
 
   constructor(make: () => Worker, news: (news: News | { kind: "role"; leader: boolean }) => void) {
@@ -79,7 +80,12 @@ export class Link {
     });
   }
 
-  async close(): Promise<void> {
+  /** Closes once, however often it is called. */
+  close(): Promise<void> {
+    return (this.#closing ??= this.#close());
+  }
+
+  async #close(): Promise<void> {
     if (this.#closed) return;
     const ended = new Promise<void>((resolve) => (this.#whenClosed = resolve));
     this.#worker.postMessage({ kind: "close" } satisfies ToWorker);

@@ -1,5 +1,5 @@
 //! Each broken rule is noticed within a bounded number of seeds, and by nothing but its being
-//! broken: the same seeds hold without it (house rule 21).
+//! broken: the seed that shows it holds without it (house rule 21).
 
 use wavesync_core::mutants::{self, Mutant};
 

@@ -366,12 +366,13 @@ export class Host {
   join(options: JoinOptions): string {
     const { topic, passphrase, ...rest } = options;
     const keys = this.#connection.query("PRAGMA foreign_keys", undefined).rows[0]?.[0] === 1;
+    const { state } = JSON.parse(this.#module.engineStatus(this.#path)) as { state?: string };
     const site = this.#module.engineJoin(this.#path, topic, passphrase, JSON.stringify(rest), keys);
     // What is decided about rows from before joining is in the database; said again later, it would
     // be a decision about what is met then.
     const { existing, ...remembered } = options;
-    const before = this.joined;
-    // As with the engine: a second call adds peers, and the relays stay those of the first.
+    // As with the engine: while one runs, a call adds peers, and the relays stay those of the first.
+    const before = state === "failed" || state === "stopped" ? null : this.joined;
     const peers = [...new Set([...(before?.peers ?? []), ...(options.peers ?? [])])];
     this.joined = { ...remembered, relays: before?.relays ?? options.relays, peers };
     this.#logged = this.#newest();

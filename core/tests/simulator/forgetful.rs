@@ -53,33 +53,17 @@ pub fn mixed(seed: u64) -> Plan {
 
 #[test]
 fn what_is_forgotten_and_everything_else() {
-    let from = crate::number("SEED_FROM").unwrap_or(1);
     let seeds = crate::number("FORGETFUL_SEEDS").unwrap_or(60);
-    let failed: Vec<u64> = (from..from + seeds)
-        .filter(|seed| {
-            let outcome = crate::run(mixed(*seed));
-            let failure = outcome.err();
-            failure.iter().for_each(|f| eprintln!("seed {seed}: {}: {}", f.oracle, f.message));
-            failure.is_some()
-        })
-        .collect();
+    let failed = crate::failures(seeds, mixed);
     assert!(failed.is_empty(), "{} of {seeds} seeds failed: {failed:?}", failed.len());
 }
 
 #[test]
 fn what_is_forgotten_loses_nothing_and_parts_nobody() {
-    let number = crate::number;
-    let from = number("SEED_FROM").unwrap_or(1);
-    let seeds = number("FORGETFUL_SEEDS").unwrap_or(60);
-    let mut failed = Vec::new();
-    for seed in from..from + seeds {
-        if let Err(failure) = crate::run(plan(seed)) {
-            eprintln!("seed {seed}: {}: {}", failure.oracle, failure.message);
-            failed.push(seed);
-        }
-    }
+    let seeds = crate::number("FORGETFUL_SEEDS").unwrap_or(60);
+    let failed = crate::failures(seeds, plan);
     let (resyncs, apart) = (RESYNCS.load(Ordering::Relaxed), APART.load(Ordering::Relaxed));
-    eprintln!("{seeds} seeds from {from}: {resyncs} members came back, {apart} found apart");
+    eprintln!("{seeds} seeds: {resyncs} members came back, {apart} found apart");
     assert!(failed.is_empty(), "{} of {seeds} seeds failed: {failed:?}", failed.len());
     assert!(resyncs > 0, "nobody ever came back");
 }

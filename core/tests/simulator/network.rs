@@ -53,6 +53,8 @@ pub struct Link {
     pub believes: [Option<u64>; 2],
     /// Smallest delay in milliseconds, and what is added at most.
     pub delay: (u64, u64),
+    /// Streams in a row that could not be opened.
+    pub refused: u32,
 }
 
 /// A stream and its two ends.

@@ -28,6 +28,8 @@ use crate::upheaval;
 const START: u64 = 1_700_000_000_000;
 /// More frames than this in one run are a storm.
 const FRAMES_MAX: u64 = 60_000;
+/// Streams in a row that cannot be opened although the link is up: what always fails is down.
+const REFUSED_MAX: u32 = 2;
 /// More timer inputs than this without a frame are a machine that spins.
 const WAKES_MAX: u64 = 5_000;
 
@@ -151,6 +153,7 @@ impl World {
                         generation: 0,
                         believes: [None, None],
                         delay,
+                        refused: 0,
                     });
                     let link = self.network.links.len() - 1;
                     let at = self.now + self.dice.within(0, 400);
@@ -211,7 +214,10 @@ impl World {
             Output::OpenStream { peer, token } => {
                 let other = self.replica_of(&peer);
                 let link = self.network.link_between(at, other).expect("peers are linked");
-                let possible = self.network.links[link].up && !self.dice.percent(2);
+                let unlucky = self.network.links[link].up && self.dice.percent(2);
+                let on = &mut self.network.links[link];
+                on.refused = if unlucky && on.refused < REFUSED_MAX { on.refused + 1 } else { 0 };
+                let possible = on.up && on.refused == 0;
                 let pair = possible.then(|| self.network.new_pair(link, at, other));
                 let answer = Event::Answer { replica: at, peer: other, token, pair };
                 let delay = self.dice.within(0, 3);

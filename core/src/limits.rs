@@ -170,8 +170,8 @@ pub const LOCKED_TOLD_MS: u64 = 5_000;
 pub const INBOX_MAX_MESSAGES: usize = 256;
 /// Messages of all peers that wait for SQLite, together; one may be larger alone.
 pub const INBOX_MAX_BYTES: usize = 128 * 1024 * 1024;
-/// Connected peers that have not proven to be members; further ones push out the one that is here
-/// longest.
+/// Connected peers that have not proven to be members; each further one pushes out the one that is here
+/// longest and was not sent away yet.
 pub const UNPROVEN_PEERS_MAX: usize = 64;
 /// A member that has nothing which the own vector lacks is asked at most this often for what its log
 /// holds beyond its vector.

@@ -15,7 +15,7 @@ use rusqlite::Connection;
 use stage::{Line, Stage, key, peer};
 use wavesync_core::ids::{Cursor, Millis};
 use wavesync_core::limits;
-use wavesync_core::machine::StreamId;
+use wavesync_core::machine::{Input, Output, PeerId, StreamId};
 use wavesync_core::wire;
 use wavesync_core::wire::message::{Request, VectorList, sealed};
 
@@ -58,6 +58,85 @@ fn a_thousand_connects_and_disconnects_bring_one_request_at_a_time() {
     assert_eq!((stage.read(two, rows), stage.read(three, rows)), (all.clone(), all));
     assert!(stage.passes_most <= 1, "{} requests at a time", stage.passes_most);
     eprintln!("1,000 events, {} requests, at most one at a time", stage.passes);
+}
+
+/// What a member's machine wants after an input that comes from a driver which the test plays.
+fn answer(stage: &mut Stage, member: usize, input: Input) -> Vec<Output> {
+    let now = Millis(stage.now);
+    let member = stage.at_mut(member);
+    member.machine.handle(now, input, &mut member.store);
+    member.machine.take_outputs()
+}
+
+fn stranger(number: u8) -> PeerId {
+    // Above the member's own: it is the member that opens the control stream.
+    PeerId(vec![9, number])
+}
+
+fn comes(number: u8) -> Input {
+    Input::Connected { peer: stranger(number), address: String::new(), relayed: false }
+}
+
+fn opened(outputs: &[Output]) -> Option<u64> {
+    outputs.iter().find_map(|output| match output {
+        Output::OpenStream { token, .. } => Some(*token),
+        _ => None,
+    })
+}
+
+/// Connections take a while to end. Whoever was sent away once is not sent away again in place of others,
+/// and nothing that it still says is heard.
+#[test]
+fn strangers_give_way_one_for_each_that_comes() {
+    let mut stage = Stage::new();
+    let member = stage.member(peer(1), key(7), TABLE, 1);
+    let mut sent_away = Vec::new();
+    for number in 0..200 {
+        stage.now += 1;
+        let outputs = answer(&mut stage, member, comes(number));
+        sent_away.extend(outputs.into_iter().filter_map(|output| match output {
+            Output::Disconnect { peer } => Some(peer),
+            _ => None,
+        }));
+    }
+    let oldest = 200 - limits::UNPROVEN_PEERS_MAX as u8;
+    assert_eq!(sent_away, (0..oldest).map(stranger).collect::<Vec<_>>());
+
+    let stream = StreamId(1_000);
+    let late = Input::Opened { peer: stranger(0), stream, token: None };
+    assert!(matches!(answer(&mut stage, member, late)[..], [Output::Abandon { .. }]));
+    let frame = Input::Frame { stream, bytes: vec![9] };
+    assert!(answer(&mut stage, member, frame).is_empty());
+}
+
+/// Who lets no control stream come about is asked again after a while, not at once and for ever.
+#[test]
+fn a_control_stream_that_fails_waits_longer_each_time() {
+    for closes in [false, true] {
+        let mut stage = Stage::new();
+        let member = stage.member(peer(1), key(7), TABLE, 1);
+        let mut outputs = answer(&mut stage, member, comes(0));
+        let mut waits = Vec::new();
+        for number in 0..6 {
+            let (peer, token) = (stranger(0), opened(&outputs).unwrap());
+            outputs = if closes {
+                let stream = StreamId(1_000 + number);
+                answer(&mut stage, member, Input::Opened { peer, stream, token: Some(token) });
+                answer(&mut stage, member, Input::Closed { stream })
+            } else {
+                answer(&mut stage, member, Input::OpenFailed { peer, token })
+            };
+            let failed = stage.now;
+            while opened(&outputs).is_none() {
+                let wake = stage.at(member).machine.next_wake().0;
+                assert!(wake > stage.now, "it spins");
+                stage.now = wake;
+                outputs = answer(&mut stage, member, Input::Timer);
+            }
+            waits.push(stage.now - failed);
+        }
+        assert_eq!(waits, [500, 1_000, 2_000, 4_000, 8_000, 16_000], "closes: {closes}");
+    }
 }
 
 /// A peer asks for everything, and gives no credit.

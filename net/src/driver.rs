@@ -476,6 +476,7 @@ impl Driver {
                     }
                 }
                 Output::Close { stream } => network.close_stream(crate::StreamId(stream.0)),
+                Output::Abandon { stream } => network.abandon_stream(crate::StreamId(stream.0)),
                 Output::Proven { peer } => {
                     if let Ok(peer) = PeerKey::from_bytes(&peer.0) {
                         network.admit(&peer);

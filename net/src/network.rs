@@ -362,6 +362,12 @@ impl Network {
         self.swarm.behaviour_mut().streams.close(stream);
     }
 
+    /// Sends what is queued, then ends the stream without reading on: frames that arrived already may
+    /// still be told of, a few at most.
+    pub fn abandon_stream(&mut self, stream: StreamId) {
+        self.swarm.behaviour_mut().streams.abandon(stream);
+    }
+
     /// Ends a stream at once; what is queued is lost.
     pub fn abort_stream(&mut self, stream: StreamId) {
         self.swarm.behaviour_mut().streams.abort(stream);

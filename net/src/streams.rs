@@ -136,6 +136,12 @@ impl Streams {
         }
     }
 
+    pub(crate) fn abandon(&mut self, stream: StreamId) {
+        if let Some(open) = self.streams.get(&stream) {
+            open.queue.abandon();
+        }
+    }
+
     pub(crate) fn abort(&mut self, stream: StreamId) {
         if let Some(open) = self.streams.get(&stream) {
             open.queue.abort("aborted on this side".to_owned());

@@ -24,13 +24,19 @@ use wavesync_core::{
 };
 use wavesync_net::driver::{self, Board, Control, Parts, Settings};
 
+const TABLES: &str = "CREATE TABLE note(id TEXT PRIMARY KEY, body TEXT);
+    CREATE TABLE ping(id INTEGER PRIMARY KEY)";
 const VICTIM: &str = "WAVESYNC_TEST_VICTIM";
 const DEADLINE: Duration = Duration::from_secs(60);
 /// What a connection that has proven nothing may hold.
 const HELD_MAX_KIB: u64 = 256;
-/// What each of 1,000 may hold on average, when they come by the hundred: many of them are gone before the
+/// What each of 1,000 may hold on average, when they come by the hundred: most of them are gone before the
 /// last ones come.
-const CROWD_MEAN_MAX_KIB: u64 = 64;
+const CROWD_MEAN_MAX_KIB: u64 = 32;
+/// Rows written one by one, of which the median time is taken.
+const TIMED: usize = 15;
+/// What the machine may add to a latency by itself.
+const SLACK: Duration = Duration::from_millis(30);
 /// A stranger gives up once the victim has read nothing for this long.
 const STALLED: Duration = Duration::from_millis(500);
 /// And once it has sent so much: far more than it may.
@@ -91,8 +97,7 @@ impl Engine {
 #[allow(clippy::print_stdout)]
 fn the_engine_that_strangers_visit() {
     let Some(path) = std::env::var_os(VICTIM) else { return };
-    let sql = "CREATE TABLE note(id TEXT PRIMARY KEY, body TEXT)";
-    let engine = Engine::start(path.into(), sql, Vec::new());
+    let engine = Engine::start(path.into(), TABLES, Vec::new());
     assert!(engine.board.wait(DEADLINE, |shown| !shown.listen.is_empty()));
     println!("at {}", engine.board.snapshot().listen[0]);
     // Until whoever started this is gone.
@@ -269,14 +274,36 @@ fn syncs(victim: &Victim, honest: &Engine, rows: i64) {
     }
 }
 
+/// From where a commit of an honest member returns to where its row is in the victim's file: the median.
+fn latency(victim: &Victim, honest: &Engine) -> Duration {
+    let writer = Connection::open(&honest.path).unwrap();
+    writer.busy_timeout(Duration::from_secs(10)).unwrap();
+    let reader = Connection::open(&victim.path).unwrap();
+    let mut found = reader.prepare("SELECT 1 FROM ping WHERE id = ?1").unwrap();
+    let one = |_| {
+        let row: i64 = writer
+            .query_row("INSERT INTO ping DEFAULT VALUES RETURNING id", [], |row| row.get(0))
+            .unwrap();
+        let start = Instant::now();
+        while !found.exists([row]).unwrap() {
+            assert!(start.elapsed() < DEADLINE, "{:?}", honest.board.snapshot().peers);
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        start.elapsed()
+    };
+    let mut took: Vec<Duration> = (0..TIMED).map(one).collect();
+    took.sort();
+    took[TIMED / 2]
+}
+
 #[test]
-fn a_stranger_holds_little_of_us() {
+fn strangers_hold_little_of_us_and_keep_nobody_waiting() {
     let directory = tempfile::tempdir().unwrap();
     let victim = Victim::start(directory.path());
-    let sql = "CREATE TABLE note(id TEXT PRIMARY KEY, body TEXT)";
     let peers = vec![victim.address.clone()];
-    let honest = Engine::start(directory.path().join("honest.db"), sql, peers);
+    let honest = Engine::start(directory.path().join("honest.db"), TABLES, peers);
     syncs(&victim, &honest, 1);
+    let calm = latency(&victim, &honest);
     // One of each, so that what is allocated once is.
     drop(visits(victim.port(), MANNERS.len()));
     let before = victim.memory("VmRSS");
@@ -288,15 +315,25 @@ fn a_stranger_holds_little_of_us() {
     eprintln!("{} strangers at once hold {grown} KiB", held.len());
     assert!(grown <= at_once as u64 * HELD_MAX_KIB, "{grown} KiB for {at_once} strangers");
     syncs(&victim, &honest, 2);
+    let beside = latency(&victim, &honest);
     drop(held);
 
-    for _ in 0..10 {
-        drop(visits(victim.port(), 100));
-    }
+    let port = victim.port();
+    let crowd = std::thread::spawn(move || (0..10).for_each(|_| drop(visits(port, 100))));
+    let amid = latency(&victim, &honest);
+    crowd.join().unwrap();
     let grown = victim.memory("VmHWM").saturating_sub(before);
     eprintln!("1,000 further strangers: {grown} KiB");
     assert!(grown <= 1_000 * CROWD_MEAN_MAX_KIB, "{grown} KiB after 1,000 strangers");
     syncs(&victim, &honest, 3);
+    let after = latency(&victim, &honest);
+    eprintln!(
+        "commit to visible: {calm:?}; strangers stay: {beside:?}; 1,000 come: {amid:?}; they are \
+         gone: {after:?}"
+    );
+    for late in [beside, after] {
+        assert!(late <= 2 * calm + SLACK, "{late:?} instead of {calm:?}");
+    }
     honest.stop();
 }
 

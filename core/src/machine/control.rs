@@ -15,9 +15,6 @@ use crate::wire::message::{
 };
 use crate::{Error, Result, limits, wire};
 
-/// A control stream that ended is opened again after this long, in milliseconds; the time doubles
-/// with each one that did not last.
-const CONTROL_RETRY_MS: u64 = 250;
 /// A control stream that lived for this long, in milliseconds, lasted.
 const CONTROL_STEADY_MS: u64 = 60_000;
 /// Number of the control stream in its session.
@@ -39,11 +36,22 @@ impl Machine {
         self.inbox.retain(|(stream, _)| self.streams.contains_key(stream));
     }
 
+    /// Gives up the connections to a peer that has proven nothing. They may take a while to end.
+    pub(super) fn send_away(&mut self, id: &PeerId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        peer.leaving = true;
+        let streams = self.streams.iter().filter(|(_, stream)| stream.peer == *id);
+        let streams: Vec<StreamId> = streams.map(|(stream, _)| *stream).collect();
+        streams.into_iter().for_each(|stream| self.close_stream(stream));
+        self.outputs.push(Output::Disconnect { peer: id.clone() });
+    }
+
     /// Opens the control stream, if that is this side's part.
     fn greet(&mut self, now: Millis, id: &PeerId) {
         let ours = self.config.own_peer < *id;
         let Some(peer) = self.peers.get_mut(id) else { return };
         if !ours
+            || peer.leaving
             || peer.greeting
             || peer.control.is_some()
             || peer.retry_at.is_some_and(|at| at > now)
@@ -68,8 +76,12 @@ impl Machine {
         stream: StreamId,
         token: Option<u64>,
     ) {
-        let Some(token) = token else {
+        let leaving = self.peers.get(&peer).is_some_and(|peer| peer.leaving);
+        let Some(token) = token.filter(|_| !leaving) else {
             self.streams.insert(stream, Stream { peer, kind: StreamKind::Fresh, since: now });
+            if leaving {
+                self.close_stream(stream);
+            }
             return;
         };
         let Some((peer, pass)) = self.opening.remove(&token) else {
@@ -112,7 +124,9 @@ impl Machine {
                 }
             }
             StreamKind::Fresh | StreamKind::Offering(_) | StreamKind::Accepting(_) => {
-                peer.greeting = false;
+                if std::mem::take(&mut peer.greeting) {
+                    peer.control_fell(self.seen_at, false);
+                }
             }
             StreamKind::Control { .. } if peer.control == Some(id) => {
                 peer.control = None;
@@ -120,16 +134,18 @@ impl Machine {
                 peer.known = None;
                 peer.greeting = false;
                 let lasted = self.seen_at.since(stream.since) >= CONTROL_STEADY_MS;
-                peer.falls = if lasted { 0 } else { (peer.falls + 1).min(6) };
-                let retry = self.seen_at.plus(CONTROL_RETRY_MS << peer.falls);
-                peer.retry_at = Some(peer.retry_at.map_or(retry, |at| at.max(retry)));
+                peer.control_fell(self.seen_at, lasted);
             }
             _ => {}
         }
     }
 
     pub(super) fn close_stream(&mut self, stream: StreamId) {
-        self.outputs.push(Output::Close { stream });
+        let proven = self.streams.get(&stream).is_none_or(|entry| entry.kind.is_proven());
+        self.outputs.push(match proven {
+            true => Output::Close { stream },
+            false => Output::Abandon { stream },
+        });
         self.stream_closed(stream);
     }
 

@@ -1,8 +1,8 @@
 //! Peers that do wrong: streams that are given up, and strangers that must not keep members out.
 
 use crate::ids::Millis;
-use crate::machine::peer::{Peer, PeerId, StreamId, StreamKind};
-use crate::machine::{Level, Machine, Output};
+use crate::machine::peer::{Peer, PeerId, StreamId};
+use crate::machine::{Level, Machine};
 use crate::wire::message::{Refusal, RefusalCode, plain};
 use crate::{Error, limits};
 
@@ -22,13 +22,16 @@ const TOLD_INTERVAL_MS: u64 = 5_000;
 impl Machine {
     /// Peers that prove nothing must not keep members out: the one that is here longest gives way.
     pub(super) fn make_way(&mut self, newest: &PeerId) {
-        let unproven = |(id, peer): &(&PeerId, &Peer)| peer.session.is_none() && *id != newest;
+        let unproven = |(id, peer): &(&PeerId, &Peer)| {
+            peer.session.is_none() && !peer.leaving && *id != newest
+        };
         let waiting = self.peers.iter().filter(unproven);
         if waiting.clone().count() < limits::UNPROVEN_PEERS_MAX {
             return;
         }
-        if let Some((id, _)) = waiting.min_by_key(|(_, peer)| peer.since) {
-            self.outputs.push(Output::Disconnect { peer: id.clone() });
+        let oldest = waiting.min_by_key(|(_, peer)| peer.since).map(|(id, _)| id.clone());
+        if let Some(id) = oldest {
+            self.send_away(&id);
         }
     }
 
@@ -36,13 +39,7 @@ impl Machine {
     pub(super) fn give_up_stream(&mut self, id: StreamId, error: &Error) {
         let Some(stream) = self.streams.get(&id) else { return };
         let peer = stream.peer.clone();
-        let handshake = !matches!(
-            stream.kind,
-            StreamKind::Control { .. }
-                | StreamKind::Incoming { .. }
-                | StreamKind::Again { .. }
-                | StreamKind::Outgoing { .. }
-        );
+        let handshake = !stream.kind.is_proven();
         let (code, hint, refusal) = match error {
             Error::Auth(_) if handshake => (
                 "auth_failed",

@@ -131,6 +131,12 @@ pub enum Output {
         /// Which.
         stream: StreamId,
     },
+    /// Close a stream after what was sent on it, and take nothing of it any more: nothing was proven on
+    /// it, and a stranger may have sent much.
+    Abandon {
+        /// Which.
+        stream: StreamId,
+    },
     /// A peer has proven that it is a member: it may send more than a stranger.
     Proven {
         /// Who.
@@ -312,15 +318,20 @@ impl Machine {
             Input::Disconnected { peer } => self.disconnected(&peer),
             Input::Opened { peer, stream, token } => self.stream_opened(now, peer, stream, token),
             Input::OpenFailed { token, .. } => {
-                if let Some((peer, _)) = self.opening.remove(&token)
+                if let Some((peer, pass)) = self.opening.remove(&token)
                     && let Some(peer) = self.peers.get_mut(&peer)
                 {
                     (peer.requesting, peer.greeting, peer.full) = (false, false, Full::No);
+                    if !pass {
+                        peer.control_fell(now, false);
+                    }
                     peer.check.give_up();
                     let soon = now.plus(limits::DIGEST_QUIET_MS);
                     self.check.not_before = self.check.not_before.max(soon);
                 }
             }
+            // A stranger may have sent thousands before its stream was closed.
+            Input::Frame { stream, .. } if !self.streams.contains_key(&stream) => return,
             Input::Frame { stream, bytes } => self.frame(now, stream, &bytes),
             Input::Drained { stream } => {
                 self.congested.remove(&stream);
@@ -396,8 +407,9 @@ impl Machine {
             self.check.wake.into_iter().for_each(&mut sooner);
         }
         for (id, peer) in &self.peers {
+            let ours = self.config.own_peer < *id && !peer.leaving;
             if let (true, None, false, Some(at)) =
-                (self.config.own_peer < *id, peer.control, peer.greeting, peer.retry_at)
+                (ours, peer.control, peer.greeting, peer.retry_at)
             {
                 sooner(at);
             }

@@ -13,6 +13,12 @@ use crate::store::scan::Place;
 use crate::store::vector::{Caps, Vector};
 use crate::wire::message::State;
 
+/// A control stream that ended or failed is opened again after this long, in milliseconds; the time
+/// doubles with each one that did not last.
+const CONTROL_RETRY_MS: u64 = 250;
+/// It doubles so often at most: to 16 seconds.
+const CONTROL_DOUBLINGS_MAX: u32 = 6;
+
 /// A peer's id on the network, as the transport has authenticated it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId(pub Vec<u8>);
@@ -89,10 +95,21 @@ pub(super) struct Peer {
     pub ask_after: Option<Millis>,
     /// The handshake is complete and our hello has not been sent.
     pub hello_due: bool,
+    /// It was told to go: nothing of it is heard any more.
+    pub leaving: bool,
     /// It holds back what was written here, because this clock is ahead.
     pub held_back: bool,
     /// Whether it holds the same rows.
     pub check: super::check::PeerCheck,
+}
+
+impl Peer {
+    /// Its control stream ended, or did not come about: the next one waits a while.
+    pub fn control_fell(&mut self, now: Millis, lasted: bool) {
+        self.falls = if lasted { 0 } else { (self.falls + 1).min(CONTROL_DOUBLINGS_MAX) };
+        let retry = now.plus(CONTROL_RETRY_MS << self.falls);
+        self.retry_at = Some(self.retry_at.map_or(retry, |at| at.max(retry)));
+    }
 }
 
 /// What a peer said of itself.
@@ -175,6 +192,19 @@ pub(super) struct Serving {
     /// For the mutant that ends a scan where it was when it started.
     #[cfg_attr(not(feature = "mutants"), allow(dead_code))]
     pub end_at_start: Seq,
+}
+
+impl StreamKind {
+    /// Whether it belongs to a session with a member.
+    pub fn is_proven(&self) -> bool {
+        match self {
+            Self::Fresh | Self::Refused | Self::Offering(_) | Self::Accepting(_) => false,
+            Self::Control { .. }
+            | Self::Incoming { .. }
+            | Self::Again { .. }
+            | Self::Outgoing { .. } => true,
+        }
+    }
 }
 
 impl Stream {

@@ -264,7 +264,7 @@ impl Crowd {
                 let end = 1 - (stream.0 % 2) as usize;
                 self.transmit(stream.0 / 2, end, |pair| Event::Frame { pair, end, bytes: frame });
             }
-            Output::Close { stream } => {
+            Output::Close { stream } | Output::Abandon { stream } => {
                 let end = 1 - (stream.0 % 2) as usize;
                 self.transmit(stream.0 / 2, end, |pair| Event::Closed { pair, end });
                 if let Some(pair) = self.pairs.get_mut(&(stream.0 / 2)) {

@@ -476,7 +476,9 @@ impl<'a> Group<'a> {
                     self.net.open(at, usize::from(peer.0[0]), token);
                 }
                 Output::Send { stream, frame } => self.net.send(stream, Item::Frame(frame)),
-                Output::Close { stream } => self.net.send(stream, Item::Closed),
+                Output::Close { stream } | Output::Abandon { stream } => {
+                    self.net.send(stream, Item::Closed)
+                }
                 Output::Proven { .. } => {}
                 Output::Disconnect { peer } => self.disconnect(at, usize::from(peer.0[0])),
                 Output::Event(event) => assert!(

@@ -191,7 +191,7 @@ pub fn handshake(bytes: &[u8]) -> bool {
                         assert!(kind == plain::ANSWER || kind == plain::REFUSAL, "{frame:?}");
                         answered |= kind == plain::ANSWER;
                     }
-                    Output::Close { .. } => {
+                    Output::Close { .. } | Output::Abandon { .. } => {
                         stream = StreamId(stream.0 + 1);
                         machine.handle(NOW, open(stream), store);
                     }

@@ -228,7 +228,7 @@ impl World {
                 }
             }
             Output::Send { stream, frame } => self.transmit(stream.0, Item::Frame(frame)),
-            Output::Close { stream } => {
+            Output::Close { stream } | Output::Abandon { stream } => {
                 self.transmit(stream.0, Item::Closed);
                 let end = (stream.0 % 2) as usize;
                 if let Some(pair) = self.network.pairs.get_mut(&(stream.0 / 2)) {

@@ -572,7 +572,7 @@ impl Stage {
                 self.queue.push_back((at, answer));
             }
             Output::Send { stream, frame } => self.post(stream, frame),
-            Output::Close { stream } => self.shut(stream),
+            Output::Close { stream } | Output::Abandon { stream } => self.shut(stream),
             Output::Proven { .. } => {}
             Output::Disconnect { peer } => {
                 let other = self.actors.iter().position(|(id, _)| *id == peer).unwrap();

@@ -155,6 +155,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for Pipe<S> {
         if let Some(reason) = this.queue.aborted() {
             return this.end(false, reason);
         }
+        // Dropped with something unread, the stream is reset, behind what was sent.
+        this.read_finished |= this.queue.is_deaf();
         loop {
             if !this.write_finished
                 && let Poll::Ready(Err(error)) = this.poll_write(context)
@@ -264,6 +266,22 @@ mod tests {
                 }
                 assert_eq!(closed(&mut pipe).await.0, expected, "{length} bytes");
             }
+        });
+    }
+
+    #[test]
+    fn an_abandoned_stream_sends_its_last_and_reads_no_more() {
+        smol::block_on(async {
+            let (mut pipe, queue, mut peer) = pipe().await;
+            let many = framed(b"x").repeat(10_000);
+            peer.write_all(&many).await.unwrap();
+            assert_eq!(received(&mut pipe).await, b"x");
+            queue.push(b"no".to_vec());
+            queue.abandon();
+            assert!(closed(&mut pipe).await.0);
+            let mut last = vec![0; framed(b"no").len()];
+            peer.read_exact(&mut last).await.unwrap();
+            assert_eq!(last, framed(b"no"));
         });
     }
 

@@ -32,6 +32,8 @@ struct State {
     /// The queue was long since it was last short.
     was_long: bool,
     unread_bytes: usize,
+    /// What the peer sends is of no interest any more.
+    deaf: bool,
     end: End,
 }
 
@@ -91,6 +93,16 @@ impl Queue {
         }
         drop(state);
         self.waker.wake();
+    }
+
+    /// Like `close`, and nothing more is read.
+    pub(crate) fn abandon(&self) {
+        self.state().deaf = true;
+        self.close();
+    }
+
+    pub(crate) fn is_deaf(&self) -> bool {
+        self.state().deaf
     }
 
     pub(crate) fn abort(&self, reason: String) {

@@ -103,6 +103,9 @@ impl Machine {
         let Some(stream) = self.streams.remove(&id) else { return };
         self.inbox.retain(|(waiting, _)| *waiting != id);
         let Some(peer) = self.peers.get_mut(&stream.peer) else { return };
+        if !stream.kind.is_proven() && std::mem::take(&mut peer.greeting) {
+            peer.control_fell(self.seen_at, false);
+        }
         match stream.kind {
             StreamKind::Again { .. } => {
                 peer.requesting = false;
@@ -121,11 +124,6 @@ impl Machine {
                     // Somebody else may be asked now.
                     let soon = self.seen_at.plus(limits::ASK_AGAIN_MS);
                     self.compare_at = self.compare_at.min(soon);
-                }
-            }
-            StreamKind::Fresh | StreamKind::Offering(_) | StreamKind::Accepting(_) => {
-                if std::mem::take(&mut peer.greeting) {
-                    peer.control_fell(self.seen_at, false);
                 }
             }
             StreamKind::Control { .. } if peer.control == Some(id) => {

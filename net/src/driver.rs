@@ -293,7 +293,9 @@ impl Driver {
             self.poll(now);
             self.dial(now);
             self.publish(now);
-            if self.stopping.is_some_and(|deadline| now >= deadline || self.is_flushed()) {
+            // What is to stop does not go on under another identity either: nobody asks it twice.
+            let ends = |deadline| self.restarting || now >= deadline || self.is_flushed();
+            if self.stopping.is_some_and(ends) {
                 break;
             }
             if self.restarting {

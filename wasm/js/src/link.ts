@@ -115,10 +115,12 @@ export class Link {
     }
   }
 
+  /** Whatever ended it, who waits for the end has it. */
   #end(error: WavesyncError): void {
-    this.#closed = error;
+    this.#closed ??= error;
     this.#worker.terminate();
     this.#reject(error);
+    this.#whenClosed?.();
   }
 
   #reject(error: WavesyncError): void {
@@ -134,7 +136,6 @@ export class Link {
     const last = this.#opening?.memory || this.#restarts.length >= RESTARTS_MAX;
     if (last || !this.#opening || this.#whenClosed) {
       this.#end(error);
-      this.#whenClosed?.();
       throw error;
     }
     this.#restarts.push(now);

@@ -110,7 +110,8 @@ fn every_limit_of_the_streams_stands_in_the_protocol_with_its_value() {
         text.split('*').map(|factor| factor.trim().parse::<i128>().unwrap()).product()
     };
     let constant = |line: &str| {
-        let (name, rest) = line.strip_prefix("pub const ")?.split_once(": usize = ")?;
+        let (name, rest) = line.strip_prefix("pub const ")?.split_once(": ")?;
+        let rest = rest.strip_prefix("usize = ").or_else(|| rest.strip_prefix("u64 = "))?;
         let value = rest.trim_end_matches(';').split('+').map(product).sum();
         Some((name.to_string(), value))
     };

@@ -12,12 +12,12 @@ use std::time::Duration;
 use dice::Dice;
 use peak_alloc::PeakAlloc;
 use rusqlite::Connection;
-use stage::{Line, Stage, key, peer};
+use stage::{Line, Passing, Stage, frame, key, peer};
 use wavesync_core::ids::{Cursor, Millis};
 use wavesync_core::limits;
 use wavesync_core::machine::{Input, Output, PeerId, StreamId};
 use wavesync_core::wire;
-use wavesync_core::wire::message::{Request, VectorList, sealed};
+use wavesync_core::wire::message::{Refusal, Request, VectorList, plain, sealed};
 
 #[global_allocator]
 static HEAP: PeakAlloc = PeakAlloc;
@@ -107,6 +107,66 @@ fn strangers_give_way_one_for_each_that_comes() {
     assert!(matches!(answer(&mut stage, member, late)[..], [Output::Abandon { .. }]));
     let frame = Input::Frame { stream, bytes: vec![9] };
     assert!(answer(&mut stage, member, frame).is_empty());
+}
+
+/// A connection that was being made when its peer was told to go came too late for that.
+#[test]
+fn who_was_told_to_go_and_stays_is_told_again() {
+    let mut stage = Stage::new();
+    let member = stage.member(peer(1), key(7), TABLE, 1);
+    for number in 0..=limits::UNPROVEN_PEERS_MAX as u8 {
+        stage.now += 1;
+        answer(&mut stage, member, comes(number));
+    }
+    let told = stage.now;
+    let mut again = 0;
+    while stage.now < told + 60_000 {
+        let wake = stage.at(member).machine.next_wake().0;
+        assert!(wake > stage.now, "it spins");
+        stage.now = wake;
+        let outputs = answer(&mut stage, member, Input::Timer);
+        let first = stranger(0);
+        again +=
+            outputs.iter().filter(|it| **it == Output::Disconnect { peer: first.clone() }).count();
+    }
+    assert!((11..=12).contains(&again), "told {again} times in a minute");
+    answer(&mut stage, member, Input::Disconnected { peer: stranger(0) });
+    let outputs = answer(&mut stage, member, comes(0));
+    assert!(opened(&outputs).is_some(), "it may come again");
+}
+
+/// A member that was here for long and whose control stream has just ended is not the first to go.
+#[test]
+fn a_member_gives_way_after_strangers() {
+    let mut stage = Stage::new();
+    let member = stage.member(peer(1), key(7), TABLE, 1);
+    let other = stage.member(peer(2), key(7), TABLE, 2);
+    stage.connect(member, other);
+    stage.pass(1_000);
+    for number in 0..limits::UNPROVEN_PEERS_MAX as u8 {
+        stage.now += 1;
+        answer(&mut stage, member, comes(number));
+    }
+    // Nothing is said on a control stream that a frame out of place ends.
+    let hello = |it: &&Passing| it.to == member && it.bytes[0] == sealed::HELLO;
+    let control = stage.sent.iter().find(hello).unwrap().stream;
+    answer(&mut stage, member, Input::Frame { stream: control, bytes: vec![9; 40] });
+    let outputs = answer(&mut stage, member, comes(200));
+    assert!(outputs.contains(&Output::Disconnect { peer: stranger(0) }), "{outputs:?}");
+}
+
+/// What follows a refusal is not looked at: a stranger could send thousands.
+#[test]
+fn a_refusal_ends_its_stream() {
+    let mut stage = Stage::new();
+    let member = stage.member(peer(1), key(7), TABLE, 1);
+    answer(&mut stage, member, comes(0));
+    let stream = StreamId(1_000);
+    answer(&mut stage, member, Input::Opened { peer: stranger(0), stream, token: None });
+    let refusal = frame(plain::REFUSAL, &Refusal { code: 2 });
+    let outputs = answer(&mut stage, member, Input::Frame { stream, bytes: refusal.clone() });
+    assert!(outputs.contains(&Output::Abandon { stream: StreamId(1_000) }), "{outputs:?}");
+    assert!(answer(&mut stage, member, Input::Frame { stream, bytes: refusal }).is_empty());
 }
 
 /// Who lets no control stream come about is asked again after a while, not at once and for ever.

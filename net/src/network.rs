@@ -330,6 +330,7 @@ impl Network {
         let peer = peer.to_peer_id();
         if self.swarm.behaviour().streams.is_connected(&peer) {
             self.admission.admit(peer);
+            self.swarm.behaviour_mut().streams.admit(peer);
         }
     }
 

@@ -15,7 +15,7 @@ mod pipe;
 mod queue;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, atomic::AtomicU64},
     task::{Context, Poll, Waker},
     time::Duration,
@@ -37,6 +37,9 @@ use queue::Queue;
 
 /// The protocol of the streams; its version is the wire version of the framing.
 pub const PROTOCOL: StreamProtocol = StreamProtocol::new("/wavesync/1");
+/// Connections of one peer that has proven nothing; further ones that it makes are refused. So those who are
+/// let in at a time never take all places.
+pub const UNPROVEN_CONNECTIONS_MAX: usize = 3;
 /// The longest payload of one frame: a 256 KiB body with its kind and authentication code.
 pub const FRAME_PAYLOAD_MAX_BYTES: usize = 256 * 1024 + 64;
 /// A stream with this much received and not yet consumed is not read any further.
@@ -97,6 +100,8 @@ pub(crate) struct Streams {
     stream_ids: Arc<AtomicU64>,
     connections: Connections,
     streams: HashMap<StreamId, OpenStream>,
+    /// Connected peers that were admitted.
+    admitted: HashSet<PeerId>,
     opens: HashMap<u64, PendingOpen>,
     next_open: u64,
     actions: VecDeque<ToSwarm<StreamsEvent, Command>>,
@@ -156,6 +161,11 @@ impl Streams {
         !self.streams.is_empty()
     }
 
+    /// It may have more than [`UNPROVEN_CONNECTIONS_MAX`] connections, as long as one is left.
+    pub(crate) fn admit(&mut self, peer: PeerId) {
+        self.admitted.insert(peer);
+    }
+
     pub(crate) fn is_connected(&self, peer: &PeerId) -> bool {
         self.connections.best(peer).is_some()
     }
@@ -210,7 +220,10 @@ impl Streams {
             self.open_failed(open, "the connection was lost; open it again".to_owned());
         }
         match self.connections.remove(&peer, connection) {
-            connections::Change::Last => self.emit(StreamsEvent::Disconnected { peer }),
+            connections::Change::Last => {
+                self.admitted.remove(&peer);
+                self.emit(StreamsEvent::Disconnected { peer });
+            }
             connections::Change::Path(path) => self.emit(StreamsEvent::PathChanged { peer, path }),
             connections::Change::None => {}
         }
@@ -237,10 +250,16 @@ impl NetworkBehaviour for Streams {
     fn handle_established_inbound_connection(
         &mut self,
         _: ConnectionId,
-        _: PeerId,
+        peer: PeerId,
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
+        let most = self.connections.count(&peer) >= UNPROVEN_CONNECTIONS_MAX;
+        if most && !self.admitted.contains(&peer) {
+            return Err(ConnectionDenied::new(std::io::Error::other(
+                "a peer that has proven nothing has enough connections",
+            )));
+        }
         Ok(self.new_handler())
     }
 

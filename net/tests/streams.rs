@@ -55,6 +55,29 @@ fn closing_sends_what_is_queued_on_both_sides() {
 }
 
 #[test]
+fn an_abandoned_stream_sends_its_last_and_stops_who_goes_on_sending() {
+    smol::block_on(async {
+        let mut hosts = Hosts::listening(2).await;
+        hosts.connect(0, 1).await;
+        let (here, there) = hosts.open(0, 1).await;
+        // More than a window.
+        for _ in 0..20 {
+            hosts.networks[1].send(there, vec![7; 100_000]);
+        }
+        assert_eq!(hosts.frame(0, here).await.len(), 100_000);
+        hosts.networks[0].send(here, b"no".to_vec());
+        hosts.networks[0].abandon_stream(here);
+        assert_eq!(hosts.frame(1, there).await, b"no");
+        hosts.closed(1, there).await;
+        hosts.closed(0, here).await;
+        // Others go on.
+        let (here, there) = hosts.open(0, 1).await;
+        hosts.networks[0].send(here, b"again".to_vec());
+        assert_eq!(hosts.frame(1, there).await, b"again");
+    });
+}
+
+#[test]
 fn a_burst_of_streams_loses_none() {
     const STREAMS: u64 = 300;
     smol::block_on(async {

@@ -15,6 +15,8 @@ use crate::wire::message::{
 };
 use crate::{Error, Result, limits, wire};
 
+/// Who was told to go and is still here is told again after this long, in milliseconds.
+pub(super) const TOLD_TO_GO_MS: u64 = 5_000;
 /// A control stream that lived for this long, in milliseconds, lasted.
 const CONTROL_STEADY_MS: u64 = 60_000;
 /// Number of the control stream in its session.
@@ -34,12 +36,16 @@ impl Machine {
         self.opening.retain(|_, (peer, _)| peer != id);
         self.streams.retain(|_, stream| stream.peer != *id);
         self.inbox.retain(|(stream, _)| self.streams.contains_key(stream));
+        // The network may give the same numbers again, after a pause.
+        self.congested.retain(|stream| self.streams.contains_key(stream));
+        self.asking.retain(|stream| self.streams.contains_key(stream));
+        self.serving.retain(|stream| self.streams.contains_key(stream));
     }
 
     /// Gives up the connections to a peer that has proven nothing. They may take a while to end.
     pub(super) fn send_away(&mut self, id: &PeerId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        peer.leaving = true;
+        peer.leaving = Some(self.seen_at);
         let streams = self.streams.iter().filter(|(_, stream)| stream.peer == *id);
         let streams: Vec<StreamId> = streams.map(|(stream, _)| *stream).collect();
         streams.into_iter().for_each(|stream| self.close_stream(stream));
@@ -51,7 +57,7 @@ impl Machine {
         let ours = self.config.own_peer < *id;
         let Some(peer) = self.peers.get_mut(id) else { return };
         if !ours
-            || peer.leaving
+            || peer.leaving.is_some()
             || peer.greeting
             || peer.control.is_some()
             || peer.retry_at.is_some_and(|at| at > now)
@@ -76,9 +82,9 @@ impl Machine {
         stream: StreamId,
         token: Option<u64>,
     ) {
-        let leaving = self.peers.get(&peer).is_some_and(|peer| peer.leaving);
+        let leaving = self.peers.get(&peer).is_some_and(|peer| peer.leaving.is_some());
         let Some(token) = token.filter(|_| !leaving) else {
-            self.streams.insert(stream, Stream { peer, kind: StreamKind::Fresh, since: now });
+            self.streams.insert(stream, Stream::new(peer, StreamKind::Fresh, now));
             if leaving {
                 self.close_stream(stream);
             }
@@ -93,8 +99,10 @@ impl Machine {
             return;
         }
         let (offering, greeting) = Offering::new(self.nonce());
-        self.streams
-            .insert(stream, Stream { peer, kind: StreamKind::Offering(offering), since: now });
+        self.streams.insert(
+            stream,
+            Stream { offered: true, ..Stream::new(peer, StreamKind::Offering(offering), now) },
+        );
         self.send_plain(stream, plain::GREETING, &greeting);
     }
 
@@ -103,7 +111,8 @@ impl Machine {
         let Some(stream) = self.streams.remove(&id) else { return };
         self.inbox.retain(|(waiting, _)| *waiting != id);
         let Some(peer) = self.peers.get_mut(&stream.peer) else { return };
-        if !stream.kind.is_proven() && std::mem::take(&mut peer.greeting) {
+        if stream.offered && !stream.kind.is_proven() {
+            peer.greeting = false;
             peer.control_fell(self.seen_at, false);
         }
         match stream.kind {
@@ -131,6 +140,8 @@ impl Machine {
                 peer.session = None;
                 peer.known = None;
                 peer.greeting = false;
+                // Among those who have proven nothing it is the newest.
+                peer.since = self.seen_at;
                 let lasted = self.seen_at.since(stream.since) >= CONTROL_STEADY_MS;
                 peer.control_fell(self.seen_at, lasted);
             }
@@ -227,6 +238,7 @@ impl Machine {
         let names = (&own[..], &stream.peer.0[..]);
         if *kind == plain::REFUSAL {
             let refusal: Refusal = wire::decode(body)?;
+            stream.kind = StreamKind::Refused;
             return self.refused(&stream.peer.clone(), RefusalCode::from_number(refusal.code));
         }
         let state = std::mem::replace(&mut stream.kind, StreamKind::Fresh);
@@ -335,6 +347,11 @@ impl Machine {
         for id in late {
             self.close_stream(id);
         }
+        // A connection that was being made when it was told came too late for that.
+        let stays = |_: &PeerId, peer: &Peer| {
+            peer.leaving.is_some_and(|told| told.plus(TOLD_TO_GO_MS) <= now)
+        };
+        self.peers_where(stays).iter().for_each(|id| self.send_away(id));
         let waiting = self.peers_where(|_, peer| peer.control.is_none() && !peer.greeting);
         waiting.iter().for_each(|id| self.greet(now, id));
     }

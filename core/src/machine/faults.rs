@@ -23,7 +23,7 @@ impl Machine {
     /// Peers that prove nothing must not keep members out: the one that is here longest gives way.
     pub(super) fn make_way(&mut self, newest: &PeerId) {
         let unproven = |(id, peer): &(&PeerId, &Peer)| {
-            peer.session.is_none() && !peer.leaving && *id != newest
+            peer.session.is_none() && peer.leaving.is_none() && *id != newest
         };
         let waiting = self.peers.iter().filter(unproven);
         if waiting.clone().count() < limits::UNPROVEN_PEERS_MAX {

@@ -23,13 +23,24 @@ impl Machine {
             &mut self.last_fold,
             &mut self.compare_at,
             &mut self.collect_at,
+            &mut self.trim_at,
             &mut self.check.not_before,
             &mut self.check.last,
         ];
         marks.into_iter().for_each(earlier);
         let optional = [&mut self.retry_at, &mut self.searched_at, &mut self.check.begun];
         optional.into_iter().flatten().for_each(earlier);
-        self.peers.values_mut().filter_map(|peer| peer.retry_at.as_mut()).for_each(earlier);
+        for peer in self.peers.values_mut() {
+            let optional = [
+                &mut peer.retry_at,
+                &mut peer.leaving,
+                &mut peer.ask_after,
+                &mut peer.asked_at,
+                &mut peer.ahead_since,
+                &mut peer.told_at,
+            ];
+            optional.into_iter().flatten().chain([&mut peer.since]).for_each(earlier);
+        }
         self.streams.values_mut().for_each(|stream| earlier(&mut stream.since));
     }
 

@@ -321,22 +321,27 @@ impl Machine {
                 if let Some((peer, pass)) = self.opening.remove(&token)
                     && let Some(peer) = self.peers.get_mut(&peer)
                 {
-                    (peer.requesting, peer.greeting, peer.full) = (false, false, Full::No);
-                    if !pass {
+                    if pass {
+                        (peer.requesting, peer.full) = (false, Full::No);
+                        peer.check.give_up();
+                        let soon = now.plus(limits::DIGEST_QUIET_MS);
+                        self.check.not_before = self.check.not_before.max(soon);
+                    } else {
+                        peer.greeting = false;
                         peer.control_fell(now, false);
                     }
-                    peer.check.give_up();
-                    let soon = now.plus(limits::DIGEST_QUIET_MS);
-                    self.check.not_before = self.check.not_before.max(soon);
                 }
             }
             // A stranger may have sent thousands before its stream was closed.
             Input::Frame { stream, .. } if !self.streams.contains_key(&stream) => return,
             Input::Frame { stream, bytes } => self.frame(now, stream, &bytes),
             Input::Drained { stream } => {
-                self.congested.remove(&stream);
-                self.own_dirty = true;
-                self.announced = None;
+                let control = |peer: &Peer| peer.control == Some(stream);
+                // What was left out meanwhile is announced; a pass leaves nothing out.
+                if self.congested.remove(&stream) && self.peers.values().any(control) {
+                    self.own_dirty = true;
+                    self.announced = None;
+                }
             }
             Input::Closed { stream } => self.stream_closed(stream),
             Input::RoundTrip { peer, millis } => {
@@ -407,7 +412,11 @@ impl Machine {
             self.check.wake.into_iter().for_each(&mut sooner);
         }
         for (id, peer) in &self.peers {
-            let ours = self.config.own_peer < *id && !peer.leaving;
+            let ours = self.config.own_peer < *id && peer.leaving.is_none();
+            peer.leaving
+                .map(|told| told.plus(control::TOLD_TO_GO_MS))
+                .into_iter()
+                .for_each(&mut sooner);
             if let (true, None, false, Some(at)) =
                 (ours, peer.control, peer.greeting, peer.retry_at)
             {

@@ -184,7 +184,7 @@ impl Machine {
             true => StreamKind::Again { channel },
             false => StreamKind::Incoming { channel, position: None },
         };
-        self.streams.insert(stream, Stream { peer: id, kind, since: now });
+        self.streams.insert(stream, Stream::new(id, kind, now));
         self.send_plain(stream, plain::ATTACH, &Attach { session: session.id, stream: number });
         self.asking.push(stream);
     }

@@ -95,8 +95,8 @@ pub(super) struct Peer {
     pub ask_after: Option<Millis>,
     /// The handshake is complete and our hello has not been sent.
     pub hello_due: bool,
-    /// It was told to go: nothing of it is heard any more.
-    pub leaving: bool,
+    /// When it was last told to go: nothing of it is heard any more.
+    pub leaving: Option<Millis>,
     /// It holds back what was written here, because this clock is ahead.
     pub held_back: bool,
     /// Whether it holds the same rows.
@@ -151,6 +151,8 @@ pub(super) struct Counters {
 pub(super) struct Stream {
     pub peer: PeerId,
     pub kind: StreamKind,
+    /// We opened it as the control stream.
+    pub offered: bool,
     /// Since when it is in this state.
     pub since: Millis,
 }
@@ -159,7 +161,7 @@ pub(super) struct Stream {
 pub(super) enum StreamKind {
     /// Opened by the peer; its first frame will tell.
     Fresh,
-    /// It named a session that is over, and is to be closed.
+    /// One of both refused what the other said on it: it is to be closed.
     Refused,
     /// Our greeting is out.
     Offering(Offering),
@@ -208,6 +210,10 @@ impl StreamKind {
 }
 
 impl Stream {
+    pub fn new(peer: PeerId, kind: StreamKind, since: Millis) -> Self {
+        Self { peer, kind, offered: false, since }
+    }
+
     /// When the stream is given up if nothing happens on it.
     pub fn deadline(&self) -> Option<Millis> {
         match self.kind {

@@ -33,6 +33,8 @@ pub struct Dialer {
     targets: Vec<Target>,
     members: BTreeMap<PeerKey, Member>,
     connected: BTreeSet<PeerKey>,
+    /// Those of them that have proven to be members: whoever has not counts for nothing.
+    proven: BTreeSet<PeerKey>,
     /// Connected members whose addresses were given, and since when: they are never parted from.
     kept: BTreeMap<PeerKey, Millis>,
     mesh: Mesh<PeerKey>,
@@ -69,6 +71,7 @@ impl Dialer {
             targets: Vec::new(),
             members: BTreeMap::new(),
             connected: BTreeSet::new(),
+            proven: BTreeSet::new(),
             kept: BTreeMap::new(),
             mesh: Mesh::new(seed),
         };
@@ -100,15 +103,19 @@ impl Dialer {
     /// When the next dial is due.
     pub fn next_try(&self) -> Millis {
         let targets = self.targets.iter().map(|target| target.next_try);
-        if self.connected.len() > mesh::NEIGHBOURS_MAX && !self.is_settled() {
+        let (known, settled) = (self.known(), self.is_settled());
+        // In a group that all of them are connected in, there is nobody to part from.
+        let crowded = self.proven.len() > mesh::NEIGHBOURS_MAX;
+        if crowded && known > mesh::FULL_MESH_MAX_MEMBERS && !settled {
             return Millis(0);
         }
         let away = |(peer, _): &(&PeerKey, &Member)| !self.connected.contains(*peer);
-        let dialing = self.members.iter().filter(away).filter(|(_, member)| member.dialing).count();
-        let known = self.known();
-        let settled = self.is_settled();
+        let coming = |(peer, member): &(&PeerKey, &Member)| {
+            !self.proven.contains(*peer) && (member.dialing || self.connected.contains(*peer))
+        };
+        let coming = self.members.iter().filter(coming).count();
         // With enough dials under way, only their end gives more to do.
-        let enough = mesh::is_settled(known, self.connected.len() + dialing);
+        let enough = mesh::is_settled(known, self.proven.len() + coming);
         let away = self
             .members
             .iter()
@@ -153,9 +160,9 @@ impl Dialer {
 
     /// There are as many neighbours as there should be, or nobody to part from.
     fn is_settled(&self) -> bool {
-        let crowded = self.connected.len() > mesh::NEIGHBOURS_MAX;
-        mesh::is_settled(self.known(), self.connected.len())
-            || crowded && self.connected.iter().all(|peer| self.is_kept(peer))
+        let crowded = self.proven.len() > mesh::NEIGHBOURS_MAX;
+        mesh::is_settled(self.known(), self.proven.len())
+            || crowded && self.proven.iter().all(|peer| self.is_kept(peer))
     }
 
     /// Its address was given here; or it came by itself and was not found anywhere, so this may
@@ -166,8 +173,8 @@ impl Dialer {
 
     /// Members that are known, this one included.
     fn known(&self) -> usize {
-        let away = self.members.keys().filter(|peer| !self.connected.contains(*peer)).count();
-        away + self.connected.len() + 1
+        let away = self.members.keys().filter(|peer| !self.proven.contains(*peer)).count();
+        away + self.proven.len() + 1
     }
 
     /// Members to dial now, at all their addresses at once, and members to part from.
@@ -176,7 +183,10 @@ impl Dialer {
         if self.is_settled() {
             return (dials, parts);
         }
-        let mut busy = self.connected.clone();
+        let mut busy = self.proven.clone();
+        // What has not proven anything yet may be a member on its way.
+        let coming = self.connected.iter().filter(|peer| self.members.contains_key(*peer));
+        busy.extend(coming.cloned());
         let mut reachable = BTreeSet::new();
         for (peer, member) in &self.members {
             if member.next_try <= now {
@@ -185,7 +195,7 @@ impl Dialer {
                 busy.insert(peer.clone());
             }
         }
-        let kept = self.connected.iter().filter(|peer| self.is_kept(peer)).cloned().collect();
+        let kept = self.proven.iter().filter(|peer| self.is_kept(peer)).cloned().collect();
         for wish in self.mesh.plan(now, self.known(), &reachable, &busy, &kept) {
             match wish {
                 Wish::Dial(peer) => {
@@ -194,7 +204,10 @@ impl Dialer {
                     dials.push((peer, member.addresses.clone()));
                 }
                 // It counts as gone from here on: the next plan is not to part from others for it.
-                Wish::Part(peer) if self.connected.remove(&peer) => parts.push(peer),
+                Wish::Part(peer) if self.proven.remove(&peer) => {
+                    self.connected.remove(&peer);
+                    parts.push(peer);
+                }
                 Wish::Part(_) => {}
             }
         }
@@ -232,6 +245,13 @@ impl Dialer {
         }
     }
 
+    /// A connected peer has proven to be a member.
+    pub fn proven(&mut self, peer: &PeerKey) {
+        if self.connected.contains(peer) {
+            self.proven.insert(peer.clone());
+        }
+    }
+
     /// A dial of this address has led somewhere, perhaps to a peer that had come by itself before.
     pub fn reached(&mut self, address: &str, now: Millis) {
         for target in self.targets.iter_mut().filter(|target| same(&target.address, address)) {
@@ -244,6 +264,7 @@ impl Dialer {
     /// connected does nothing.
     pub fn disconnected(&mut self, peer: &PeerKey, own: &PeerKey, now: Millis) {
         self.connected.remove(peer);
+        self.proven.remove(peer);
         let lasted = self.kept.remove(peer).map_or(SHORT_MS, |since| now.since(since));
         if let Some(member) = self.members.get_mut(peer) {
             let give_way = if own < peer { 0 } else { GIVE_WAY_MS };
@@ -306,6 +327,7 @@ impl Dialer {
     /// Every connection is gone.
     pub fn all_disconnected(&mut self) {
         self.connected.clear();
+        self.proven.clear();
         self.kept.clear();
     }
 }
@@ -352,6 +374,43 @@ mod tests {
         (0..size).map(id).collect()
     }
 
+    fn joined(dialer: &mut Dialer, peer: &PeerKey, now: Millis) {
+        dialer.connected(peer, "", now);
+        dialer.proven(peer);
+    }
+
+    /// Whoever has proven nothing takes no member's place, and nobody is parted from for it.
+    #[test]
+    fn strangers_count_for_nothing() {
+        let mut dialer = Dialer::new(&[], 1, Millis(0));
+        let (members, strangers) = (crowd(60), crowd(200).split_off(100));
+        let address = vec!["/ip4/192.0.2.7/tcp/1".to_owned()];
+        members[..4].iter().for_each(|it| dialer.found(it.clone(), &address, Millis(0)));
+        dialed(&mut dialer, Millis(0));
+        members[..3].iter().for_each(|member| joined(&mut dialer, member, Millis(1)));
+        strangers.iter().for_each(|stranger| dialer.connected(stranger, "", Millis(2)));
+        // One of the four is away, and is tried again.
+        dialer.member_failed(&members[3], Millis(3));
+        let next = dialer.next_try();
+        assert!(next > Millis(3) && next < Millis(ANSWER_MAX_MS), "{next:?}");
+        assert_eq!(dialed(&mut dialer, next).len(), 1);
+    }
+
+    /// In a group of up to 16 nobody is parted from, however many are connected.
+    #[test]
+    fn one_who_is_away_from_a_full_mesh_is_waited_for() {
+        let mut dialer = Dialer::new(&[], 1, Millis(0));
+        let members = crowd(15);
+        let address = vec!["/ip4/192.0.2.7/tcp/1".to_owned()];
+        members.iter().for_each(|member| dialer.found(member.clone(), &address, Millis(0)));
+        assert_eq!(dialed(&mut dialer, Millis(0)).len(), 15);
+        members[..14].iter().for_each(|member| joined(&mut dialer, member, Millis(1)));
+        assert!(dialed(&mut dialer, Millis(2)).is_empty());
+        assert!(dialer.next_try() > Millis(2), "it spins");
+        dialer.member_failed(&members[14], Millis(3));
+        assert!(dialer.next_try() > Millis(3), "it spins");
+    }
+
     #[test]
     fn in_a_large_group_a_bounded_number_is_dialed_and_kept() {
         let mut dialer = Dialer::new(&[], 1, Millis(0));
@@ -366,7 +425,7 @@ mod tests {
         let instead = dialed(&mut dialer, Millis(3));
         assert_eq!(instead.len(), 0, "nine are under way");
         for (peer, _) in &first[1..] {
-            dialer.connected(peer, "", Millis(4));
+            joined(&mut dialer, peer, Millis(4));
         }
         assert!(dialed(&mut dialer, Millis(5_000)).is_empty());
         assert_eq!(dialer.next_try(), Millis(u64::MAX), "nothing is left to do");
@@ -374,7 +433,7 @@ mod tests {
         // Others come by themselves.
         let others = members.iter().filter(|member| first.iter().all(|(peer, _)| peer != *member));
         for peer in others.take(5) {
-            dialer.connected(peer, "", Millis(6_000));
+            joined(&mut dialer, peer, Millis(6_000));
         }
         assert_eq!(dialer.next_try(), Millis(0));
         let (dials, parts) = dialer.due_members(Millis(6_001));
@@ -431,14 +490,14 @@ mod tests {
         let mut hub = Dialer::new(&[], 1, Millis(0));
         let members = crowd(40);
         for peer in &members[..30] {
-            hub.connected(peer, "", Millis(1));
+            joined(&mut hub, peer, Millis(1));
         }
         assert_eq!(hub.due_members(Millis(2)), (vec![], vec![]), "it is all that they know");
         assert_eq!(hub.next_try(), Millis(u64::MAX), "nothing is due, not even at once");
         // Others were found, too: the group knows ways around this member.
         for peer in &members[30..] {
             hub.found(peer.clone(), &["/ip4/192.0.2.7/tcp/1".to_owned()], Millis(3));
-            hub.connected(peer, "", Millis(3));
+            joined(&mut hub, peer, Millis(3));
         }
         let (dials, parts) = hub.due_members(Millis(4));
         assert!(dials.is_empty());

@@ -59,6 +59,10 @@ impl Connections {
         all.iter().rev().find(|connection| !connection.path.relayed).or_else(|| all.last())
     }
 
+    pub(crate) fn count(&self, peer: &PeerId) -> usize {
+        self.peers.get(peer).map_or(0, Vec::len)
+    }
+
     pub(crate) fn has_address(&self, address: &Multiaddr) -> bool {
         self.peers.values().flatten().any(|connection| connection.path.address == *address)
     }

@@ -28,6 +28,11 @@ pub const UNPROVEN_STREAM_BYTES: usize = 3 * 1024;
 /// A longer frame of yamux ends a connection whose peer is not admitted. libp2p sends none above 16 KiB.
 pub const UNPROVEN_FRAME_MAX_BYTES: usize = 16 * 1024 + 12;
 
+/// A connection on which nothing that is sent leaves for so long, in seconds, is given up.
+pub const STALL_SECONDS: u64 = 60;
+/// The same while its peer is not admitted.
+pub const UNPROVEN_STALL_SECONDS: u64 = 10;
+
 const HEAD_BYTES: usize = 12;
 const KIND_DATA: u8 = 0;
 const KIND_WINDOW: u8 = 1;
@@ -104,7 +109,7 @@ impl<M> Gated<M> {
             let number = admission.0.gates.fetch_add(1, Ordering::Relaxed);
             Pass { admission, number, peer: self.peer, spent: 0, heads: Heads::default() }
         });
-        Gate { io, pass }
+        Gate { io, pass, patience: Patience::default() }
     }
 }
 
@@ -144,6 +149,58 @@ pub(crate) struct Gate<C> {
     io: C,
     /// Gone once the peer is admitted.
     pass: Option<Pass>,
+    patience: Patience,
+}
+
+impl<C> Gate<C> {
+    /// What was tried to send, unless it waits too long already.
+    fn sent<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        sent: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        let seconds = if self.pass.is_some() { UNPROVEN_STALL_SECONDS } else { STALL_SECONDS };
+        self.patience.or_given_up(context, seconds, sent)
+    }
+}
+
+/// Since when nothing of what is sent leaves. A peer that does not read would keep its connection for
+/// ever: also the end of one waits until all is sent.
+#[derive(Default)]
+struct Patience {
+    #[cfg(not(target_family = "wasm"))]
+    timer: Option<async_io::Timer>,
+}
+
+impl Patience {
+    #[cfg(not(target_family = "wasm"))]
+    fn or_given_up<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        seconds: u64,
+        sent: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if sent.is_ready() {
+            self.timer = None;
+            return sent;
+        }
+        let after = || async_io::Timer::after(std::time::Duration::from_secs(seconds));
+        let timer = self.timer.get_or_insert_with(after);
+        futures::ready!(std::future::Future::poll(Pin::new(timer), context));
+        let reason = format!("the peer takes nothing: given up after {seconds} s");
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, reason)))
+    }
+
+    /// Nobody dials a browser, and what it dials it knows.
+    #[cfg(target_family = "wasm")]
+    fn or_given_up<T>(
+        &mut self,
+        _: &mut Context<'_>,
+        _: u64,
+        sent: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        sent
+    }
 }
 
 struct Pass {
@@ -192,7 +249,8 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Gate<C> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
+        let sent = Pin::new(&mut self.io).poll_write(context, bytes);
+        self.sent(context, sent)
     }
 
     fn poll_write_vectored(
@@ -200,15 +258,18 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Gate<C> {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, bytes)
+        let sent = Pin::new(&mut self.io).poll_write_vectored(context, bytes);
+        self.sent(context, sent)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
+        let sent = Pin::new(&mut self.io).poll_flush(context);
+        self.sent(context, sent)
     }
 
     fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_close(context)
+        let sent = Pin::new(&mut self.io).poll_close(context);
+        self.sent(context, sent)
     }
 }
 
@@ -329,6 +390,43 @@ mod tests {
             read.extend(rest.await);
             assert!(read == sent);
             assert!(admission.state().waiting.is_empty());
+        });
+    }
+
+    #[test]
+    fn who_reads_nothing_is_given_up() {
+        smol::block_on(async {
+            let (admission, peer) = (Admission::default(), PeerId::random());
+            let (mut gate, there) = gate(&admission, peer).await;
+            let start = std::time::Instant::now();
+            let error = loop {
+                if let Err(error) = gate.write_all(&[7; 1 << 20]).await {
+                    break error;
+                }
+            };
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert!(start.elapsed().as_secs() >= UNPROVEN_STALL_SECONDS);
+            drop(there);
+        });
+    }
+
+    #[test]
+    fn who_reads_now_and_then_is_waited_for() {
+        smol::block_on(async {
+            let mut patience = Patience::default();
+            let start = std::time::Instant::now();
+            for _ in 0..15 {
+                let waits = std::future::poll_fn(|context| {
+                    patience.or_given_up(context, 1, Poll::<io::Result<()>>::Pending)
+                });
+                let pause = smol::Timer::after(std::time::Duration::from_millis(100));
+                let first = futures::future::select(Box::pin(waits), pause).await;
+                assert!(matches!(first, futures::future::Either::Right(_)), "given up");
+                drop(first);
+                let context = &mut Context::from_waker(Waker::noop());
+                assert!(patience.or_given_up(context, 1, Poll::Ready(Ok(()))).is_ready());
+            }
+            assert!(start.elapsed().as_secs() >= 1);
         });
     }
 

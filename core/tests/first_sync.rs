@@ -5,7 +5,7 @@
 mod stage;
 
 use stage::{Line, Stage, key, peer};
-use wavesync_core::ids::{Boot, Cursor, Seq, SiteId, Stamp};
+use wavesync_core::ids::{Boot, Seq, SiteId, Stamp};
 use wavesync_core::machine::StreamId;
 use wavesync_core::store::vector::Vector;
 use wavesync_core::value::Value;
@@ -37,19 +37,7 @@ fn a_newcomer_is_answered_in_the_order_of_the_keys() {
     let newcomer = stage.puppet(peer(1));
     stage.connect(newcomer, member);
     let mut line = stage.shake(newcomer, member, &key(7));
-    let (end, mut channel) = line.attach(&mut stage);
-    let request = Request {
-        vector: VectorList::default(),
-        applied: VectorList::default(),
-        cursor: Cursor::default(),
-        place: Vec::new(),
-        sample: Vec::new(),
-        chunk_rows: 10_000,
-        full: false,
-    };
-    for bytes in channel.seal(sealed::REQUEST, &wire::encode(&request).unwrap()).unwrap() {
-        stage.send(end, bytes);
-    }
+    let (end, mut channel) = line.ask(&mut stage);
     let (mut read, mut chunks) = (0, Vec::new());
     while chunks.last().is_none_or(|chunk: &Chunk| !chunk.last) {
         let frame = stage.seen(newcomer).received[&end][read].clone();

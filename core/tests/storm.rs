@@ -12,12 +12,11 @@ use std::time::Duration;
 use dice::Dice;
 use peak_alloc::PeakAlloc;
 use rusqlite::Connection;
-use stage::{Line, Passing, Stage, frame, key, peer};
-use wavesync_core::ids::{Cursor, Millis};
+use stage::{Passing, Stage, frame, key, peer};
+use wavesync_core::ids::Millis;
 use wavesync_core::limits;
 use wavesync_core::machine::{Input, Output, PeerId, StreamId};
-use wavesync_core::wire;
-use wavesync_core::wire::message::{Refusal, Request, VectorList, plain, sealed};
+use wavesync_core::wire::message::{Refusal, plain, sealed};
 
 #[global_allocator]
 static HEAP: PeakAlloc = PeakAlloc;
@@ -199,26 +198,6 @@ fn a_control_stream_that_fails_waits_longer_each_time() {
     }
 }
 
-/// A peer asks for everything, and gives no credit.
-fn ask(stage: &mut Stage, line: &mut Line) -> StreamId {
-    let (end, mut channel) = line.attach(stage);
-    let (vector, applied) = (VectorList::default(), VectorList::default());
-    let (place, sample) = (Vec::new(), Vec::new());
-    let request = Request {
-        vector,
-        applied,
-        cursor: Cursor::default(),
-        place,
-        sample,
-        chunk_rows: 10_000,
-        full: false,
-    };
-    for bytes in channel.seal(sealed::REQUEST, &wire::encode(&request).unwrap()).unwrap() {
-        stage.send(end, bytes);
-    }
-    end
-}
-
 /// It asks for 20 MB again and again and gives no credit: what may be in flight is made for it, and
 /// after half a minute it is given up.
 #[test]
@@ -234,7 +213,7 @@ fn a_reader_that_stalls_costs_what_may_be_in_flight() {
     let before = HEAP.current_usage();
     HEAP.reset_peak_usage();
     for _ in 0..20 {
-        open.push(ask(&mut stage, &mut line));
+        open.push(line.ask(&mut stage).0);
     }
     let seen = stage.seen(reader);
     let received =
@@ -302,7 +281,7 @@ fn a_pass_that_stalls_holds_no_snapshot() {
     let reader = stage.puppet(peer(1));
     stage.connect(reader, member);
     let mut line = stage.shake(reader, member, &key(7));
-    let pass = ask(&mut stage, &mut line);
+    let pass = line.ask(&mut stage).0;
     let sent = |stage: &Stage| stage.seen(reader).received[&pass].len();
     let before = sent(&stage);
     stage.pass(1_000);

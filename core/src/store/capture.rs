@@ -61,7 +61,7 @@ pub fn triggers(
         ),
         create('d', "AFTER DELETE", "", &append(&old_key, "NULL")),
     ];
-    if !shape.uniques.is_empty() && !mutants::on(Mutant::ReplaceUnseen) {
+    if shape.rivals().next().is_some() && !mutants::on(Mutant::ReplaceUnseen) {
         let note = note_rivals(table, shape)?;
         let log = log_gone(table, shape)?;
         let moved = format!(" WHEN {}", uniques_changed(shape)?);
@@ -76,51 +76,47 @@ pub fn triggers(
 }
 
 /// Notes the rows that a write collides with through a UNIQUE index. `OR REPLACE` removes them
-/// without firing a delete trigger unless `recursive_triggers` is on.
+/// without firing a delete trigger unless `recursive_triggers` is on. What a write that came to
+/// nothing has noted is forgotten; what one of another table has noted, around this one, is not.
 fn note_rivals(table: TableNum, shape: &Shape) -> Result<String> {
     let keys = shape.key.iter().take(GONE_KEYS);
+    let on = ident(&shape.name)?;
     let keys: Result<Vec<String>> =
-        keys.map(|column| Ok(format!("t.{}", ident(&column.name)?))).collect();
+        keys.map(|column| Ok(format!("{on}.{}", ident(&column.name)?))).collect();
     let places: Vec<String> =
         (0..shape.key.len().min(GONE_KEYS)).map(|n| format!("k{n}")).collect();
     let note = format!(
-        "INSERT INTO __wavesync_gone(tbl,pk,{}) SELECT {},{},{} FROM {} AS t WHERE",
+        "INSERT INTO __wavesync_gone(tbl,pk,{}) SELECT {},{},{} FROM {on} WHERE",
         places.join(","),
         table.0,
-        key::expression(shape.form, &shape.key, "t.")?,
+        key::expression(shape.form, &shape.key, &format!("{on}."))?,
         keys?.join(","),
-        ident(&shape.name)?
     );
     // An OR of columns is looked up in their indexes; one with expressions would be a scan.
-    let (plain, special): (Vec<_>, Vec<_>) = shape.uniques.iter().partition(|u| u.plain());
-    let plain: Result<Vec<String>> = plain.into_iter().map(Unique::collides).collect();
+    let (plain, special): (Vec<&Unique>, Vec<_>) = shape.rivals().partition(|u| u.plain());
+    let plain: Result<Vec<String>> = plain.into_iter().map(|rival| rival.collides(&on)).collect();
     let plain = plain?;
     let mut conditions = if plain.is_empty() { Vec::new() } else { vec![chain(plain, " OR ")] };
     for unique in special {
-        conditions.push(unique.collides()?);
+        conditions.push(unique.collides(&on)?);
     }
-    let statements = conditions.into_iter().map(|condition| format!("{note} {condition};"));
-    Ok(statements.collect::<Vec<_>>().join(" "))
+    let forget = format!("DELETE FROM __wavesync_gone WHERE tbl={};", table.0);
+    let notes = conditions.into_iter().map(|condition| format!("{note} {condition};"));
+    Ok([forget].into_iter().chain(notes).collect::<Vec<_>>().join(" "))
 }
 
 /// Logs those of the noted rows that are gone as deleted. One that was also logged by the delete
 /// trigger is deleted twice, which comes to the same.
 fn log_gone(table: TableNum, shape: &Shape) -> Result<String> {
-    let same: Result<Vec<String>> = shape
-        .key
-        .iter()
-        .take(GONE_KEYS)
-        .enumerate()
-        .map(|(at, column)| Ok(format!("t.{} = g.k{at}", ident(&column.name)?)))
-        .collect();
-    let mut same = same?;
+    let first = Shape { key: shape.key.iter().take(GONE_KEYS).cloned().collect(), ..shape.clone() };
+    let mut same = vec![first.key_equals("t.", |at| format!("g.k{at}"))?];
     if shape.key.len() > GONE_KEYS {
         same.push(format!("{} = g.pk", key::expression(shape.form, &shape.key, "t.")?));
     }
     Ok(format!(
         "INSERT INTO __wavesync_log(tbl,pk,cols,at) SELECT g.tbl,g.pk,NULL,{NOW} \
-         FROM __wavesync_gone AS g WHERE g.tbl={} AND NOT EXISTS \
-         (SELECT 1 FROM {} AS t WHERE {}); DELETE FROM __wavesync_gone;",
+         FROM __wavesync_gone AS g WHERE g.tbl={0} AND NOT EXISTS \
+         (SELECT 1 FROM {1} AS t WHERE {2}); DELETE FROM __wavesync_gone WHERE tbl={0};",
         table.0,
         ident(&shape.name)?,
         same.join(" AND ")
@@ -129,7 +125,7 @@ fn log_gone(table: TableNum, shape: &Shape) -> Result<String> {
 
 fn uniques_changed(shape: &Shape) -> Result<String> {
     let columns: std::collections::BTreeSet<&str> =
-        shape.uniques.iter().flat_map(|unique| &unique.columns).map(String::as_str).collect();
+        shape.rivals().flat_map(|unique| &unique.columns).map(String::as_str).collect();
     let changed: Result<Vec<String>> = columns
         .into_iter()
         .map(|column| {

@@ -190,7 +190,7 @@ fn missing_triggers(conn: &Connection, shape: &Shape, findings: &mut Vec<Finding
         |row| row.get(0),
     ))?;
     let Some(number) = number else { return Ok(()) };
-    let letters = if shape.uniques.is_empty() { "iukd" } else { "iukdpqrs" };
+    let letters = if shape.rivals().next().is_none() { "iukd" } else { "iukdpqrs" };
     let there = conn.query_row(
         "SELECT count(*) FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1
            AND name GLOB '__wavesync_?_' || ?2",

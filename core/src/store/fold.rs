@@ -313,13 +313,12 @@ impl Tx<'_> {
         for num in newer {
             let local = table.column(num).and_then(|column| column.local.as_ref());
             let default = local.and_then(|local| local.default.clone());
+            // What nobody can tell here counts as written.
             let default = match default {
-                None => Value::Null,
-                Some(sql) => self.conn.query_row(&format!("SELECT {sql}"), [], |row| {
-                    Ok(Value::from_ref(row.get_ref(0)?))
-                })?,
+                None => Some(Value::Null),
+                Some(sql) => crate::store::shape::default_value(self.conn, &sql),
             };
-            if values.get(&num).is_some_and(|value| *value != default) {
+            if values.get(&num).is_some_and(|value| Some(value) != default.as_ref()) {
                 columns.push(num);
             }
         }

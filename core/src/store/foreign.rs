@@ -261,9 +261,7 @@ fn overlay(conn: &Connection, child: &Table, columns: &[Place], action: Action) 
         let value = match (action, default) {
             (Action::Park, _) => continue,
             (Action::SetDefault, Some(sql)) => {
-                conn.query_row(&format!("SELECT {sql}"), [], |row| {
-                    Ok(Value::from_ref(row.get_ref(0)?))
-                })?
+                crate::store::shape::default_value(conn, sql).unwrap_or(Value::Null)
             }
             _ => Value::Null,
         };

@@ -180,6 +180,8 @@ struct Cache {
     /// What is known of the rows from `open_from` on.
     opened: Option<state::Opened>,
     watch: schema::Watch,
+    /// Tables in which rows may have been removed through an index that no trigger knew yet.
+    unseen_rivals: BTreeSet<TableNum>,
     /// The newest entry of the inbox, and the state of the file, when it was last looked through.
     posted: Option<(Option<i64>, Option<i64>)>,
 }

@@ -109,7 +109,10 @@ impl Tx<'_> {
                 let seen = installed.get(&entry.num).is_some_and(|triggers| triggers.whole);
                 if !seen && entry.here {
                     some |= self.reconcile(&table)?;
+                } else if self.cache.unseen_rivals.contains(&entry.num) {
+                    self.log_replaced(&table)?;
                 }
+                self.cache.unseen_rivals.remove(&entry.num);
                 if some {
                     lost.push(table.name.clone());
                 }
@@ -306,6 +309,27 @@ impl Tx<'_> {
             }
         }
         Ok(lost)
+    }
+
+    /// Every delete was logged but those of `OR REPLACE` through an index that no trigger of ours knew: rows
+    /// that are not there any more were removed by it.
+    fn log_replaced(&mut self, table: &Rc<Table>) -> Result<()> {
+        if table.import.is_some() {
+            return Ok(());
+        }
+        let deleted = self.unfolded_deletes(table)?;
+        for key in self.clock_keys(table, "cl % 2 = 1")? {
+            let out = deleted.contains(&key)
+                || self.parked(table, &key)?.is_some_and(|parked| !parked.kind.in_table());
+            if !out && self.table_values(table, &key)?.is_none() {
+                self.conn
+                    .prepare_cached(
+                        "INSERT INTO __wavesync_log(tbl, pk, cols, at) VALUES(?1, ?2, NULL, ?3)",
+                    )?
+                    .execute(params![table.num.0, key, self.now.0 as i64])?;
+            }
+        }
+        Ok(())
     }
 
     fn table_keys(&self, table: &Table) -> Result<Vec<Value>> {

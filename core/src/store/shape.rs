@@ -10,6 +10,7 @@ use crate::store::coupling;
 use crate::store::foreign::{self, Declared};
 use crate::store::sql::ident;
 use crate::store::unique::{self, Unique};
+use crate::value::Value;
 use crate::{Result, limits};
 
 /// How a key is stored in the log and in the clock table.
@@ -53,6 +54,8 @@ pub struct Shape {
     pub sql: String,
     /// Each UNIQUE index beside the key.
     pub uniques: Vec<Unique>,
+    /// The key's own index, where it takes keys of other bytes for equal.
+    pub key_index: Option<Unique>,
     /// Its foreign keys.
     pub foreign: Vec<Declared>,
     /// Columns that a declared rule couples: one written is all written.
@@ -70,6 +73,11 @@ impl Shape {
         } else {
             "INSERT INTO main."
         }
+    }
+
+    /// What `OR REPLACE` removes rows through that have another key.
+    pub fn rivals(&self) -> impl Iterator<Item = &Unique> {
+        self.uniques.iter().chain(&self.key_index)
     }
 
     /// The condition that finds a row by the values of its key, bound from parameter `first` on.
@@ -120,10 +128,10 @@ pub fn survey(conn: &Connection) -> Result<Vec<std::result::Result<Shape, Refusa
     let rows = names
         .query_map([], |row| Ok((row.get(0)?, row.get::<_, String>(1)?, row.get(2)?)))?
         .collect::<rusqlite::Result<Vec<(String, String, String)>>>()?;
-    let virtuals: Vec<String> = rows
+    let virtuals: Vec<(String, bool)> = rows
         .iter()
         .filter(|(_, kind, sql)| kind == "table" && is_virtual(sql))
-        .map(|(name, _, _)| name.clone())
+        .map(|(name, _, sql)| (name.clone(), is_of_sqlite(sql)))
         .collect();
     rows.into_iter()
         .map(|(name, kind, sql)| {
@@ -161,19 +169,29 @@ fn is_virtual(sql: &str) -> bool {
         && words.next().is_some_and(|word| word.eq_ignore_ascii_case("virtual"))
 }
 
+/// Whether a virtual table is one of SQLite's own modules that keep shadow tables.
+fn is_of_sqlite(sql: &str) -> bool {
+    const MODULES: [&str; 6] = ["fts3", "fts4", "fts5", "rtree", "rtree_i32", "geopoly"];
+    let mut words = sql.split(|c: char| c.is_ascii_whitespace() || c == '(');
+    let using = words.any(|word| word.eq_ignore_ascii_case("using"));
+    let module = words.find(|word| !word.is_empty());
+    using && module.is_some_and(|module| MODULES.iter().any(|own| module.eq_ignore_ascii_case(own)))
+}
+
 /// Shadow tables are named `<virtual table>_<suffix>`; the suffixes are those of SQLite's own
-/// modules, so that a user's `notes_archive` beside an FTS table `notes` stays syncable.
-fn is_shadow(name: &str, virtuals: &[String]) -> bool {
+/// modules, so that a user's `notes_archive` beside an FTS table `notes` stays syncable. What suffixes
+/// other modules use is not known: every table of such a name is taken for theirs.
+fn is_shadow(name: &str, virtuals: &[(String, bool)]) -> bool {
     const SUFFIXES: [&str; 12] = [
         "data", "idx", "content", "docsize", "config", "segments", "segdir", "stat", "node",
         "parent", "rowid", "info",
     ];
-    virtuals.iter().any(|table| {
+    virtuals.iter().any(|(table, of_sqlite)| {
         let Some(head) = name.get(..table.len()) else { return false };
         let suffix = name.get(table.len() + 1..).unwrap_or_default();
         head.eq_ignore_ascii_case(table)
             && name.as_bytes().get(table.len()) == Some(&b'_')
-            && SUFFIXES.contains(&suffix)
+            && (!of_sqlite || SUFFIXES.contains(&suffix))
     })
 }
 
@@ -226,6 +244,15 @@ fn shape(
         );
         return Ok(Err(Refusal { name: name.into(), reason }));
     }
+    // A packed key has the bytes of its texts as SQLite has them.
+    let encoding: String =
+        conn.prepare_cached("PRAGMA main.encoding")?.query_row([], |row| row.get(0))?;
+    if key.len() > 1 && encoding != "UTF-8" {
+        let reason = format!(
+            "a key of several columns in a database in {encoding}: only one in UTF-8 can sync it"
+        );
+        return Ok(Err(Refusal { name: name.into(), reason }));
+    }
     let columns = infos.iter().map(|info| info.column.name.as_str());
     if let Some(reason) = cannot_travel(name, columns, key.len()) {
         return Ok(Err(Refusal { name: name.into(), reason }));
@@ -245,10 +272,33 @@ fn shape(
         .map(|info| info.column)
         .collect();
     let collates = sql.to_ascii_lowercase().contains("collate");
-    let uniques = unique::indexes(conn, name)?;
+    let uniques = unique::indexes(conn, name, false)?;
+    let composite = form == KeyForm::Composite && key.iter().any(|column| column.classes_differ);
+    let key_index = match form {
+        KeyForm::Single | KeyForm::Composite if collates || composite => {
+            unique::indexes(conn, name, true)?.pop()
+        }
+        _ => None,
+    };
     let foreign = foreign::declared(conn, name)?;
     let groups = coupling::groups(conn, name, &sql, &columns, &foreign)?;
-    Ok(Ok(Shape { name: name.into(), form, key, columns, collates, sql, uniques, foreign, groups }))
+    let name = name.into();
+    Ok(Ok(Shape { name, form, key, columns, collates, sql, uniques, key_index, foreign, groups }))
+}
+
+/// The value of a column's DEFAULT, as `pragma_table_xinfo` shows it; `None` if only its own program can
+/// tell. A bare word, or one in double quotes, is text.
+pub fn default_value(conn: &Connection, sql: &str) -> Option<Value> {
+    let evaluated =
+        conn.query_row(&format!("SELECT {sql}"), [], |row| Ok(Value::from_ref(row.get_ref(0)?)));
+    let word = |text: &str| text.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '$');
+    let quoted =
+        |text: &str| Some(text.strip_prefix('"')?.strip_suffix('"')?.replace("\"\"", "\""));
+    match evaluated {
+        Ok(value) => Some(value),
+        Err(_) if word(sql) => Some(Value::text(sql)),
+        Err(_) => quoted(sql).map(|text| Value::text(&text)),
+    }
 }
 
 /// Why a table does not fit into a message: other members would refuse it.

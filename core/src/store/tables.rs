@@ -452,6 +452,12 @@ impl Tx<'_> {
             columns.iter().filter_map(|column| Some((column.num, column.local.clone()?))).collect();
         let wanted = capture::triggers(num, shape, &local)?;
         let mut installed = self.triggers_of(num)?;
+        let note = format!("__wavesync_p_{}", num.0);
+        let text_of = |wanted: &(String, String)| (wanted.0 == note).then(|| wanted.1.clone());
+        let noted = wanted.iter().find_map(text_of);
+        if noted.is_some() && !installed.is_empty() && installed.get(&note) != noted.as_ref() {
+            self.cache.unseen_rivals.insert(num);
+        }
         for (name, text) in wanted {
             let stored = installed.remove(&name);
             if stored.as_deref() == Some(text.as_str()) {

@@ -51,9 +51,10 @@ impl Unique {
         self.plain() && self.terms.iter().all(known)
     }
 
-    /// The condition that a row of the table, known as `t`, collides with `NEW` of a trigger. May
-    /// hold for a row that does not collide, never the other way round.
-    pub fn collides(&self) -> Result<String> {
+    /// The condition that a row of the table, under its own quoted name (by which the texts may call
+    /// it), collides with `NEW` of a trigger. May hold for a row that does not collide, never the
+    /// other way round.
+    pub fn collides(&self, table: &str) -> Result<String> {
         let new: Result<Vec<String>> = self
             .columns
             .iter()
@@ -68,11 +69,11 @@ impl Unique {
                 Ok(match term {
                     Term::Column(name) => {
                         let name = ident(name)?;
-                        format!("t.{name} = NEW.{name} COLLATE {collation}")
+                        format!("{table}.{name} = NEW.{name} COLLATE {collation}")
                     }
                     // The names in the text mean the columns of whatever FROM they stand under.
                     Term::Expression(text) => format!(
-                        "({text}) = (SELECT {text} FROM (SELECT {new})) COLLATE {collation}"
+                        "({text}) = (SELECT {text} FROM (SELECT {new}) AS {table}) COLLATE {collation}"
                     ),
                 })
             })
@@ -83,8 +84,8 @@ impl Unique {
     }
 }
 
-/// The UNIQUE indexes of a table beside its key.
-pub fn indexes(conn: &Connection, table: &str) -> Result<Vec<Unique>> {
+/// The UNIQUE indexes of a table beside its key, or that of its key.
+pub fn indexes(conn: &Connection, table: &str, of_key: bool) -> Result<Vec<Unique>> {
     let mut statement =
         conn.prepare_cached("SELECT name FROM pragma_table_xinfo(?1, 'main') ORDER BY cid")?;
     let all = statement
@@ -93,10 +94,10 @@ pub fn indexes(conn: &Connection, table: &str) -> Result<Vec<Unique>> {
     let mut indexes = conn.prepare_cached(
         "SELECT l.name, coalesce(s.sql, '') FROM pragma_index_list(?1, 'main') AS l
          LEFT JOIN main.sqlite_schema AS s ON s.type = 'index' AND s.name = l.name
-         WHERE l.\"unique\" AND l.origin <> 'pk' ORDER BY l.name",
+         WHERE l.\"unique\" AND (l.origin = 'pk') = ?2 ORDER BY l.name",
     )?;
     let found = indexes
-        .query_map([table], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .query_map(rusqlite::params![table, of_key], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<Vec<(String, String)>>>()?;
     found.into_iter().map(|(name, sql)| index(conn, &all, &name, &sql)).collect()
 }

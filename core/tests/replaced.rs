@@ -1,0 +1,217 @@
+//! What a plain SQLite writer removes or declares in ways that one does not think of first.
+#![allow(clippy::unwrap_used)]
+
+mod site;
+
+use site::Site;
+
+/// Two replicas of one database.
+fn two(sql: &str) -> [Site; 2] {
+    let mut sites = [Site::new(1, sql), Site::new(2, sql)];
+    meet(&mut sites);
+    sites
+}
+
+fn send(from: &mut Site, to: &mut Site) {
+    let site = from.own_site();
+    for piece in from.pieces(500) {
+        to.apply(site, &piece).unwrap();
+    }
+}
+
+fn meet(sites: &mut [Site; 2]) {
+    let [one, two] = sites;
+    send(one, two);
+    send(two, one);
+}
+
+fn read(site: &Site, sql: &str) -> String {
+    let mut statement = site.app.prepare(sql).unwrap();
+    let columns = statement.column_count();
+    let rows = statement.query_map([], |row| {
+        let cell = |at| {
+            Ok(match row.get_ref(at)? {
+                rusqlite::types::ValueRef::Null => "NULL".to_string(),
+                rusqlite::types::ValueRef::Integer(integer) => integer.to_string(),
+                rusqlite::types::ValueRef::Real(real) => format!("{real:?}"),
+                rusqlite::types::ValueRef::Text(text) => String::from_utf8_lossy(text).into_owned(),
+                rusqlite::types::ValueRef::Blob(_) => "blob".to_string(),
+            })
+        };
+        Ok((0..columns).map(cell).collect::<rusqlite::Result<Vec<_>>>()?.join("|"))
+    });
+    rows.unwrap().collect::<rusqlite::Result<Vec<_>>>().unwrap().join(" ")
+}
+
+/// Both hold this.
+fn both(sites: &[Site; 2], sql: &str, wanted: &str) {
+    for (at, site) in sites.iter().enumerate() {
+        assert_eq!(read(site, sql), wanted, "at {at}");
+    }
+}
+
+/// The notes of a write that came to nothing are none for the next one.
+#[test]
+fn a_write_that_is_ignored_deletes_nothing_later() {
+    for write in [
+        "INSERT OR IGNORE INTO tag(name, used) VALUES('work', 1)",
+        "INSERT INTO tag(name, used) VALUES('work', 1) ON CONFLICT DO NOTHING",
+        "INSERT INTO tag(name, used) VALUES('work', 1)
+             ON CONFLICT(name) DO UPDATE SET used = used + 1",
+    ] {
+        let sql = "CREATE TABLE tag(id INTEGER PRIMARY KEY, name UNIQUE, used)";
+        let mut sites = two(sql);
+        sites[0].run("INSERT INTO tag VALUES(7, 'work', 0)");
+        meet(&mut sites);
+        for _ in 0..5 {
+            sites[0].run(write);
+        }
+        assert!(read(&sites[0], "SELECT count(*) <= 1 FROM __wavesync_gone") == "1", "they grow");
+        meet(&mut sites);
+        let before = read(&sites[0], "SELECT max(seq) FROM __wavesync_log");
+        sites[0].run("DELETE FROM tag WHERE id = 7; INSERT INTO tag VALUES(8, 'home', 0)");
+        let deletes =
+            format!("SELECT count(*) FROM __wavesync_log WHERE seq > {before} AND cols IS NULL");
+        assert_eq!(read(&sites[0], &deletes), "1", "{write}");
+        meet(&mut sites);
+        both(&sites, "SELECT id, name FROM tag", "8|home");
+    }
+}
+
+/// A trigger of the application writes another table between the note and the look at it.
+#[test]
+fn what_replace_removes_is_seen_beside_triggers_that_write_other_tables() {
+    for at in ["AFTER", "BEFORE"] {
+        let sql = format!(
+            "CREATE TABLE item(id INTEGER PRIMARY KEY, sku UNIQUE);
+             CREATE TABLE tag(id INTEGER PRIMARY KEY, name UNIQUE);
+             CREATE TRIGGER old {at} INSERT ON item BEGIN
+                 INSERT OR IGNORE INTO tag(name) VALUES('o' || NEW.sku); END"
+        );
+        let mut sites = two(&sql);
+        sites[0].run(&format!(
+            "CREATE TRIGGER new {at} INSERT ON item BEGIN
+                 INSERT OR IGNORE INTO tag(name) VALUES('n' || NEW.sku); END"
+        ));
+        sites[0].run("INSERT INTO item VALUES(1, 'x')");
+        meet(&mut sites);
+        sites[0].run("INSERT OR REPLACE INTO item VALUES(2, 'x')");
+        meet(&mut sites);
+        both(&sites, "SELECT * FROM item", "2|x");
+    }
+}
+
+/// Equal to SQLite, but not to us: the key's own index removes the row.
+#[test]
+fn replace_through_a_key_of_other_bytes_is_a_delete() {
+    let sql = "CREATE TABLE nc(k TEXT COLLATE NOCASE PRIMARY KEY, v);
+        CREATE TABLE pair(a, b, v, PRIMARY KEY(a, b));
+        CREATE TABLE flat(k TEXT COLLATE NOCASE PRIMARY KEY, v) WITHOUT ROWID";
+    let mut sites = two(sql);
+    sites[0].run("INSERT INTO nc VALUES('abc', 1); INSERT INTO flat VALUES('abc', 1)");
+    sites[0].run("INSERT INTO pair VALUES(1, 1, 1)");
+    meet(&mut sites);
+    sites[0].run("INSERT OR REPLACE INTO nc VALUES('ABC', 2)");
+    sites[0].run("INSERT OR REPLACE INTO flat VALUES('ABC', 2)");
+    sites[0].run("INSERT OR REPLACE INTO pair VALUES(1.0, 1, 2)");
+    meet(&mut sites);
+    both(&sites, "SELECT * FROM nc", "ABC|2");
+    both(&sites, "SELECT * FROM flat", "ABC|2");
+    both(&sites, "SELECT * FROM pair", "1.0|1|2");
+    sites[1].run("INSERT INTO nc VALUES('d', 3), ('e', 4)");
+    meet(&mut sites);
+    sites[1].run("UPDATE OR REPLACE nc SET k = 'E' WHERE k = 'd'");
+    meet(&mut sites);
+    both(&sites, "SELECT * FROM nc ORDER BY k", "ABC|2 E|3");
+    both(&sites, "SELECT count(*) FROM __wavesync_parked", "0");
+}
+
+/// SQLite takes a partial index whose WHERE names its table.
+#[test]
+fn a_condition_of_an_index_may_name_its_table() {
+    let sql = "CREATE TABLE users(id INTEGER PRIMARY KEY, email TEXT, deleted);
+        CREATE UNIQUE INDEX u ON users(lower(email)) WHERE users.deleted IS NULL";
+    let mut sites = two(sql);
+    sites[0].run("INSERT INTO users VALUES(1, 'a', NULL), (2, 'b', NULL)");
+    meet(&mut sites);
+    sites[0].run("INSERT OR REPLACE INTO users VALUES(3, 'A', NULL)");
+    sites[0].run("UPDATE OR REPLACE users SET email = 'B' WHERE id = 3");
+    meet(&mut sites);
+    both(&sites, "SELECT id, email FROM users", "3|B");
+    sites[0].run("ALTER TABLE users RENAME TO people");
+    sites[0].run("INSERT INTO people VALUES(4, 'c', NULL)");
+    sites[0].run("REPLACE INTO people VALUES(5, 'C', NULL)");
+    meet(&mut sites);
+    assert_eq!(read(&sites[0], "SELECT id FROM people ORDER BY id"), "3 5");
+}
+
+/// A default may be a bare word, which is text, or call what only its own program knows.
+#[test]
+fn a_default_that_is_no_expression_keeps_nobody_from_syncing() {
+    for (default, value) in [("active", "active"), ("\"in use\"", "in use"), ("+7", "7")] {
+        let sql = "CREATE TABLE t(id INTEGER PRIMARY KEY, x)";
+        let mut sites = two(sql);
+        sites[0].run("INSERT INTO t VALUES(1, 1), (2, 2)");
+        meet(&mut sites);
+        let add = format!("ALTER TABLE t ADD COLUMN status TEXT DEFAULT {default}");
+        sites[0].run(&format!(
+            "BEGIN; {add}; UPDATE t SET x = 5 WHERE id = 1;
+            UPDATE t SET status = 'other' WHERE id = 2; COMMIT"
+        ));
+        sites[1].run(&add);
+        meet(&mut sites);
+        both(&sites, "SELECT * FROM t", &format!("1|5|{value} 2|2|other"));
+    }
+}
+
+/// A UNIQUE index that came while no engine looked has no trigger yet.
+#[test]
+fn what_replace_removed_through_an_index_that_was_new_is_deleted() {
+    let sql = "CREATE TABLE t(id INTEGER PRIMARY KEY, name, v)";
+    let mut sites = two(sql);
+    sites[0].run("INSERT INTO t VALUES(1, 'x', 1), (5, 'y', 5)");
+    meet(&mut sites);
+    sites[0].run("CREATE UNIQUE INDEX u ON t(name); INSERT OR REPLACE INTO t VALUES(2, 'x', 2)");
+    sites[0].run("DELETE FROM t WHERE id = 5; INSERT INTO t VALUES(6, 'z', 6)");
+    meet(&mut sites);
+    both(&sites, "SELECT id, name FROM t ORDER BY id", "2|x 6|z");
+}
+
+fn refused(site: &Site) -> Vec<String> {
+    let survey = wavesync_core::store::shape::survey(&site.app).unwrap();
+    survey.into_iter().filter_map(|entry| entry.err().map(|refusal| refusal.name)).collect()
+}
+
+/// What names of its own a module gives to its tables is not known.
+#[test]
+fn tables_of_other_modules_are_left_to_them() {
+    let site = Site::new(1, "CREATE TABLE t(id INTEGER PRIMARY KEY)");
+    // A module that is not loaded here leaves its declaration, as in a file of another program.
+    site.run(
+        "CREATE TABLE vec_chunks(chunk_id INTEGER PRIMARY KEY, data);
+         CREATE TABLE vectors(id INTEGER PRIMARY KEY, data);
+         CREATE VIRTUAL TABLE words USING fts5(word);
+         CREATE TABLE words_old(id INTEGER PRIMARY KEY, word);
+         PRAGMA writable_schema = ON;
+         INSERT INTO sqlite_schema(type, name, tbl_name, rootpage, sql)
+             VALUES('table', 'vec', 'vec', 0, 'CREATE VIRTUAL TABLE vec USING vec0(e float[4])');
+         PRAGMA writable_schema = RESET",
+    );
+    let refused = refused(&site);
+    let is = |name: &str| refused.iter().any(|refused| refused == name);
+    assert!(is("vec") && is("vec_chunks") && is("words") && is("words_data"), "{refused:?}");
+    assert!(!is("vectors") && !is("words_old"), "{refused:?}");
+}
+
+/// Packed keys are made of bytes.
+#[test]
+fn a_key_of_several_columns_needs_utf_8() {
+    let site = Site::new(
+        1,
+        "PRAGMA encoding = 'UTF-16';
+         CREATE TABLE pair(a TEXT, b INT, v, PRIMARY KEY(a, b));
+         CREATE TABLE one(k TEXT PRIMARY KEY, v)",
+    );
+    assert_eq!(read(&site, "PRAGMA encoding"), "UTF-16le");
+    assert_eq!(refused(&site), ["pair"]);
+}

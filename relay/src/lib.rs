@@ -11,7 +11,6 @@ mod limits;
 mod log;
 mod meeting;
 mod metrics;
-mod per_ip;
 mod server;
 mod tap;
 

@@ -1,6 +1,7 @@
 //! The swarm of the relay and its loop.
 
 use std::{
+    collections::HashMap,
     num::NonZeroU32,
     sync::{
         Arc,
@@ -13,17 +14,17 @@ use async_signal::{Signal, Signals};
 use futures::{FutureExt, Stream, StreamExt, select, stream::BoxStream};
 use libp2p::{
     Multiaddr, PeerId, Swarm,
-    autonat::v2::server as autonat,
-    connection_limits::{self, ConnectionLimits},
     core::transport::ListenerId,
     identify,
     identity::Keypair,
     multiaddr::Protocol,
     ping, relay, request_response,
-    swarm::{self, NetworkBehaviour, SwarmEvent},
+    swarm::{self, ConnectionId, NetworkBehaviour, SwarmEvent},
 };
 use smol::Timer;
-use wavesync_transport::{Certificate, MeetBehaviour, MeetEvent, meeting, stack};
+use wavesync_transport::{
+    Certificate, Crowd, CrowdLimits, MeetBehaviour, MeetEvent, meeting, stack,
+};
 
 use crate::{
     config::{Config, Limits},
@@ -31,7 +32,6 @@ use crate::{
     http, identity, limits,
     meeting::{Meeting, Room},
     metrics::{Metrics, of},
-    per_ip::PerIp,
     tap::{self, Direction, Observer},
 };
 
@@ -39,13 +39,11 @@ const IDENTIFY_PROTOCOL: &str = "/wavesync-relay/1";
 
 #[derive(NetworkBehaviour)]
 struct Behaviour {
-    limits: connection_limits::Behaviour,
-    per_ip: PerIp,
+    crowd: Crowd,
     relay: relay::Behaviour,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
     meet: MeetBehaviour,
-    autonat: autonat::Behaviour,
 }
 
 /// What is around a relay: a process, or a test.
@@ -100,6 +98,7 @@ pub async fn run(config: Config, hooks: Hooks) -> Result<(), RelayError> {
         ready,
         print,
         listeners: vec![],
+        ping_failures: HashMap::new(),
     };
     server.listen()?;
     for address in &server.config.external {
@@ -118,6 +117,8 @@ struct Server {
     ready: Arc<AtomicBool>,
     print: fn(&str) -> Result<(), RelayError>,
     listeners: Vec<ListenerId>,
+    /// Of each connection, the pings in a row that were not answered.
+    ping_failures: HashMap<ConnectionId, u32>,
 }
 
 impl Server {
@@ -224,7 +225,10 @@ impl Server {
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
                 self.metrics.listeners.dec();
-                self.swarm.remove_external_address(&address);
+                // One that was given by hand comes back with the interface.
+                if self.config.external.is_empty() {
+                    self.swarm.remove_external_address(&address);
+                }
             }
             SwarmEvent::ListenerError { .. } => {
                 self.metrics.listener_errors_total.inc();
@@ -246,7 +250,10 @@ impl Server {
                     self.metrics.peers.inc();
                 }
             }
-            SwarmEvent::ConnectionClosed { peer_id, num_established, cause, .. } => {
+            SwarmEvent::ConnectionClosed {
+                peer_id, connection_id, num_established, cause, ..
+            } => {
+                self.ping_failures.remove(&connection_id);
                 tracing::debug!(%peer_id, ?cause, "disconnected");
                 self.metrics.connections.dec();
                 self.metrics.connections_closed_total.inc();
@@ -291,9 +298,20 @@ impl Server {
                 metrics.meeting_errors_total.inc();
             }
             BehaviourEvent::Ping(event) => match event.result {
-                Ok(time) => metrics.ping_seconds.observe(time.as_secs_f64()),
+                Ok(time) => {
+                    self.ping_failures.remove(&event.connection);
+                    metrics.ping_seconds.observe(time.as_secs_f64());
+                }
+                Err(ping::Failure::Unsupported) => {}
                 Err(_) => {
                     metrics.pings_failed_total.inc();
+                    let failures = self.ping_failures.entry(event.connection).or_default();
+                    *failures += 1;
+                    // A peer that changed its network never says goodbye, and a circuit to it would
+                    // be led into the connection of before.
+                    if *failures >= limits::PING_FAILURES_MAX {
+                        self.swarm.close_connection(event.connection);
+                    }
                 }
             },
             BehaviourEvent::Relay(event) => {
@@ -357,13 +375,14 @@ fn build(
     relay.set_status(Some(relay::Status::Enable));
     let per_ip = (!config.behind_proxy).then_some(config.limits.connections_per_ip);
     let behaviour = Behaviour {
-        limits: connection_limits::Behaviour::new(
-            ConnectionLimits::default()
-                .with_max_established(Some(config.limits.connections))
-                .with_max_established_per_peer(Some(config.limits.connections_per_peer))
-                .with_max_pending_incoming(Some(limits::CONNECTIONS_PENDING_MAX)),
-        ),
-        per_ip: PerIp::new(per_ip),
+        crowd: Crowd::new(CrowdLimits {
+            connections: Some(config.limits.connections),
+            inbound: None,
+            per_peer: Some(config.limits.connections_per_peer),
+            per_ip,
+            pending: Some(limits::CONNECTIONS_PENDING_MAX),
+            pending_per_ip: per_ip.map(|_| limits::CONNECTIONS_PENDING_PER_IP_MAX),
+        }),
         relay,
         identify: identify::Behaviour::new(
             identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), keypair.public())
@@ -372,7 +391,6 @@ fn build(
         ),
         ping: ping::Behaviour::new(ping::Config::new()),
         meet: meeting(false),
-        autonat: autonat::Behaviour::default(),
     };
     let certificate = match &config.certificate {
         Some((chain, key)) => Some(Certificate::from_files(chain, key)?),

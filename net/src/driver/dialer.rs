@@ -15,6 +15,9 @@ const RETRY_MAX_MS: u64 = 30_000;
 /// A dial that is neither answered nor refused is taken up again after this long.
 const ANSWER_MAX_MS: u64 = 10_000;
 
+/// A connection on which nothing has been proven after this long, in milliseconds, is none to a member.
+const PROVE_MAX_MS: u64 = 15_000;
+
 /// When a connection to a member is lost, the one with the higher id waits this much longer, in
 /// milliseconds, so that the two do not connect twice.
 const GIVE_WAY_MS: u64 = 1_000;
@@ -25,14 +28,18 @@ const ADDRESSES_PER_MEMBER_MAX: usize = 16;
 /// A connection that ends within this time counts as refused by the other side: who has to stay
 /// connected with it comes back later and later.
 const SHORT_MS: u64 = 10_000;
-/// A member that could not be reached this often in a row is forgotten until it is found again.
+/// A member that could not be reached this often in a row is forgotten until it is found again. One that an
+/// earlier engine reached may be found nowhere else: it is tried less often then.
 const MEMBER_FAILURES_MAX: u32 = 20;
+/// Pause between two dials of such a one, in milliseconds.
+const RECALLED_RETRY_MS: u64 = 300_000;
 
 /// The addresses and members that this replica stays connected with.
 pub struct Dialer {
     targets: Vec<Target>,
     members: BTreeMap<PeerKey, Member>,
-    connected: BTreeSet<PeerKey>,
+    /// And since when.
+    connected: BTreeMap<PeerKey, Millis>,
     /// Those of them that have proven to be members: whoever has not counts for nothing.
     proven: BTreeSet<PeerKey>,
     /// Connected members whose addresses were given, and since when: they are never parted from.
@@ -48,6 +55,8 @@ struct Member {
     untried: bool,
     /// A dial is neither answered nor refused yet.
     dialing: bool,
+    /// An earlier engine reached it.
+    recalled: bool,
 }
 
 struct Target {
@@ -70,7 +79,7 @@ impl Dialer {
         let mut dialer = Self {
             targets: Vec::new(),
             members: BTreeMap::new(),
-            connected: BTreeSet::new(),
+            connected: BTreeMap::new(),
             proven: BTreeSet::new(),
             kept: BTreeMap::new(),
             mesh: Mesh::new(seed),
@@ -109,9 +118,9 @@ impl Dialer {
         if crowded && known > mesh::FULL_MESH_MAX_MEMBERS && !settled {
             return Millis(0);
         }
-        let away = |(peer, _): &(&PeerKey, &Member)| !self.connected.contains(*peer);
+        let away = |(peer, _): &(&PeerKey, &Member)| !self.connected.contains_key(*peer);
         let coming = |(peer, member): &(&PeerKey, &Member)| {
-            !self.proven.contains(*peer) && (member.dialing || self.connected.contains(*peer))
+            !self.proven.contains(*peer) && (member.dialing || self.connected.contains_key(*peer))
         };
         let coming = self.members.iter().filter(coming).count();
         // With enough dials under way, only their end gives more to do.
@@ -135,6 +144,7 @@ impl Dialer {
                 failures: 0,
                 untried: true,
                 dialing: false,
+                recalled: false,
             }),
             std::collections::btree_map::Entry::Vacant(_) => return,
         };
@@ -154,7 +164,7 @@ impl Dialer {
     pub fn recall(&mut self, peer: PeerKey, addresses: &[String], now: Millis) {
         self.found(peer.clone(), addresses, now);
         if let Some(member) = self.members.get_mut(&peer) {
-            member.untried = false;
+            (member.untried, member.recalled) = (false, true);
         }
     }
 
@@ -184,11 +194,16 @@ impl Dialer {
             return (dials, parts);
         }
         let mut busy = self.proven.clone();
-        // What has not proven anything yet may be a member on its way.
-        let coming = self.connected.iter().filter(|peer| self.members.contains_key(*peer));
-        busy.extend(coming.cloned());
+        // What has not proven anything yet may be a member on its way, for a while.
+        let coming = |(peer, since): &(&PeerKey, &Millis)| {
+            self.members.contains_key(*peer) && now.since(**since) < PROVE_MAX_MS
+        };
+        busy.extend(self.connected.iter().filter(coming).map(|(peer, _)| peer.clone()));
         let mut reachable = BTreeSet::new();
         for (peer, member) in &self.members {
+            if self.connected.contains_key(peer) {
+                continue;
+            }
             if member.next_try <= now {
                 reachable.insert(peer.clone());
             } else if member.dialing {
@@ -196,6 +211,7 @@ impl Dialer {
             }
         }
         let kept = self.proven.iter().filter(|peer| self.is_kept(peer)).cloned().collect();
+        let most = self.proven.len().saturating_sub(mesh::NEIGHBOURS_MAX);
         for wish in self.mesh.plan(now, self.known(), &reachable, &busy, &kept) {
             match wish {
                 Wish::Dial(peer) => {
@@ -204,7 +220,8 @@ impl Dialer {
                     dials.push((peer, member.addresses.clone()));
                 }
                 // It counts as gone from here on: the next plan is not to part from others for it.
-                Wish::Part(peer) if self.proven.remove(&peer) => {
+                // Only for more members than there should be, not for those who may become some.
+                Wish::Part(peer) if parts.len() < most && self.proven.remove(&peer) => {
                     self.connected.remove(&peer);
                     parts.push(peer);
                 }
@@ -226,14 +243,14 @@ impl Dialer {
 
     /// Some first dial is neither answered nor refused yet.
     pub fn is_trying(&self) -> bool {
-        let away = |peer: &PeerKey| !self.connected.contains(peer);
+        let away = |peer: &PeerKey| !self.connected.contains_key(peer);
         self.targets.iter().any(|target| target.untried)
             || !self.is_settled()
                 && self.members.iter().any(|(peer, member)| member.untried && away(peer))
     }
 
     pub fn connected(&mut self, peer: &PeerKey, address: &str, now: Millis) {
-        self.connected.insert(peer.clone());
+        self.connected.entry(peer.clone()).or_insert(now);
         if let Some(member) = self.members.get_mut(peer) {
             (member.failures, member.untried, member.dialing) = (0, false, false);
         }
@@ -247,7 +264,7 @@ impl Dialer {
 
     /// A connected peer has proven to be a member.
     pub fn proven(&mut self, peer: &PeerKey) {
-        if self.connected.contains(peer) {
+        if self.connected.contains_key(peer) {
             self.proven.insert(peer.clone());
         }
     }
@@ -291,7 +308,12 @@ impl Dialer {
         self.mesh.rest(now, peer);
         member.next_try = now.plus(pause(member.failures, peer.as_bytes()));
         member.failures += 1;
-        if member.failures >= MEMBER_FAILURES_MAX {
+        if member.failures < MEMBER_FAILURES_MAX {
+            return;
+        }
+        if member.recalled {
+            member.next_try = now.plus(RECALLED_RETRY_MS);
+        } else {
             self.members.remove(peer);
         }
     }
@@ -394,6 +416,39 @@ mod tests {
         let next = dialer.next_try();
         assert!(next > Millis(3) && next < Millis(ANSWER_MAX_MS), "{next:?}");
         assert_eq!(dialed(&mut dialer, next).len(), 1);
+    }
+
+    /// A relay may name peers that come and prove nothing.
+    #[test]
+    fn those_who_were_named_and_prove_nothing_keep_nobody_out() {
+        let mut dialer = Dialer::new(&[], 1, Millis(0));
+        let peers = crowd(40);
+        let (members, named) = (&peers[..6], &peers[10..32]);
+        let address = vec!["/ip4/192.0.2.7/tcp/1".to_owned()];
+        peers[..32].iter().for_each(|it| dialer.found(it.clone(), &address, Millis(0)));
+        members[..4].iter().for_each(|member| joined(&mut dialer, member, Millis(1)));
+        named.iter().for_each(|peer| dialer.connected(peer, "", Millis(1)));
+        let (_, parts) = dialer.due_members(Millis(2));
+        assert!(parts.is_empty(), "a member is parted from for those who may become some");
+        let (dials, parts) = dialer.due_members(Millis(2 + PROVE_MAX_MS));
+        assert!(parts.is_empty());
+        let due: BTreeSet<PeerKey> = dials.into_iter().map(|(peer, _)| peer).collect();
+        assert!(members[4..].iter().all(|member| due.contains(member)), "{due:?}");
+        assert!(named.iter().all(|peer| !due.contains(peer)));
+    }
+
+    #[test]
+    fn who_was_reached_by_an_earlier_engine_is_never_given_up() {
+        let mut dialer = Dialer::new(&[], 1, Millis(0));
+        let [peer, _] = peers();
+        dialer.recall(peer.clone(), &["/ip4/192.0.2.7/tcp/1".to_owned()], Millis(0));
+        let mut now = Millis(0);
+        for _ in 0..100 {
+            now = now.max(dialer.next_try());
+            assert_eq!(dialed(&mut dialer, now).len(), 1, "at {now:?}");
+            dialer.member_failed(&peer, now);
+        }
+        assert!(now.0 > 50 * RECALLED_RETRY_MS && now.0 < 100 * RECALLED_RETRY_MS);
     }
 
     /// In a group of up to 16 nobody is parted from, however many are connected.

@@ -3,7 +3,7 @@
 //! It says what is due and takes in what happened; the swarm is its owner's. libp2p renews a
 //! reservation by itself, but after a relay died its listener merely ends and nothing retries.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use libp2p::{
     Multiaddr, PeerId, core::transport::ListenerId, multiaddr::Protocol,
@@ -19,8 +19,9 @@ use crate::{
 /// First pause after a relay was lost or refused, in milliseconds; it doubles with each failure.
 const RETRY_MIN_MILLISECONDS: u64 = 500;
 const RETRY_MAX_MILLISECONDS: u64 = 60_000;
-/// A relay that has not answered after this long is asked anew.
-const ANSWER_MAX_MILLISECONDS: u64 = 40_000;
+/// A relay that has not answered after this long is asked anew. That is longer than libp2p waits for the
+/// dial and the answer: its client cannot take an answer to what was given up.
+const ANSWER_MAX_MILLISECONDS: u64 = 100_000;
 /// A meeting that failed is asked for again after this long, in milliseconds, and doubles.
 const MEET_RETRY_MIN_MILLISECONDS: u64 = 1_000;
 /// How often a relay may ask us to come again.
@@ -159,6 +160,7 @@ impl Relays {
         let report = |relay: &Relay| RelayReport {
             address: relay.text.clone(),
             state: match relay.stage {
+                Stage::Waiting if relay.settled => "waiting",
                 Stage::Waiting if relay.error.is_empty() => "connecting",
                 Stage::Waiting => "waiting",
                 Stage::Asking(_) => "connecting",
@@ -189,12 +191,16 @@ impl Relays {
     /// The tasks that are due; each is followed by the call that it names.
     pub(super) fn tasks(&mut self, now: Instant) -> Vec<Task> {
         let mut tasks = Vec::new();
+        let busy = self.list.iter().filter(|relay| relay.stage != Stage::Waiting);
+        let mut busy: HashSet<PeerId> = busy.map(|relay| relay.peer).collect();
         for (number, relay) in self.list.iter_mut().enumerate() {
             if relay.due > now {
                 continue;
             }
             relay.due = now + Duration::from_millis(ANSWER_MAX_MILLISECONDS);
             match relay.stage {
+                // The same relay at another address: one reservation would end the other.
+                Stage::Waiting if !busy.insert(relay.peer) => relay.settled = true,
                 Stage::Waiting => {
                     let address = relay.address.clone().with(Protocol::P2pCircuit);
                     tasks.push(Task::Reserve { relay: number, address });
@@ -262,12 +268,24 @@ impl Relays {
         now: Instant,
     ) -> Option<News> {
         let relay = self.by_listener(listener)?;
-        Some(relay.fail(reason, now)).flatten()
+        let (peer, news) = (relay.peer, relay.fail(reason, now));
+        self.try_others(&peer, now);
+        news
+    }
+
+    /// Another address of a relay, to which one has just failed.
+    fn try_others(&mut self, peer: &PeerId, now: Instant) {
+        let waits = |relay: &&mut Relay| relay.stage == Stage::Waiting && relay.due > now;
+        let others =
+            self.list.iter_mut().filter(|relay| relay.peer == *peer && relay.failures == 0);
+        others.filter(waits).for_each(|relay| relay.due = now);
     }
 
     /// A reservation could not even be asked for.
     pub(super) fn refused(&mut self, relay: usize, reason: String, now: Instant) -> Option<News> {
-        self.list[relay].fail(Some(reason), now)
+        let (peer, news) = (self.list[relay].peer, self.list[relay].fail(Some(reason), now));
+        self.try_others(&peer, now);
+        news
     }
 
     /// The members that a relay named, and the relay's own address.
@@ -384,6 +402,35 @@ mod tests {
         assert!(matches!(relays.lost(listener, None, now), Some(News::Lost { .. })));
         let pause = relays.next_due().unwrap() - now;
         assert!(pause < Duration::from_millis(RETRY_MIN_MILLISECONDS * 2));
+    }
+
+    #[test]
+    fn of_two_addresses_of_one_relay_one_is_used_at_a_time() {
+        let mut now = Instant::now();
+        let other = ADDRESS.replace("4001", "4002");
+        let configured =
+            [ADDRESS.to_owned(), other].map(|address| RelayConfig { address, tag: [1; 32] });
+        let mut relays = Relays::new(&configured, now).unwrap();
+        assert!(matches!(relays.tasks(now)[..], [Task::Reserve { relay: 0, .. }]));
+        let first = ListenerId::next();
+        relays.asking(0, first);
+        relays.reserved(first, now);
+        assert!(matches!(relays.tasks(now)[..], [Task::Meet { relay: 0, .. }]));
+        assert_eq!(relays.reports()[1].state, "waiting");
+        now += Duration::from_millis(ANSWER_MAX_MILLISECONDS);
+        let meets = |task: &Task| matches!(task, Task::Meet { relay: 0, .. });
+        assert!(relays.tasks(now).iter().all(meets), "the other one would end the first");
+        // Once it is lost, the other address is tried at once, and then that one is kept.
+        relays.lost(first, Some("gone".into()), now);
+        assert!(matches!(relays.tasks(now)[..], [Task::Reserve { relay: 1, .. }]));
+        let second = ListenerId::next();
+        relays.asking(1, second);
+        relays.reserved(second, now);
+        for _ in 0..10 {
+            now = now.max(relays.next_due().unwrap());
+            let meets = |task: &Task| matches!(task, Task::Meet { relay: 1, .. });
+            assert!(relays.tasks(now).iter().all(meets));
+        }
     }
 
     #[test]

@@ -4,16 +4,16 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use async_executor::Executor;
 use libp2p::{
-    Swarm,
-    connection_limits::{self, ConnectionLimits},
-    identify,
+    Swarm, identify,
     identity::Keypair,
     ping, relay,
     swarm::{self, NetworkBehaviour},
 };
 #[cfg(not(target_family = "wasm"))]
 use libp2p::{dcutr, swarm::behaviour::toggle::Toggle};
-use wavesync_transport::{Admission, MeetBehaviour, StackError, meeting, stack};
+use wavesync_transport::{
+    Admission, Crowd, CrowdLimits, MeetBehaviour, StackError, meeting, stack,
+};
 
 use crate::{error::NetError, streams::Streams};
 
@@ -27,11 +27,12 @@ const COMMANDS_PER_CONNECTION_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("
 const CONNECTIONS_PER_PEER_MAX: u32 = 8;
 const CONNECTIONS_INBOUND_MAX: u32 = 512;
 const CONNECTIONS_INBOUND_PENDING_MAX: u32 = 128;
+const CONNECTIONS_INBOUND_PENDING_PER_IP_MAX: u32 = 64;
 const IDENTIFY_PROTOCOL: &str = "/wavesync/1";
 
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
-    limits: connection_limits::Behaviour,
+    crowd: Crowd,
     pub(super) streams: Streams,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
@@ -60,12 +61,13 @@ pub(super) fn build(
         error @ StackError::Certificate(_) => NetError::Io(std::io::Error::other(error)),
     })?;
     let behaviour = Behaviour {
-        limits: connection_limits::Behaviour::new(
-            ConnectionLimits::default()
-                .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX))
-                .with_max_established_incoming(Some(CONNECTIONS_INBOUND_MAX))
-                .with_max_pending_incoming(Some(CONNECTIONS_INBOUND_PENDING_MAX)),
-        ),
+        crowd: Crowd::new(CrowdLimits {
+            inbound: Some(CONNECTIONS_INBOUND_MAX),
+            per_peer: Some(CONNECTIONS_PER_PEER_MAX),
+            pending: Some(CONNECTIONS_INBOUND_PENDING_MAX),
+            pending_per_ip: Some(CONNECTIONS_INBOUND_PENDING_PER_IP_MAX),
+            ..CrowdLimits::default()
+        }),
         streams: Streams::default(),
         identify: identify::Behaviour::new(
             identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), keypair.public())

@@ -10,6 +10,7 @@
 
 #[cfg(not(target_family = "wasm"))]
 mod address;
+mod crowd;
 #[cfg(not(target_family = "wasm"))]
 mod dns;
 mod gate;
@@ -20,6 +21,7 @@ mod stack;
 #[cfg(not(target_family = "wasm"))]
 mod tcp;
 
+pub use crowd::{Crowd, CrowdLimits, TooMany};
 #[cfg(not(target_family = "wasm"))]
 pub use dns::{DnsError, DnsTransport};
 pub use gate::{Admission, UNPROVEN_BYTES_MAX, UNPROVEN_FRAME_MAX_BYTES, UNPROVEN_STREAM_BYTES};

@@ -257,6 +257,12 @@ fn lead(start: Start, inbox: Inbox, board: &Board) -> Result<(), SqlError> {
     let mut inbox = inbox;
     loop {
         let Some((store, identity)) = open_patiently(&path, &inbox, board)? else { break };
+        if store.topic()?.as_ref() != Some(&settings.topic) {
+            return Err(SqlError::new(format!(
+                "another program has taken this database out of the group '{}'",
+                settings.topic
+            )));
+        }
         board.update(|snapshot| snapshot.leader = true);
         let parts =
             Parts { store, identity, settings: settings.clone(), inbox, board: board.clone() };
@@ -321,13 +327,11 @@ fn open_store(path: &Path) -> wavesync_core::Result<(Store, Identity)> {
 /// Takes the lock of the file, waiting for it if need be; `None` if asked to stop meanwhile.
 fn become_leader(path: &Path, inbox: &Inbox, board: &Board) -> Result<Option<File>, SqlError> {
     let lock = lock_path(path);
-    let file = File::options().create(true).truncate(false).write(true).open(&lock);
-    let file = file.map_err(|error| {
-        SqlError::new(format!("the lock file {} cannot be opened: {error}", lock.display()))
-    })?;
+    let mut file = open_lock(&lock)?;
     loop {
         match file.try_lock() {
-            Ok(()) => return Ok(Some(file)),
+            Ok(()) if is_at(&file, &lock) => return Ok(Some(file)),
+            Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 board.update(|snapshot| "waiting".clone_into(&mut snapshot.state));
             }
@@ -335,8 +339,44 @@ fn become_leader(path: &Path, inbox: &Inbox, board: &Board) -> Result<Option<Fil
                 return Err(SqlError::new(format!("the lock file cannot be locked: {error}")));
             }
         }
+        // Whoever has left for good removed it: others lock another one.
+        if !is_at(&file, &lock) {
+            file = open_lock(&lock)?;
+            continue;
+        }
         if inbox.stopped_within(Duration::from_millis(LEADER_RETRY_MS)) {
             return Ok(None);
         }
+    }
+}
+
+fn open_lock(lock: &Path) -> Result<File, SqlError> {
+    File::options().create(true).truncate(false).write(true).open(lock).map_err(|error| {
+        SqlError::new(format!("the lock file {} cannot be opened: {error}", lock.display()))
+    })
+}
+
+/// Whether a file is still the one at its place.
+fn is_at(file: &File, place: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let id = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+        let ids = (file.metadata().map(id), std::fs::metadata(place).map(id));
+        matches!(ids, (Ok(file), Ok(there)) if file == there)
+    }
+    #[cfg(not(unix))]
+    {
+        file.metadata().is_ok() && place.exists()
+    }
+}
+
+/// Removes the lock file of a database unless an engine holds it, here or in another process.
+pub fn remove_lock(path: &Path) {
+    let lock = lock_path(path);
+    let Ok(file) = File::options().write(true).open(&lock) else { return };
+    if file.try_lock().is_ok() && is_at(&file, &lock) {
+        // One that stays is locked by the next engine.
+        let _ = std::fs::remove_file(&lock);
     }
 }

@@ -184,8 +184,7 @@ fn leave(context: &CallContext, args: &[Value]) -> Outcome {
         let (path, mut store) = store(context)?;
         engine::stop(&path);
         store.forget()?;
-        // Another process may still hold the lock; then the file is its to remove.
-        let _ = std::fs::remove_file(engine::lock_path(&path));
+        engine::remove_lock(&path);
         return Ok(Value::Integer(1));
     }
     Ok(Value::Integer(i64::from(engine::stop(&file(context)?))))

@@ -14,6 +14,7 @@ use rusqlite::vtab::{
 use rusqlite::{Connection, Error, Result};
 use std::borrow::Cow;
 use std::ffi::{CStr, CString, c_int};
+use std::hash::{Hash, Hasher};
 use wavesync_core::value::Value;
 
 /// What the planner is told about a scan of everything, of a range, of one value.
@@ -82,7 +83,6 @@ unsafe impl VTab<'_> for Table {
             table: self.table,
             rows: None,
             current: None,
-            rowid: 0,
         })
     }
 }
@@ -144,7 +144,11 @@ fn plan(table: &SqlTable, info: &mut IndexInfo) {
     let seek = table.seek_column().and_then(|index| c_int::try_from(index).ok());
     let mut operators = String::new();
     let mut arguments = 0;
-    for (constraint, mut usage) in info.constraints_and_usages() {
+    let count = info.constraints().count();
+    // A scan compares bytes.
+    let is_binary = |at| info.collation(at).is_ok_and(|name| name.eq_ignore_ascii_case("binary"));
+    let by_bytes: Vec<bool> = (0..count).map(is_binary).collect();
+    for ((constraint, mut usage), by_bytes) in info.constraints_and_usages().zip(by_bytes) {
         if !constraint.is_usable() {
             continue;
         }
@@ -152,7 +156,7 @@ fn plan(table: &SqlTable, info: &mut IndexInfo) {
         let letter = if Some(constraint.column()) == seek {
             operator.map(SeekOperator::letter)
         } else {
-            let is_equal = operator == Some(SeekOperator::Equal);
+            let is_equal = by_bytes && operator == Some(SeekOperator::Equal);
             filter_letter(table, constraint.column()).filter(|_| is_equal)
         };
         if let Some(letter) = letter {
@@ -215,8 +219,6 @@ struct Cursor {
     table: &'static SqlTable,
     rows: Option<Rows>,
     current: Option<Vec<Value>>,
-    /// Of the current row; rows count from 1.
-    rowid: i64,
 }
 
 impl Cursor {
@@ -240,7 +242,6 @@ impl Cursor {
         });
         match next {
             Ok(Some(row)) => {
-                self.rowid += 1;
                 self.current = Some(row);
                 self.rows = Some(rows);
                 Ok(())
@@ -289,7 +290,6 @@ unsafe impl VTabCursor for Cursor {
     fn filter(&mut self, _: c_int, operators: Option<&str>, args: &Filters<'_>) -> Result<()> {
         release(self.rows.take());
         self.current = None;
-        self.rowid = 0;
         let name = self.table.name;
         self.rows =
             guarded(name, || self.start(operators.unwrap_or(""), args)).map_err(to_sqlite)?;
@@ -314,8 +314,20 @@ unsafe impl VTabCursor for Cursor {
         }
     }
 
+    /// SQLite takes rows of two scans of one statement for the same by this: so it follows from what is in
+    /// the row, not from where the scan met it.
     fn rowid(&self) -> Result<i64> {
-        Ok(self.rowid)
+        let mut hasher = std::hash::DefaultHasher::new();
+        for value in self.current.iter().flatten() {
+            match value {
+                Value::Null => hasher.write_u8(0),
+                Value::Integer(integer) => (1u8, integer).hash(&mut hasher),
+                Value::Real(real) => (2u8, real.to_bits()).hash(&mut hasher),
+                Value::Text(text) => (3u8, text).hash(&mut hasher),
+                Value::Blob(blob) => (4u8, blob).hash(&mut hasher),
+            }
+        }
+        Ok(hasher.finish().cast_signed())
     }
 }
 

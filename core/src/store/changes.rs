@@ -59,7 +59,9 @@ const PAGE_ROWS: usize = 500;
 /// Rows whose entries are no longer in the log (rule K2), in the order of those entries.
 const OLD: &str = "__wavesync_old";
 
-/// Reads changes after a position, page by page, from a connection of its own.
+/// Reads changes after a position, page by page, from a connection of its own: in one read transaction,
+/// so that all pages show one state. (Without a write-ahead log, an engine that waits to commit would also
+/// keep the next page waiting, while the statement that asks keeps the engine waiting.)
 pub struct Changes {
     store: Store,
     wanted: Wanted,
@@ -80,6 +82,7 @@ impl Changes {
         let done = !store.initialised()?;
         let mut changes = Self { store, wanted, old: None, page: Vec::new().into_iter(), done };
         if !done {
+            changes.store.begin_reading()?;
             changes.gather_old()?;
         }
         Ok(changes)
@@ -88,7 +91,6 @@ impl Changes {
     /// Notes the rows with entries below the horizon in a table of this connection's own.
     fn gather_old(&mut self) -> Result<()> {
         let conn = &self.store.conn;
-        conn.execute_batch("BEGIN")?;
         let horizon = super::meta::<i64>(conn, "horizon")?.unwrap_or(0);
         if self.wanted.after.0 < horizon {
             let numbers = conn
@@ -109,7 +111,7 @@ impl Changes {
             ))?;
             (self.old, self.wanted.after) = (Some(0), Seq(horizon));
         }
-        Ok(conn.execute_batch("COMMIT")?)
+        Ok(())
     }
 
     fn load(&mut self, now: Millis) -> Result<()> {
@@ -130,7 +132,7 @@ impl Changes {
                 wanted.after.0,
             ),
         };
-        let (page, reached) = self.store.read(now, |tx| {
+        let (page, reached) = self.store.read_on(now, |tx| {
             let mut statement = tx.conn.prepare_cached(&sql)?;
             let through = wanted.through.map_or(i64::MAX, |through| through.0);
             let mut entries = statement.query([after, through])?;

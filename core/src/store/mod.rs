@@ -466,6 +466,25 @@ impl Store {
         done
     }
 
+    /// Begins a read transaction that lasts as long as this store.
+    fn begin_reading(&mut self) -> Result<()> {
+        self.begin("BEGIN")?;
+        self.forget_what_was_read();
+        Ok(())
+    }
+
+    /// As `read`, in the read transaction that was begun.
+    fn read_on<T>(
+        &mut self,
+        now: Millis,
+        body: impl FnOnce(&mut Tx<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let mut effects = Effects::default();
+        let mut tx = self.tx(now, &mut effects);
+        tx.look_at_schema()?;
+        body(&mut tx)
+    }
+
     /// Whether the schema and the log are as they were when the last transaction folded them.
     fn is_folded(&mut self) -> Result<bool> {
         if self.cache.schema_version != Some(schema_version(&self.conn)?) {

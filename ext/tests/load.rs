@@ -213,12 +213,15 @@ fn a_database_file_cannot_call_us() {
 }
 
 #[test]
-fn tables_have_any_column_name_and_rowids_from_one() {
+fn tables_have_any_column_name_and_rowids_that_follow_from_the_row() {
     let place = Workplace::new();
-    let sql =
-        "SELECT rowid, \"table\", \"select\" IS NULL, \"odd \"\"name\"\"\" FROM plumbing_words";
-    assert_eq!(place.ask(":memory:", sql), "1|10|1|x\n2|11|1|x\n3|12|1|x");
-    assert_eq!(place.ask(":memory:", "SELECT \"table\" FROM plumbing_words WHERE rowid = 2"), "11");
+    let sql = "SELECT \"table\", \"select\" IS NULL, \"odd \"\"name\"\"\" FROM plumbing_words";
+    assert_eq!(place.ask(":memory:", sql), "10|1|x\n11|1|x\n12|1|x");
+    let sql = "SELECT count(DISTINCT rowid), count(*) FROM plumbing_words";
+    assert_eq!(place.ask(":memory:", sql), "3|3");
+    let sql = "SELECT \"table\" FROM plumbing_words WHERE rowid = (SELECT rowid FROM plumbing_words \
+               WHERE \"table\" = 11)";
+    assert_eq!(place.ask(":memory:", sql), "11");
     let error = place.refusal("DELETE FROM plumbing_words");
     assert!(error.contains("may not be modified"), "{error}");
 }

@@ -58,7 +58,7 @@ pub struct Arguments {
     /// Circuits at a time
     #[arg(long, value_name = "N")]
     circuits: Option<usize>,
-    /// Bytes that a circuit may carry in each direction; 0 is no limit [default: 0]
+    /// Bytes that a circuit may carry, both directions together; 0 is no limit [default: 0]
     #[arg(long, value_name = "N")]
     circuit_bytes: Option<u64>,
 }
@@ -100,7 +100,7 @@ pub struct Limits {
     pub circuits_per_peer: usize,
     /// How long a circuit may last.
     pub circuit_seconds: u64,
-    /// Bytes that a circuit may carry in each direction; 0 is no limit.
+    /// Bytes that a circuit may carry, both directions together; 0 is no limit.
     pub circuit_bytes: u64,
     /// Groups that one peer may be in.
     pub groups_per_peer: usize,

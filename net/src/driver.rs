@@ -482,7 +482,7 @@ impl Driver {
                 Output::Proven { peer } => {
                     if let Ok(peer) = PeerKey::from_bytes(&peer.0) {
                         network.admit(&peer);
-                        self.dialer.proven(&peer);
+                        self.dialer.proven(&peer, now);
                     }
                 }
                 Output::Disconnect { peer } => {

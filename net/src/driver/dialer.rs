@@ -262,11 +262,11 @@ impl Dialer {
         }
     }
 
-    /// A connected peer has proven to be a member.
-    pub fn proven(&mut self, peer: &PeerKey) {
-        if self.connected.contains_key(peer) {
-            self.proven.insert(peer.clone());
-        }
+    /// A peer has proven to be a member: so it is connected, also where it was parted from just now and had
+    /// made another connection by then.
+    pub fn proven(&mut self, peer: &PeerKey, now: Millis) {
+        self.connected.entry(peer.clone()).or_insert(now);
+        self.proven.insert(peer.clone());
     }
 
     /// A dial of this address has led somewhere, perhaps to a peer that had come by itself before.
@@ -398,7 +398,7 @@ mod tests {
 
     fn joined(dialer: &mut Dialer, peer: &PeerKey, now: Millis) {
         dialer.connected(peer, "", now);
-        dialer.proven(peer);
+        dialer.proven(peer, now);
     }
 
     /// Whoever has proven nothing takes no member's place, and nobody is parted from for it.
@@ -496,6 +496,9 @@ mod tests {
         assert_eq!(parts.len(), 9 + 5 - mesh::NEIGHBOURS_MAX);
         // The connections end a little later; until then nobody else has to go.
         assert_eq!(dialer.due_members(Millis(6_002)), (Vec::new(), Vec::new()));
+        // One of them had made another connection by then, and has to go as well.
+        dialer.proven(&parts[0], Millis(6_003));
+        assert_eq!(dialer.due_members(Millis(6_004)).1.len(), 1);
     }
 
     #[test]

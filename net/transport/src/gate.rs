@@ -191,7 +191,7 @@ impl Patience {
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, reason)))
     }
 
-    /// Nobody dials a browser, and what it dials it knows.
+    /// Not in a browser, whose peers come through a relay.
     #[cfg(target_family = "wasm")]
     fn or_given_up<T>(
         &mut self,

@@ -145,7 +145,7 @@ fn a_condition_of_an_index_may_name_its_table() {
     assert_eq!(read(&sites[0], "SELECT id FROM people ORDER BY id"), "3 5");
 }
 
-/// A default may be a bare word, which is text, or call what only its own program knows.
+/// A default may be a bare word, which is text.
 #[test]
 fn a_default_that_is_no_expression_keeps_nobody_from_syncing() {
     for (default, value) in [("active", "active"), ("\"in use\"", "in use"), ("+7", "7")] {

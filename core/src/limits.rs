@@ -47,6 +47,9 @@ pub const PUSH_MAX_SENT_TO: usize = 24;
 pub const SITE_TAG_BYTES: usize = 4;
 /// While commits stream in, the log is folded at most this often.
 pub const FOLD_INTERVAL_MS: u64 = 25;
+/// A commit that readers keep from happening waits at most this long for them, once shorter waits
+/// were in vain.
+pub const COMMIT_WAIT_MAX_MS: u64 = 640;
 /// While commits stream in, the log is folded once this many rows wait.
 pub const FOLD_WAITING_ROWS: u64 = 10_000;
 /// Log rows that one fold transaction turns into clocks.

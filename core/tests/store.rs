@@ -226,6 +226,7 @@ fn a_trimmed_log_hides_no_change() {
     site.fold(NOW);
     let changes = |site: &Site, after| {
         let conn = rusqlite::Connection::open(site.path()).unwrap();
+        conn.execute_batch("BEGIN").unwrap();
         let mut changes =
             Changes::new(conn, Wanted { after: Seq(after), ..Wanted::default() }).unwrap();
         let mut all = Vec::new();

@@ -11,7 +11,7 @@ use wavesync_net::driver;
 
 use crate::engine;
 use crate::ffi::SqlError;
-use crate::functions::{connect_to_read, file};
+use crate::functions::file;
 use crate::table::{Rows, TableContext};
 use crate::tables::text;
 
@@ -54,7 +54,7 @@ pub fn rows(context: &TableContext) -> Result<Rows, SqlError> {
         table: context.equals(TABLE).map(str::to_owned),
         site: site.flatten(),
     };
-    let mut changes = Changes::new(connect_to_read(&path)?, wanted)?;
+    let mut changes = Changes::new(context.lend()?, wanted)?;
     let mut failed = false;
     Ok(Box::new(std::iter::from_fn(move || {
         if failed {

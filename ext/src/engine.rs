@@ -18,6 +18,7 @@ use wavesync_core::limits::LOCKED_TOLD_MS;
 use wavesync_core::machine::{Event, Level};
 use wavesync_core::store::Store;
 use wavesync_core::store::identity::Identity;
+use wavesync_core::store::turn::CommitWait;
 use wavesync_net::driver::{self, Board, Control, Inbox, Parts, Settings, Snapshot};
 
 use crate::ffi::{SqlError, forked, on_handle_closed, working};
@@ -284,10 +285,11 @@ fn open_patiently(
 ) -> Result<Option<(Store, Identity)>, SqlError> {
     let start = Instant::now();
     let mut told = false;
+    let mut wait = CommitWait::new(Duration::from_millis(ENGINE_BUSY_MS));
     loop {
         let opened = {
             let _working = working();
-            open_store(path)
+            open_store(path, &mut wait)
         };
         match opened {
             Ok(opened) => return Ok(Some(opened)),
@@ -309,7 +311,7 @@ fn open_patiently(
     }
 }
 
-fn open_store(path: &Path) -> wavesync_core::Result<(Store, Identity)> {
+fn open_store(path: &Path, wait: &mut CommitWait) -> wavesync_core::Result<(Store, Identity)> {
     let file = driver::file_identity(path).map_err(|error| {
         wavesync_core::Error::Database(format!("the database file is gone: {error}"))
     })?;
@@ -320,8 +322,10 @@ fn open_store(path: &Path) -> wavesync_core::Result<(Store, Identity)> {
     store.keep_time(driver::now);
     let mut random = [0; 64];
     driver::random(&mut random);
-    let identity = store.start(driver::now(), &file, &random)?;
-    Ok((store, identity))
+    store.set_commit_wait(*wait);
+    let started = store.start(driver::now(), &file, &random);
+    *wait = store.commit_wait().unwrap_or(*wait);
+    Ok((store, started?))
 }
 
 /// Takes the lock of the file, waiting for it if need be; `None` if asked to stop meanwhile.

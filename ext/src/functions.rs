@@ -353,24 +353,12 @@ fn db_version(context: &CallContext, args: &[Value]) -> Outcome {
     Ok(calls::db_version(args)?(&mut store, driver::now())?)
 }
 
-/// A store for reading; `None` where there is no file to read.
+/// A store for reading, inside whatever transaction the host has open; `None` where there is no file.
+/// (A connection of its own could not read while an engine waits for the host's statement to end.)
 fn reader(context: &CallContext) -> Result<Option<Store>, SqlError> {
     let DatabasePath::File(path) = context.database_path() else { return Ok(None) };
     if !path.exists() {
         return Ok(None);
     }
-    Ok(Some(Store::open(connect_to_read(&path)?)?))
-}
-
-/// Opens a connection that can read a file, also one that may not be written.
-///
-/// # Errors
-/// If the file cannot be opened.
-pub fn connect_to_read(path: &std::path::Path) -> Result<rusqlite::Connection, SqlError> {
-    let conn = rusqlite::Connection::open_with_flags(
-        path,
-        rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX,
-    )?;
-    conn.busy_timeout(Duration::from_millis(engine::CALL_BUSY_MS))?;
-    Ok(conn)
+    Ok(Some(Store::reading(context.lend()?)?))
 }

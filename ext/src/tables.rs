@@ -10,7 +10,7 @@ use crate::changes;
 use crate::doctor;
 use crate::engine;
 use crate::ffi::SqlError;
-use crate::functions::{connect_to_read, file};
+use crate::functions::file;
 use crate::metrics;
 use crate::table::{Rows, SqlTable, TableContext};
 
@@ -116,7 +116,7 @@ fn status(context: &TableContext) -> Result<Rows, SqlError> {
     }
     let off = match file(context) {
         Ok(path) if path.exists() => {
-            let store = wavesync_core::store::Store::open(connect_to_read(&path)?)?;
+            let store = wavesync_core::store::Store::reading(context.lend()?)?;
             let last_error = store.stopped_contact()?.unwrap_or_default();
             let (topic, own) = (store.topic()?, store.site_id()?);
             let version = store.db_version()?.0;

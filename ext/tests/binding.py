@@ -38,6 +38,13 @@ def binding(name):
         def ask(self, sql, *values):
             return self.rows(sql, *values)[0][0]
 
+        def function(self, called, body):
+            """Makes a function of one argument known to SQL."""
+            if name == "apsw":
+                self.connection.create_scalar_function(called, body, 1)
+            else:
+                self.connection.create_function(called, 1, body)
+
         def close(self):
             self.connection.close()
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import binding
@@ -40,6 +41,12 @@ def member(path):
     host.ask("PRAGMA busy_timeout = 5000")
     host.ask(JOIN, ALONE)
     return host
+
+
+def numbers(count):
+    """A query that counts from 1."""
+    step = f"SELECT i + 1 FROM n WHERE i < {count}"
+    return f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL {step}) SELECT i FROM n"
 
 
 def running(host):
@@ -139,10 +146,11 @@ def a_cursor_that_is_open_at_the_end_harms_nothing(folder):
     path = os.path.join(folder, "cursor.db")
     host = member(path)
     host.rows("CREATE TABLE t(id INTEGER PRIMARY KEY)")
-    host.rows("INSERT INTO t SELECT value FROM json_each('[1,2,3]')")
+    host.rows(f"INSERT INTO t {numbers(2000)}")
     until(lambda: running(host))
     until(lambda: host.ask("SELECT count(*) FROM wavesync_events") > 0)
-    for table in ("t", "wavesync_events", "wavesync_tables"):
+    until(lambda: host.ask("SELECT count(*) FROM wavesync_changes") == 2000)
+    for table in ("t", "wavesync_events", "wavesync_tables", "wavesync_changes"):
         cursor = host.connection.execute("SELECT * FROM " + table)
         next(cursor)
     try:
@@ -205,12 +213,81 @@ def both_journal_modes_work(folder):
         plain.close()
 
 
+def reads_beside_one_that_waits_to_commit(folder):
+    """A commit that waits for a statement keeps out every new reader, but not what this reads."""
+    path = os.path.join(folder, "waits.db")
+    host = member(path)
+    host.rows("CREATE TABLE t(id INTEGER PRIMARY KEY)")
+    host.rows(f"INSERT INTO t {numbers(3)}")
+    until(lambda: host.ask("SELECT count(*) FROM wavesync_changes") == 3)
+    version = host.ask("SELECT wavesync_db_version()")
+    host.ask("SELECT wavesync_leave()")
+
+    def commit():
+        writer = Host(path)
+        writer.ask("PRAGMA busy_timeout = 60000")
+        writer.rows("INSERT INTO t VALUES (4)")
+        writer.close()
+
+    def kept_out():
+        reader = Host(path)
+        reader.ask("PRAGMA busy_timeout = 0")
+        try:
+            reader.rows("SELECT 1 FROM t")
+        except Failure:
+            return True
+        finally:
+            reader.close()
+        return False
+
+    thread = threading.Thread(target=commit)
+
+    def waits(_):
+        thread.start()
+        until(kept_out)
+        return 1
+
+    host.function("waits", waits)
+    start = time.monotonic()
+    shown = host.rows(
+        "SELECT (SELECT count(*) FROM wavesync_changes), wavesync_db_version(),"
+        " length(wavesync_site_id()), (SELECT state FROM wavesync_status)"
+        " FROM t WHERE id = 1 AND waits(id)"
+    )
+    took = time.monotonic() - start
+    thread.join()
+    assert [tuple(row) for row in shown] == [(3, version, 32, "off")], shown
+    assert took < 3, took
+    assert host.ask("SELECT count(*) FROM t") == 4
+    host.close()
+
+
+def a_row_written_during_a_scan_is_not_shown_with_its_old_stamp(folder):
+    path = os.path.join(folder, "scan.db")
+    host = member(path)
+    host.rows("CREATE TABLE t(id INTEGER PRIMARY KEY, x)")
+    # What is folded at once is read at once.
+    for end in range(500, 2001, 500):
+        host.rows(f"INSERT INTO t SELECT i, 'old' FROM ({numbers(end)}) WHERE i > {end - 500}")
+        until(lambda end=end: host.ask("SELECT count(*) FROM wavesync_changes") == end)
+    host.ask("SELECT wavesync_leave()")
+    scan = host.connection.execute("SELECT pk, val FROM wavesync_changes")
+    seen = dict([next(scan)])
+    host.rows("UPDATE t SET x = 'new' WHERE id > 1990")
+    seen.update(scan)
+    assert set(seen.values()) == {"old"}, set(seen.values())
+    assert sorted(seen) == list(range(1, 1991)), len(seen)
+    host.close()
+
+
 checks = [
     handles_and_engines_leave_nothing_behind,
     a_forked_child_has_no_engine_and_harms_none,
     a_cursor_that_is_open_at_the_end_harms_nothing,
     after_a_kill_another_process_leads,
     both_journal_modes_work,
+    reads_beside_one_that_waits_to_commit,
+    a_row_written_during_a_scan_is_not_shown_with_its_old_stamp,
 ]
 for check in checks:
     folder = tempfile.mkdtemp(prefix="wavesync-engine-")

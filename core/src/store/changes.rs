@@ -1,9 +1,9 @@
 //! The rows of `wavesync_changes`: one per written column of each row, in log order.
 
-use rusqlite::Connection;
+use rusqlite::{Connection, params};
 
 use crate::Result;
-use crate::ids::{ColumnNum, Dot, Millis, Seq, SiteId};
+use crate::ids::{ColumnNum, Dot, Millis, Seq, SiteId, TableNum};
 use crate::merge::Ended;
 use crate::store::rows::Kind;
 use crate::store::span::LogEntry;
@@ -57,39 +57,45 @@ pub struct Wanted {
 const PAGE_ROWS: usize = 500;
 
 /// Rows whose entries are no longer in the log (rule K2), in the order of those entries.
-const OLD: &str = "__wavesync_old";
+const OLD: &str = "CREATE TABLE old(seq, tbl, k)";
+/// Rows with entries that are not folded yet.
+const UNFOLDED: &str = "CREATE TABLE unfolded(tbl, k, PRIMARY KEY(tbl, k)) WITHOUT ROWID";
 
-/// Reads changes after a position, page by page, from a connection of its own: in one read transaction,
-/// so that all pages show one state. (Without a write-ahead log, an engine that waits to commit would also
-/// keep the next page waiting, while the statement that asks keeps the engine waiting.)
+/// Reads changes after a position, page by page. Nothing is written. Rows that were written after the
+/// last fold are left out: their values are new, their stamps are not yet. They come after a later
+/// position, once they are folded.
 pub struct Changes {
     store: Store,
+    unfolded: Unfolded,
     wanted: Wanted,
-    /// The last row read of those below the horizon; `None` once they are through.
-    old: Option<i64>,
+    /// A temporary database with those below the horizon, and the last one read; `None` once they are
+    /// through.
+    old: Option<(Connection, i64)>,
     page: std::vec::IntoIter<Change>,
     done: bool,
 }
 
 impl Changes {
-    /// Reads what is wanted. The connection must not be shared. Nothing is written: what an
-    /// engine has not folded yet is not shown.
+    /// Reads what is wanted, through a connection that reads in one transaction as long as this
+    /// lives. Between two calls no statement is left open on it.
     ///
     /// # Errors
     /// If the database cannot be read.
     pub fn new(conn: Connection, wanted: Wanted) -> Result<Self> {
-        let store = Store::open(conn)?;
+        let store = Store::reading(conn)?;
         let done = !store.initialised()?;
-        let mut changes = Self { store, wanted, old: None, page: Vec::new().into_iter(), done };
+        let unfolded = Unfolded { noted: None };
+        let page = Vec::new().into_iter();
+        let mut changes = Self { store, unfolded, wanted, old: None, page, done };
         if !done {
-            changes.store.begin_reading()?;
-            changes.gather_old()?;
+            changes.note_old()?;
+            changes.store.conn.flush_prepared_statement_cache();
         }
         Ok(changes)
     }
 
-    /// Notes the rows with entries below the horizon in a table of this connection's own.
-    fn gather_old(&mut self) -> Result<()> {
+    /// Notes the rows with entries below the horizon.
+    fn note_old(&mut self) -> Result<()> {
         let conn = &self.store.conn;
         let horizon = super::meta::<i64>(conn, "horizon")?.unwrap_or(0);
         if self.wanted.after.0 < horizon {
@@ -97,43 +103,48 @@ impl Changes {
                 .prepare("SELECT num FROM __wavesync_table")?
                 .query_map([], |row| row.get::<_, i64>(0))?
                 .collect::<rusqlite::Result<Vec<_>>>()?;
-            conn.execute_batch(&format!("CREATE TEMP TABLE {OLD}_any(seq, tbl, k)"))?;
+            let mut scratch = Connection::open("")?;
+            let noting = scratch.transaction()?;
+            noting.execute_batch(&format!("{OLD}; CREATE TABLE met(seq, tbl, k)"))?;
             for num in numbers {
-                let sql = format!(
-                    "INSERT INTO temp.{OLD}_any SELECT seq, {num}, k FROM __wavesync_clock_{num}
-                     WHERE seq > ?1 AND seq <= ?2"
-                );
-                conn.execute(&sql, [self.wanted.after.0, horizon])?;
+                let mut note = noting.prepare_cached("INSERT INTO met VALUES (?1, ?2, ?3)")?;
+                let mut clocks = conn.prepare(&format!(
+                    "SELECT seq, k FROM __wavesync_clock_{num} WHERE seq > ?1 AND seq <= ?2"
+                ))?;
+                let mut clocks = clocks.query([self.wanted.after.0, horizon])?;
+                while let Some(clock) = clocks.next()? {
+                    let key = Value::from_ref(clock.get_ref(1)?);
+                    note.execute(params![clock.get::<_, i64>(0)?, num, key])?;
+                }
             }
-            conn.execute_batch(&format!(
-                "CREATE TEMP TABLE {OLD} AS SELECT * FROM temp.{OLD}_any ORDER BY seq;
-                 DROP TABLE temp.{OLD}_any"
-            ))?;
-            (self.old, self.wanted.after) = (Some(0), Seq(horizon));
+            noting
+                .execute_batch("INSERT INTO old SELECT * FROM met ORDER BY seq; DROP TABLE met")?;
+            noting.commit()?;
+            (self.old, self.wanted.after) = (Some((scratch, 0)), Seq(horizon));
         }
         Ok(())
     }
 
     fn load(&mut self, now: Millis) -> Result<()> {
         let wanted = &self.wanted;
-        let (sql, after) = match self.old {
-            Some(after) => (
-                format!(
-                    "SELECT seq, tbl, k, 0, NULL, rowid FROM temp.{OLD}
-                     WHERE rowid > ?1 AND seq <= ?2 ORDER BY rowid"
-                ),
-                after,
+        let unfolded = &mut self.unfolded;
+        let (old, sql, after) = match &self.old {
+            Some((old, after)) => (
+                Some(old),
+                "SELECT seq, tbl, k, 0, NULL, rowid FROM old
+                 WHERE rowid > ?1 AND seq <= ?2 ORDER BY rowid",
+                *after,
             ),
             None => (
+                None,
                 "SELECT seq, tbl, pk, cols, at, seq FROM __wavesync_log WHERE seq > ?1 AND seq <=
                  (SELECT value FROM __wavesync_meta WHERE key = 'folded') AND seq <= ?2
-                 ORDER BY seq"
-                    .into(),
+                 ORDER BY seq",
                 wanted.after.0,
             ),
         };
         let (page, reached) = self.store.read_on(now, |tx| {
-            let mut statement = tx.conn.prepare_cached(&sql)?;
+            let mut statement = old.unwrap_or(tx.conn).prepare_cached(sql)?;
             let through = wanted.through.map_or(i64::MAX, |through| through.0);
             let mut entries = statement.query([after, through])?;
             let (mut page, mut reached, mut read) = (Vec::new(), None, 0);
@@ -148,18 +159,23 @@ impl Changes {
                 if wanted.table.as_ref().is_none_or(|name| *name == table.name) {
                     for key in tx.keys_of_entry(&table, &entry)? {
                         read += 1;
-                        tx.changes_of(&table, key, seq, wanted, &mut page)?;
+                        let shown = page.len();
+                        tx.changes_of(&table, &key, seq, wanted, &mut page)?;
+                        if page.len() > shown && unfolded.has(tx, entry.table, &key)? {
+                            page.truncate(shown);
+                        }
                     }
                 }
             }
             Ok((page, reached))
         })?;
         match (reached, &mut self.old) {
-            (Some(reached), Some(old)) => *old = reached,
+            (Some(reached), Some((_, old))) => *old = reached,
             (Some(reached), None) => self.wanted.after = Seq(reached),
             (None, Some(_)) => self.old = None,
             (None, None) => self.done = true,
         }
+        self.store.conn.flush_prepared_statement_cache();
         self.page = page.into_iter();
         Ok(())
     }
@@ -181,17 +197,59 @@ impl Changes {
     }
 }
 
+/// The rows that were written after the last fold, as of the last write of the connection.
+struct Unfolded {
+    /// A temporary database, and what the connection had changed when it was filled.
+    noted: Option<(Connection, u64)>,
+}
+
+impl Unfolded {
+    fn has(&mut self, tx: &mut Tx<'_>, table: TableNum, key: &Value) -> Result<bool> {
+        let written = tx.conn.total_changes();
+        let noted = match self.noted.take() {
+            Some((noted, at)) if at == written => noted,
+            _ => Self::note(tx)?,
+        };
+        let (noted, _) = self.noted.insert((noted, written));
+        let mut row = noted.prepare_cached("SELECT 1 FROM unfolded WHERE tbl = ?1 AND k = ?2")?;
+        Ok(row.exists(params![table.0, key])?)
+    }
+
+    fn note(tx: &mut Tx<'_>) -> Result<Connection> {
+        let mut scratch = Connection::open("")?;
+        let noting = scratch.transaction()?;
+        noting.execute_batch(UNFOLDED)?;
+        {
+            let mut note = noting.prepare("INSERT OR IGNORE INTO unfolded VALUES (?1, ?2)")?;
+            let mut entries = tx.conn.prepare(
+                "SELECT seq, tbl, pk, cols, at FROM __wavesync_log
+                 WHERE seq > (SELECT value FROM __wavesync_meta WHERE key = 'folded')",
+            )?;
+            let mut entries = entries.query([])?;
+            while let Some(entry) = entries.next()? {
+                let entry = LogEntry::read(entry)?;
+                let Ok(table) = tx.table(entry.table) else { continue };
+                for key in tx.keys_of_entry(&table, &entry)? {
+                    note.execute(params![entry.table.0, key])?;
+                }
+            }
+        }
+        noting.commit()?;
+        Ok(scratch)
+    }
+}
+
 impl Tx<'_> {
     /// The changes of a row, if this log entry is its newest.
     fn changes_of(
         &mut self,
         table: &Table,
-        key: Value,
+        key: &Value,
         seq: Seq,
         wanted: &Wanted,
         page: &mut Vec<Change>,
     ) -> Result<()> {
-        let Some(row) = self.clock(table, &key)?.filter(|row| row.seq == seq) else {
+        let Some(row) = self.clock(table, key)?.filter(|row| row.seq == seq) else {
             return Ok(());
         };
         let clock = row.clock;
@@ -219,9 +277,9 @@ impl Tx<'_> {
         if !clock.cells.values().any(asked) {
             return Ok(());
         }
-        let parked = self.parked(table, &key)?;
+        let parked = self.parked(table, key)?;
         let complete = parked.is_none_or(|parked| parked.kind != Kind::Incomplete);
-        let mut values = self.all_values(table, &key)?;
+        let mut values = self.all_values(table, key)?;
         if values.is_empty() {
             // No longer tracked, or dropped: a row without its values would be an invented one.
             return Ok(());

@@ -71,7 +71,7 @@ impl Store {
     /// may have been folded differently elsewhere, if this file is an old copy.
     fn record_boot(&mut self, boot: Boot) -> Result<()> {
         self.begin("BEGIN IMMEDIATE")?;
-        let done = self.insert_boot(boot).and_then(|()| Ok(self.conn.execute_batch("COMMIT")?));
+        let done = self.insert_boot(boot).and_then(|()| self.commit());
         if done.is_err() {
             self.roll_back();
         }
@@ -173,7 +173,7 @@ impl Store {
             }
             tx.set_meta("secret", &secret[..])
         });
-        let done = done.and_then(|()| Ok(self.conn.execute_batch("COMMIT")?));
+        let done = done.and_then(|()| self.commit());
         if done.is_err() {
             self.roll_back();
             return done;
@@ -256,7 +256,7 @@ impl Store {
         let done = if has_self { self.raw(|tx| tx.leave_site(true)) } else { Ok(()) };
         let done = done.and_then(|()| self.replace_identity(file, site, &secret));
         let done = done.and_then(|()| self.raw(|tx| tx.lower_caps(&caps)).map(|_| ()));
-        let done = done.and_then(|()| Ok(self.conn.execute_batch("COMMIT")?));
+        let done = done.and_then(|()| self.commit());
         if done.is_err() {
             self.roll_back();
             return done;

@@ -67,6 +67,7 @@ pub mod statements;
 pub mod tables;
 pub mod triggers;
 pub mod trim;
+pub mod turn;
 pub mod unique;
 pub mod vector;
 mod woken;
@@ -202,6 +203,7 @@ pub struct Store {
     begun: bool,
     /// See [`Store::keep_time`].
     clock: Option<fn() -> Millis>,
+    commit_wait: Option<turn::CommitWait>,
 }
 
 /// An open transaction; see [`Store::write`] and [`Store::folded`].
@@ -244,6 +246,15 @@ impl Store {
         if mutants::on(Mutant::ChecksIgnored) {
             conn.pragma_update(None, "ignore_check_constraints", true)?;
         }
+        Self::reading(conn)
+    }
+
+    /// A store that only reads, through a connection of somebody else: no setting of it is changed,
+    /// and what is read is what its transaction sees.
+    ///
+    /// # Errors
+    /// If the database cannot be read, or a newer wavesync wrote it.
+    pub fn reading(conn: Connection) -> Result<Self> {
         let store = Self {
             conn,
             cache: Cache::default(),
@@ -253,6 +264,7 @@ impl Store {
             reached: Seq(0),
             own: None,
             clock: None,
+            commit_wait: None,
             bounds: Bounds::default(),
             begun: false,
         };
@@ -294,7 +306,7 @@ impl Store {
             return Ok(());
         }
         self.begin("BEGIN IMMEDIATE")?;
-        let done = self.create_tables().and_then(|()| transaction(&self.conn, "COMMIT"));
+        let done = self.create_tables().and_then(|()| self.commit());
         if done.is_err() {
             self.roll_back();
         }
@@ -358,7 +370,7 @@ impl Store {
         let done = done.and_then(|value| {
             let reached = Seq(meta(&self.conn, "folded")?.unwrap_or(0));
             let own = meta(&self.conn, "self")?;
-            transaction(&self.conn, "COMMIT")?;
+            self.commit()?;
             (self.reached, self.own) = (reached, own);
             Ok(value)
         });
@@ -466,14 +478,7 @@ impl Store {
         done
     }
 
-    /// Begins a read transaction that lasts as long as this store.
-    fn begin_reading(&mut self) -> Result<()> {
-        self.begin("BEGIN")?;
-        self.forget_what_was_read();
-        Ok(())
-    }
-
-    /// As `read`, in the read transaction that was begun.
+    /// As `read`, in the transaction that is open.
     fn read_on<T>(
         &mut self,
         now: Millis,

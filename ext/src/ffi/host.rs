@@ -100,6 +100,18 @@ impl Host {
         let connection = unsafe { Connection::from_handle(self.raw) }?;
         Ok(HostConnection { connection, host: PhantomData })
     }
+
+    /// As [`Host::connection`], for what wants to own it. Whoever has it drops it before the callback
+    /// returns, or, if it is part of the rows of a scan, with them: SQLite ends every scan before it
+    /// closes the handle. No statement may stay open on it from one callback to the next.
+    ///
+    /// # Errors
+    /// When the binding refuses the handle.
+    pub fn lend(&self) -> Result<Connection, SqlError> {
+        // SAFETY: the handle is open (`Host::new`), the connection does not own it, and is used
+        // as long as the handle is open (see above).
+        Ok(unsafe { Connection::from_handle(self.raw) }?)
+    }
 }
 
 /// The host's handle as a rusqlite connection that does not own it.

@@ -215,3 +215,31 @@ fn a_key_of_several_columns_needs_utf_8() {
     assert_eq!(read(&site, "PRAGMA encoding"), "UTF-16le");
     assert_eq!(refused(&site), ["pair"]);
 }
+
+/// The table's own answer to a conflict is for its own programs. What another replica decided is written as
+/// it is, or not at all.
+#[test]
+fn an_update_of_another_replica_replaces_and_ignores_nothing() {
+    let read = "SELECT * FROM r ORDER BY id";
+    for clause in ["ON CONFLICT REPLACE", "on  conflict ignore", "ON/**/\nCONFLICT ROLLBACK"] {
+        let sql =
+            format!("CREATE TABLE r(id TEXT PRIMARY KEY NOT NULL, n TEXT UNIQUE {clause}, v)");
+        let mut sites = two(&sql);
+        sites[0].run("INSERT INTO r VALUES('1', 'x', 'v1'), ('2', 'y', 'v2')");
+        meet(&mut sites);
+        sites[0].run("UPDATE r SET n = 'tmp' WHERE id = '2'");
+        sites[0].run("UPDATE r SET n = 'y' WHERE id = '1'");
+        meet(&mut sites);
+        both(&sites, read, "1|y|v1 2|tmp|v2");
+        // Both claim one name.
+        sites[0].run("UPDATE r SET n = 'z' WHERE id = '1'");
+        sites[1].run("UPDATE r SET n = 'z' WHERE id = '2'; INSERT INTO r VALUES('3', 'w', 'v3')");
+        meet(&mut sites);
+        meet(&mut sites);
+        let shown = self::read(&sites[0], read);
+        both(&sites, read, &shown);
+        let parked = "SELECT count(*) FROM __wavesync_parked";
+        both(&sites, parked, "1");
+        assert!(shown.contains("3|w|v3"), "{clause}: {shown}");
+    }
+}

@@ -124,7 +124,10 @@ impl Tx<'_> {
     fn try_in(&self, row: &Contender, values: &Values) -> Result<Option<(Kind, String)>> {
         let verb = row.table.shape.as_ref().map_or("INSERT INTO main.", |s| s.insert_verb());
         let (sql, bound) = insertion(&row.table, &row.keys, values, verb)?;
-        let inserted = self.conn.prepare_cached(&sql)?.execute(params_from_iter(bound));
+        let inserted = self
+            .conn
+            .prepare_cached(&sql)
+            .and_then(|mut statement| statement.execute(params_from_iter(bound)));
         let Err(error) = inserted else { return Ok(None) };
         let error = Error::from(error);
         refusal(&error).map(Some).ok_or(error)

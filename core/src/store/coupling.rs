@@ -146,6 +146,12 @@ pub(super) fn words_of(sql: &str) -> BTreeSet<String> {
     words(tokens(sql).iter())
 }
 
+/// Whether two words follow each other in a text.
+pub(super) fn has_phrase(sql: &str, phrase: [&str; 2]) -> bool {
+    let is = |token: &Token, wanted: &str| matches!(token, Token::Word(word) if word == wanted);
+    tokens(sql).windows(2).any(|two| is(&two[0], phrase[0]) && is(&two[1], phrase[1]))
+}
+
 fn words<'a>(tokens: impl Iterator<Item = &'a Token>) -> BTreeSet<String> {
     tokens
         .filter_map(|token| match token {

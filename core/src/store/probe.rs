@@ -46,7 +46,10 @@ impl Tx<'_> {
             .prepare_cached("SELECT coalesce(max(rowid), 0) FROM temp.wavesync_vanished")?
             .query_row([], |row| row.get(0))?;
         self.conn.execute_batch("SAVEPOINT wavesync_rival")?;
-        let forced = self.conn.prepare_cached(&sql)?.execute(params_from_iter(bound));
+        let forced = self
+            .conn
+            .prepare_cached(&sql)
+            .and_then(|mut statement| statement.execute(params_from_iter(bound)));
         let found = match forced.map_err(crate::Error::from) {
             Ok(_) => self.vanished(before),
             Err(error) if refusal(&error).is_some() => Ok(Vec::new()),

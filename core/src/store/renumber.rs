@@ -122,7 +122,8 @@ impl Tx<'_> {
         let new = "SELECT new FROM temp.wavesync_new_ids WHERE tbl = ?1 AND old =";
         for shape in shapes.iter().filter(|shape| shape.form == KeyForm::Rowid) {
             let (table, key) = (ident(&shape.name)?, ident(&shape.key[0].name)?);
-            let sql = format!("UPDATE main.{table} SET {key} = ({new} main.{table}.{key})");
+            let verb = shape.update_verb();
+            let sql = format!("{verb}{table} SET {key} = ({new} main.{table}.{key})");
             self.conn.execute(&sql, [shape.name.to_ascii_lowercase()])?;
         }
         // Tables that are not synced follow, too.

@@ -114,7 +114,10 @@ fn tracked_report(conn: &Connection, shape: &Shape) -> Result<TableReport> {
         |row| Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?, row.get::<_, bool>(2)?)),
     ))?;
     let Some((num, true, importing)) = known else {
-        return Ok(not_tracked(name.into(), "not tracked; wavesync_track() starts it"));
+        return Ok(not_tracked(
+            name.into(),
+            "not tracked; wavesync_track() starts it, or says why not",
+        ));
     };
     let one = |sql: String| conn.query_row(&sql, [], |row| row.get::<_, i64>(0));
     Ok(TableReport {

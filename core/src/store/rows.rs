@@ -338,7 +338,8 @@ pub(super) fn update(table: &Table, columns: &[ColumnNum]) -> Result<String> {
     });
     let set: Vec<String> = set.collect::<Result<_>>()?;
     let matches = shape.key_matches(columns.len() + 1)?;
-    Ok(format!("UPDATE main.{} SET {} WHERE {matches}", ident(&shape.name)?, set.join(", ")))
+    let (verb, name) = (shape.update_verb(), ident(&shape.name)?);
+    Ok(format!("{verb}{name} SET {} WHERE {matches}", set.join(", ")))
 }
 
 fn refused_by_trigger() -> Error {
@@ -366,7 +367,9 @@ pub(super) fn refusal(error: &Error) -> Option<(Kind, String)> {
         ffi::SQLITE_CONSTRAINT_NOTNULL => Kind::NotNull,
         ffi::SQLITE_CONSTRAINT_FOREIGNKEY => Kind::ForeignKey,
         ffi::SQLITE_CONSTRAINT_TRIGGER => Kind::Trigger,
-        ffi::SQLITE_ERROR | ffi::SQLITE_MISMATCH | ffi::SQLITE_TOOBIG => Kind::Check,
+        ffi::SQLITE_MISMATCH | ffi::SQLITE_TOOBIG => Kind::Check,
+        // Also of what only its own program has: a function, a collation.
+        code if code & 0xff == ffi::SQLITE_ERROR => Kind::Check,
         code if code & 0xff == ffi::SQLITE_CONSTRAINT => Kind::Check,
         _ => return None,
     };

@@ -56,6 +56,8 @@ pub struct Shape {
     pub uniques: Vec<Unique>,
     /// The key's own index, where it takes keys of other bytes for equal.
     pub key_index: Option<Unique>,
+    /// A constraint carries an `ON CONFLICT` clause.
+    pub resolves: bool,
     /// Its foreign keys.
     pub foreign: Vec<Declared>,
     /// Columns that a declared rule couples: one written is all written.
@@ -68,11 +70,13 @@ impl Shape {
     /// must not, because an override also reaches into the application's triggers.
     #[must_use]
     pub fn insert_verb(&self) -> &'static str {
-        if self.sql.to_ascii_lowercase().contains("on conflict") {
-            "INSERT OR ABORT INTO main."
-        } else {
-            "INSERT INTO main."
-        }
+        if self.resolves { "INSERT OR ABORT INTO main." } else { "INSERT INTO main." }
+    }
+
+    /// `UPDATE`, likewise.
+    #[must_use]
+    pub fn update_verb(&self) -> &'static str {
+        if self.resolves { "UPDATE OR ABORT main." } else { "UPDATE main." }
     }
 
     /// What `OR REPLACE` removes rows through that have another key.
@@ -257,6 +261,13 @@ fn shape(
     if let Some(reason) = cannot_travel(name, columns, key.len()) {
         return Ok(Err(Refusal { name: name.into(), reason }));
     }
+    if let Some(missing) = only_its_own_program_writes(conn, name)? {
+        let reason = format!(
+            "only its own program can write it, because an index needs what no other one has \
+             ({missing}); use an index without it"
+        );
+        return Ok(Err(Refusal { name: name.into(), reason }));
+    }
     let pk_index: Option<i64> = conn
         .prepare_cached("SELECT 1 FROM pragma_index_list(?1, 'main') WHERE origin = 'pk'")?
         .query_row([name], |row| row.get(0))
@@ -282,8 +293,20 @@ fn shape(
     };
     let foreign = foreign::declared(conn, name)?;
     let groups = coupling::groups(conn, name, &sql, &columns, &foreign)?;
-    let name = name.into();
-    Ok(Ok(Shape { name, form, key, columns, collates, sql, uniques, key_index, foreign, groups }))
+    let resolves = coupling::has_phrase(&sql, ["on", "conflict"]);
+    Ok(Ok(Shape {
+        name: name.into(),
+        form,
+        key,
+        columns,
+        collates,
+        sql,
+        uniques,
+        key_index,
+        resolves,
+        foreign,
+        groups,
+    }))
 }
 
 /// The value of a column's DEFAULT, as `pragma_table_xinfo` shows it; `None` if only its own program can
@@ -299,6 +322,20 @@ pub fn default_value(conn: &Connection, sql: &str) -> Option<Value> {
         Err(_) if word(sql) => Some(Value::text(sql)),
         Err(_) => quoted(sql).map(|text| Value::text(&text)),
     }
+}
+
+/// What this connection lacks to change the indexes of a table: a function or a collation that the
+/// application registers on connections of its own.
+fn only_its_own_program_writes(conn: &Connection, name: &str) -> Result<Option<String>> {
+    // With a condition: without one SQLite empties the indexes without looking at them.
+    let delete = format!("DELETE FROM main.{} WHERE ?1", ident(name)?);
+    let Err(error) = conn.prepare(&delete) else { return Ok(None) };
+    let rusqlite::Error::SqliteFailure(failure, Some(message)) = error else { return Ok(None) };
+    // The words with which SQLite says so, of a function in an index and of a collation.
+    let lacking = ["unknown function: ", "no such collation sequence: "];
+    let own = failure.extended_code & 0xff == rusqlite::ffi::SQLITE_ERROR
+        && lacking.iter().any(|start| message.starts_with(start));
+    Ok(own.then_some(message))
 }
 
 /// Why a table does not fit into a message: other members would refuse it.

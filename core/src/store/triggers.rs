@@ -164,7 +164,8 @@ impl Tx<'_> {
                     .map(|(at, column)| Ok(format!("{} = ?{}", ident(column)?, at + 1)))
                     .collect();
                 let matches = shape.key_matches(old.len() + 1)?;
-                let sql = format!("UPDATE main.{name} SET {} WHERE {matches}", set?.join(", "));
+                let (verb, set) = (shape.update_verb(), set?.join(", "));
+                let sql = format!("{verb}{name} SET {set} WHERE {matches}");
                 let bound = old.iter().cloned().chain(new);
                 self.conn.prepare_cached(&sql)?.execute(params_from_iter(bound))?;
             }
@@ -214,8 +215,8 @@ impl Tx<'_> {
             .map(|(at, (name, _))| Ok(format!("{} = ?{}", ident(name)?, at + 1)))
             .collect();
         let matches = shape.key_matches(moved.len() + 1)?;
-        let sql =
-            format!("UPDATE main.{} SET {} WHERE {matches}", ident(&shape.name)?, set?.join(", "));
+        let (verb, name) = (shape.update_verb(), ident(&shape.name)?);
+        let sql = format!("{verb}{name} SET {} WHERE {matches}", set?.join(", "));
         let bound = moved.into_iter().map(|(_, value)| value.clone()).chain(keys);
         self.conn.prepare_cached(&sql)?.execute(params_from_iter(bound))?;
         Ok(())

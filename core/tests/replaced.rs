@@ -243,3 +243,69 @@ fn an_update_of_another_replica_replaces_and_ignores_nothing() {
         assert!(shown.contains("3|w|v3"), "{clause}: {shown}");
     }
 }
+
+/// SQLite compares a reference with its parent by the parent's collation and affinity.
+#[test]
+fn a_child_of_other_bytes_waits_for_its_parent_on_both_sides() {
+    for (sql, parent, child) in [
+        (
+            "CREATE TABLE u(email TEXT PRIMARY KEY NOT NULL COLLATE NOCASE);
+             CREATE TABLE p(id TEXT PRIMARY KEY NOT NULL, author TEXT REFERENCES u)",
+            "'Bob'",
+            "'bob'",
+        ),
+        (
+            "CREATE TABLE u(n INTEGER PRIMARY KEY); CREATE TABLE p(id TEXT PRIMARY KEY NOT NULL, n REFERENCES u)",
+            "7",
+            "'7'",
+        ),
+        (
+            "CREATE TABLE u(k TEXT PRIMARY KEY NOT NULL, name TEXT UNIQUE COLLATE NOCASE);
+             CREATE TABLE p(id TEXT PRIMARY KEY NOT NULL, author TEXT REFERENCES u(name))",
+            "1, 'Bob'",
+            "'bob'",
+        ),
+    ] {
+        let mut sites = [1, 2].map(|number| Site::enforcing(number, sql, true));
+        meet(&mut sites);
+        sites[0].run(&format!("INSERT INTO u VALUES({parent})"));
+        meet(&mut sites);
+        sites[0].run("DELETE FROM u");
+        sites[1].run(&format!("INSERT INTO p VALUES('p1', {child})"));
+        meet(&mut sites);
+        meet(&mut sites);
+        both(&sites, "SELECT count(*) FROM u", "0");
+        both(&sites, "SELECT count(*) FROM p", "0");
+        both(&sites, "SELECT count(*) FROM pragma_foreign_key_check", "0");
+        sites[0].run(&format!("INSERT INTO u VALUES({parent})"));
+        meet(&mut sites);
+        both(&sites, "SELECT id FROM p", "p1");
+    }
+}
+
+/// A trigger that refuses rows costs as much for each of them as for one.
+#[test]
+fn rows_that_a_trigger_refuses_are_decided_on_once() {
+    let sql = "CREATE TABLE t(id INTEGER PRIMARY KEY, n)";
+    let forbid =
+        "CREATE TRIGGER v BEFORE INSERT ON t WHEN NEW.n < 0 BEGIN SELECT RAISE(ABORT, 'no'); END";
+    let cost = |rows: i64| {
+        let mut sites = two(sql);
+        sites[1].run(forbid);
+        sites[0].run(&format!(
+            "WITH RECURSIVE i(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i WHERE i < {rows})
+             INSERT INTO t SELECT i, iif(i % 10 = 0, 1, -1) FROM i"
+        ));
+        let [one, two] = &mut sites;
+        two.store.examined();
+        send(one, two);
+        assert_eq!(read(two, "SELECT count(*) FROM t"), (rows / 10).to_string());
+        assert_eq!(
+            read(two, "SELECT count(*) FROM __wavesync_parked"),
+            (rows - rows / 10).to_string()
+        );
+        two.store.examined()
+    };
+    let (few, many) = (cost(50), cost(500));
+    assert!(few > 0 && many <= 20 * few, "{few} for 50, {many} for 500");
+}

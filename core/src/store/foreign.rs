@@ -232,6 +232,7 @@ fn foreign_key(
         _ => Action::Park,
     };
     let texts = texts((child.num, child_shape), parent_shape, &declared.columns, &parent_names)?;
+    let alike = compare_alike(child_shape, parent_shape, &declared.columns, &parent_names);
     let by_key = parent_columns.as_slice() == [Place::Key(0)] && parent_shape.key.len() == 1;
     let overlay = overlay(conn, child, &columns, action)?;
     Ok(Some(ForeignKey {
@@ -244,12 +245,25 @@ fn foreign_key(
         action,
         overlay,
         parent_select: texts.parent,
-        children_select: texts.children,
+        children_select: if alike { texts.children } else { texts.any_orphans },
         orphans_select: texts.orphans,
         new_orphans_select: (child_shape.key.len() == 1).then_some(texts.new_orphans),
         span_orphans_select: (child_shape.key.len() == 1).then_some(texts.span_orphans),
-        left_orphans_select: by_key.then_some(texts.left_orphans),
+        left_orphans_select: (by_key && alike).then_some(texts.left_orphans),
     }))
+}
+
+/// Whether a value finds its children as children find their parent. SQLite compares by the parent's
+/// collation and affinity (<https://www.sqlite.org/foreignkeys.html>), so `'bob'` may have the parent `'Bob'`.
+fn compare_alike(child: &Shape, parent: &Shape, columns: &[String], parents: &[&str]) -> bool {
+    let affinity = |shape: &Shape, name: &str| {
+        let mut all = shape.key.iter().chain(&shape.columns);
+        all.find(|column| column.name.eq_ignore_ascii_case(name)).map(|column| column.affinity)
+    };
+    let mut pairs = columns.iter().zip(parents);
+    !child.collates
+        && !parent.collates
+        && pairs.all(|(name, of)| affinity(child, name) == affinity(parent, of))
 }
 
 fn overlay(conn: &Connection, child: &Table, columns: &[Place], action: Action) -> Result<Values> {
@@ -282,6 +296,7 @@ fn has_own_collation(sql: &str) -> bool {
 struct Texts {
     parent: String,
     children: String,
+    any_orphans: String,
     orphans: String,
     new_orphans: String,
     span_orphans: String,
@@ -316,6 +331,10 @@ fn texts(
     Ok(Texts {
         parent: format!("SELECT {parent_key} FROM main.{p} AS p WHERE {bound}"),
         children: format!("SELECT {child_key} FROM main.{c} AS c WHERE {children}"),
+        any_orphans: format!(
+            "SELECT {child_key} FROM main.{c} AS c WHERE {orphan} AND ?{most} IS ?{most}",
+            most = columns.len()
+        ),
         orphans: format!("SELECT {child_key} FROM main.{c} AS c WHERE {orphan}"),
         new_orphans: format!(
             "SELECT {child_key} FROM __wavesync_log AS l CROSS JOIN main.{c} AS c

@@ -154,32 +154,40 @@ impl Tx<'_> {
             })?;
             self.conn.execute_batch("SAVEPOINT wavesync_settle")?;
             let mut done = self.carry_out(&rows, &fates, false);
-            if matches!(done, Ok(Some((_, Parked { kind: Kind::Unique, .. })))) {
+            if done.as_ref().is_ok_and(|out| out.iter().any(|(_, row)| row.kind == Kind::Unique)) {
                 // Two rows exchange their values: each stands in the other's way.
                 self.conn.execute_batch("ROLLBACK TO wavesync_settle")?;
                 done = self.carry_out(&rows, &fates, true);
             }
-            let undo = !matches!(done, Ok(None));
-            let done = super::end_savepoint(self.conn, "wavesync_settle", undo, done)?;
-            let Some((id, parked)) = done else {
+            let undo = !done.as_ref().is_ok_and(Vec::is_empty);
+            let mut out = super::end_savepoint(self.conn, "wavesync_settle", undo, done)?;
+            if out.is_empty() {
                 return self.store_fates(&rows, &fates);
-            };
-            // A trigger of the application does not let it in: the others are decided on again.
-            if refused.insert(id, parked).is_some() {
-                return Err(Error::Database("a row was refused twice".into()));
+            }
+            // A trigger of the application does not let them in: the others are decided on again. In the
+            // way of one may have been another that stays out.
+            if out.iter().any(|(_, parked)| parked.kind != Kind::Unique) {
+                out.retain(|(_, parked)| parked.kind != Kind::Unique);
+            } else {
+                out.truncate(1);
+            }
+            for (id, parked) in out {
+                if refused.insert(id, parked).is_some() {
+                    return Err(Error::Database("a row was refused twice".into()));
+                }
             }
         }
     }
 
-    /// Writes the differences. Returns the first row that its table refuses.
+    /// Writes the differences. Returns the rows that their tables refuse.
     fn carry_out(
         &mut self,
         rows: &BTreeMap<RowId, Contender>,
         fates: &BTreeMap<RowId, Fate>,
         apart: bool,
-    ) -> Result<Option<(RowId, Parked)>> {
+    ) -> Result<Vec<(RowId, Parked)>> {
         let plan = Rc::clone(&self.cache.plan);
-        let mut steps = Vec::new();
+        let (mut steps, mut out) = (Vec::new(), Vec::new());
         for (id, row) in rows {
             match fates.get(id) {
                 Some(Fate::In { values, .. }) => {
@@ -217,10 +225,9 @@ impl Tx<'_> {
             };
             let Err(error) = written else { continue };
             let Some((kind, reason)) = refusal(&error) else { return Err(error) };
-            let parked = Parked::new(kind, reason, row.values.clone());
-            return Ok(Some((id.clone(), parked)));
+            out.push((id.clone(), Parked::new(kind, reason, row.values.clone())));
         }
-        Ok(None)
+        Ok(out)
     }
 
     /// Parks what stays out and keeps what the tables do not show.

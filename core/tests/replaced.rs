@@ -4,6 +4,7 @@
 mod site;
 
 use site::Site;
+use wavesync_core::ids::Stamp;
 
 /// Two replicas of one database.
 fn two(sql: &str) -> [Site; 2] {
@@ -308,4 +309,23 @@ fn rows_that_a_trigger_refuses_are_decided_on_once() {
     };
     let (few, many) = (cost(50), cost(500));
     assert!(few > 0 && many <= 20 * few, "{few} for 50, {many} for 500");
+}
+
+/// What a database wrote under a site that it had before is its own still.
+#[test]
+fn references_that_were_written_under_a_former_site_follow() {
+    let mut sites = two("CREATE TABLE note(id INTEGER PRIMARY KEY, body);
+         CREATE TABLE comment(id TEXT PRIMARY KEY NOT NULL, note INTEGER REFERENCES note)");
+    sites[0].run("INSERT INTO note VALUES(1, 'of one')");
+    sites[0].fold(site::NOW);
+    sites[1].run("INSERT INTO note VALUES(1, 'of two'); INSERT INTO comment VALUES('c', 1)");
+    sites[1].fold(site::NOW);
+    let former = sites[1].own_site();
+    sites[1].store.renew_identity(Stamp::at(site::NOW.0.cast_signed()), &[7; 64]).unwrap();
+    sites[1].restart();
+    assert_ne!(sites[1].own_site(), former);
+    meet(&mut sites);
+    meet(&mut sites);
+    let read = "SELECT body FROM comment JOIN note ON note.id = comment.note";
+    both(&sites, read, "of two");
 }

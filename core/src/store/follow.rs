@@ -171,10 +171,20 @@ impl Tx<'_> {
         let Some(dot) = cell else { return Ok(false) };
         if !dot.stamp.is_base() {
             let since = moved.birth.stamp.is_base() || dot >= moved.birth;
-            return Ok(since && dot.site == self.own_site()?);
+            return Ok(since && self.wrote(dot)?);
         }
         // Links from before joining mean rows from before joining.
         Ok(moved.birth.stamp.is_base() && self.imported(dot.site)?)
+    }
+
+    /// Whether a write was one of this replica, also under a site that it had before.
+    fn wrote(&mut self, dot: Dot) -> Result<bool> {
+        if dot.site == self.own_site()? {
+            return Ok(true);
+        }
+        let sql = "SELECT 1 FROM __wavesync_past AS p, __wavesync_site AS s
+                   WHERE s.num = p.site AND s.id = ?1 AND p.stamp >= ?2";
+        Ok(self.conn.prepare_cached(sql)?.exists(params![dot.site.0, dot.stamp.0])?)
     }
 
     /// Whether a back-fill was one of this replica.

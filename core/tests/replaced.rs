@@ -329,3 +329,24 @@ fn references_that_were_written_under_a_former_site_follow() {
     let read = "SELECT body FROM comment JOIN note ON note.id = comment.note";
     both(&sites, read, "of two");
 }
+
+/// A row whose own key names one that moved stays where it is, and its replica says so.
+#[test]
+fn a_key_that_names_a_row_that_moved_is_told_of() {
+    let mut sites = two("CREATE TABLE note(id INTEGER PRIMARY KEY, body);
+         CREATE TABLE tagged(note INTEGER NOT NULL REFERENCES note, tag TEXT NOT NULL, PRIMARY KEY(note, tag))");
+    sites[0].run("INSERT INTO note VALUES(1, 'of one'); INSERT INTO tagged VALUES(1, 'red')");
+    sites[0].fold(site::NOW);
+    sites[1].run("INSERT INTO note VALUES(1, 'of two'); INSERT INTO tagged VALUES(1, 'blue')");
+    meet(&mut sites);
+    meet(&mut sites);
+    both(&sites, "SELECT * FROM tagged ORDER BY tag", "1|blue 1|red");
+    let told = sites.map(|mut site| {
+        let notes = site.store.take_effects().notes;
+        let stays = notes.into_iter().filter(|note| note.code == "link_stays");
+        stays.map(|note| note.message).collect::<Vec<_>>()
+    });
+    assert_eq!(told[0], Vec::<String>::new());
+    assert_eq!(told[1].len(), 1, "{told:?}");
+    assert!(told[1][0].starts_with("in table tagged the key of 2 row(s) names 1, but"), "{told:?}");
+}

@@ -44,6 +44,7 @@ impl Tx<'_> {
         for (parent, moves) in by_parent {
             let parent = self.table(parent)?;
             for child in self.tables() {
+                self.note_keys_that_stay(&child, &parent, &moves)?;
                 for link in self.links(&child, &parent)? {
                     for key in self.rows_linked(&child, &link, &moves)? {
                         let wall = Stamp::at(i64::try_from(self.now.0).unwrap_or(i64::MAX));
@@ -67,8 +68,53 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Columns of `child` that are declared to reference the key of `parent`.
+    /// Says of which rows the own key names a row of ours that moved: they do not follow. Under its old
+    /// key such a row may also be one that another replica inserted.
+    fn note_keys_that_stay(
+        &mut self,
+        child: &Rc<Table>,
+        parent: &Table,
+        moves: &[Moved],
+    ) -> Result<()> {
+        for name in self.declared(child, parent)? {
+            let keys = child.shape.iter().flat_map(|shape| &shape.key);
+            if !keys.map(|column| &column.name).any(|key| key.eq_ignore_ascii_case(&name)) {
+                continue;
+            }
+            for moved in moves {
+                let rows = self.rows_whose(child, &name, moved.from)?;
+                let mut ours = false;
+                for key in &rows {
+                    let born = self.clock(child, key)?.map(|row| row.clock.birth);
+                    ours = ours || self.means(born, moved)?;
+                }
+                if ours {
+                    let message = format!(
+                        "in table {} the key of {} row(s) names {}, but what it named has key {} now",
+                        child.name,
+                        rows.len(),
+                        moved.from,
+                        moved.to
+                    );
+                    let hint = "insert those that belong to it anew with the new key";
+                    self.note("link_stays", message, hint);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Columns of `child` that are declared to reference the key of `parent`, but for those of a key.
     fn links(&self, child: &Table, parent: &Table) -> Result<Vec<Link>> {
+        let link = |name: String| {
+            let mut columns = child.local_columns();
+            let column = columns.find(|column| column.name.eq_ignore_ascii_case(&name))?;
+            Some(Link { num: column.num, name })
+        };
+        Ok(self.declared(child, parent)?.into_iter().filter_map(link).collect())
+    }
+
+    fn declared(&self, child: &Table, parent: &Table) -> Result<Vec<String>> {
         let (Some(shape), Some(target)) = (&child.shape, &parent.shape) else {
             return Ok(Vec::new());
         };
@@ -80,35 +126,35 @@ impl Tx<'_> {
         let key = target.key.first().map_or("", |column| column.name.as_str());
         let columns = statement
             .query_map([&shape.name, &target.name, key], |row| row.get(0))?
-            .collect::<rusqlite::Result<Vec<String>>>()?;
-        let link = |name: String| {
-            let mut columns = child.local_columns();
-            let column = columns.find(|column| column.name.eq_ignore_ascii_case(&name))?;
-            Some(Link { num: column.num, name })
-        };
-        Ok(columns.into_iter().filter_map(link).collect())
+            .collect::<rusqlite::Result<_>>()?;
+        Ok(columns)
+    }
+
+    /// Keys of the rows with this reference in their table.
+    fn rows_whose(&self, child: &Table, column: &str, refers: i64) -> Result<Vec<Value>> {
+        let Some(shape) = &child.shape else { return Ok(Vec::new()) };
+        let mut statement = self.conn.prepare_cached(&format!(
+            "SELECT {} FROM main.{} AS t WHERE t.{} = ?1",
+            key::expression(shape.form, &shape.key, "t.")?,
+            ident(&shape.name)?,
+            ident(column)?
+        ))?;
+        let stored = statement
+            .query_map([refers], |row| Ok(Value::from_ref(row.get_ref(0)?)))?
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        let named = stored.into_iter().filter(|stored| *stored != Value::Null);
+        named.map(|stored| key::canonical(child.form, child.key_columns, stored)).collect()
     }
 
     /// Rows that refer to one of these keys, in their table or parked.
     fn rows_linked(&self, child: &Table, link: &Link, moves: &[Moved]) -> Result<BTreeSet<Value>> {
-        let Some(shape) = &child.shape else { return Ok(BTreeSet::new()) };
+        if child.shape.is_none() {
+            return Ok(BTreeSet::new());
+        }
         let from: BTreeSet<i64> = moves.iter().map(|moved| moved.from).collect();
-        let sql = format!(
-            "SELECT {} FROM main.{} AS t WHERE t.{} = ?1",
-            key::expression(shape.form, &shape.key, "t.")?,
-            ident(&shape.name)?,
-            ident(&link.name)?
-        );
         let mut found = BTreeSet::new();
         for from in &from {
-            let mut statement = self.conn.prepare_cached(&sql)?;
-            let mut rows = statement.query([from])?;
-            while let Some(row) = rows.next()? {
-                let stored = Value::from_ref(row.get_ref(0)?);
-                if stored != Value::Null {
-                    found.insert(key::canonical(child.form, child.key_columns, stored)?);
-                }
-            }
+            found.extend(self.rows_whose(child, &link.name, *from)?);
         }
         let mut statement =
             self.conn.prepare_cached("SELECT k, vals FROM __wavesync_parked WHERE tbl = ?1")?;

@@ -1,5 +1,7 @@
 //! What the store tells a user: tracked tables, conflicts, counts.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{Connection, params, params_from_iter};
 use sha2::{Digest, Sha256};
 
@@ -67,9 +69,14 @@ pub fn is_joined(conn: &Connection) -> Result<bool> {
 pub fn tables(conn: &Connection) -> Result<Vec<TableReport>> {
     let joined = is_joined(conn)?;
     let mut reports = Vec::new();
+    let mut here = BTreeSet::new();
     for entry in shape::survey(conn)? {
         let report = match entry {
-            Ok(shape) if joined => tracked_report(conn, &shape)?,
+            Ok(shape) if joined => {
+                let (integer_key, keys) = (shape.form == KeyForm::Rowid, shape.key.len() as i64);
+                here.insert((shape.name.to_lowercase(), integer_key, keys));
+                tracked_report(conn, &shape)?
+            }
             Ok(shape) => not_tracked(shape.name, "this database has not joined a group"),
             Err(refusal) => not_tracked(refusal.name, &refusal.reason),
         };
@@ -79,15 +86,22 @@ pub fn tables(conn: &Connection) -> Result<Vec<TableReport>> {
         let mut foreign = conn.prepare(
             "SELECT t.name, (SELECT count(*) FROM __wavesync_parked p WHERE p.tbl = t.num) AS n,
                EXISTS (SELECT 1 FROM main.sqlite_schema s
-                       WHERE s.type = 'table' AND s.name = t.name COLLATE NOCASE)
+                       WHERE s.type = 'table' AND s.name = t.name COLLATE NOCASE),
+               t.integer_key, t.key_columns
              FROM __wavesync_table t WHERE NOT t.here AND (n > 0 OR NOT EXISTS (
                SELECT 1 FROM __wavesync_table o WHERE o.here AND o.name = t.name))
              AND NOT EXISTS (SELECT 1 FROM __wavesync_former f WHERE f.col = -1 AND f.name = t.name
                AND n = 0)",
         )?;
-        let rows = foreign.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let rows = foreign.query_map([], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
+        })?;
         for row in rows {
-            let (name, rows, another): (String, i64, bool) = row?;
+            let (name, rows, another, integer_key, keys): (String, i64, bool, bool, i64) = row?;
+            // This very table, which is not tracked any more, is listed already.
+            if here.contains(&(name.to_lowercase(), integer_key, keys)) {
+                continue;
+            }
             let reason = if another {
                 "other members have a table of this name with another kind of PRIMARY KEY; its \
                  rows are kept and join the table here once it has the same PRIMARY KEY"
@@ -113,13 +127,17 @@ fn tracked_report(conn: &Connection, shape: &Shape) -> Result<TableReport> {
         params![name, shape.form == KeyForm::Rowid, shape.key.len() as i64],
         |row| Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?, row.get::<_, bool>(2)?)),
     ))?;
-    let Some((num, true, importing)) = known else {
-        return Ok(not_tracked(
-            name.into(),
-            "not tracked; wavesync_track() starts it, or says why not",
-        ));
-    };
     let one = |sql: String| conn.query_row(&sql, [], |row| row.get::<_, i64>(0));
+    let Some((num, true, importing)) = known else {
+        let rows = match known {
+            Some((num, ..)) => {
+                one(format!("SELECT count(*) FROM __wavesync_parked WHERE tbl = {num}"))?
+            }
+            None => 0,
+        };
+        let reason = "not tracked; wavesync_track() starts it, or says why not";
+        return Ok(TableReport { rows, ..not_tracked(name.into(), reason) });
+    };
     Ok(TableReport {
         name: name.into(),
         tracked: true,

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # What is downloaded, compressed, in bytes: never more than this. The goal is 1000000.
-most=1448000
+most=1453000
 out=wasm/pkg
 cargo=${CARGO:-cargo}
 built=${CARGO_TARGET_DIR:-target}/wasm32-unknown-unknown/browser/wavesync_wasm.wasm

@@ -7,7 +7,7 @@
 import { crashOf, fault, toFault, type Fault } from "./errors.js";
 import type { Connection, Module } from "./module.js";
 import { wasFull } from "./pool.js";
-import type { Answer, Change, JoinOptions, News, Request, Value, Written } from "./wire.js";
+import type { Answer, Change, Joined, JoinOptions, News, Request, Value, Written } from "./wire.js";
 
 /** A transaction that asks for nothing this long is rolled back, in milliseconds. */
 const TRANSACTION_IDLE_MAX_MS = 10_000;
@@ -42,7 +42,7 @@ export class Host {
   readonly #underWay = new Set<Promise<Answer>>();
   #statusTimer: ReturnType<typeof setTimeout> | undefined;
   /** How this database takes part; the next leader goes on with it. */
-  joined: JoinOptions | null = null;
+  joined: Joined | null = null;
 
   constructor(
     module: Module,
@@ -85,10 +85,14 @@ export class Host {
     if (this.#broken) return;
     this.#waiting = this.#waiting.filter((waiting) => waiting.client !== client);
     if (this.#transaction?.client === client) this.#end(() => this.#connection.rollback());
-    if (this.#remembers && !this.#connection.inTransaction()) {
-      this.#connection.exec("DELETE FROM __wavesync_tab WHERE client = ?", [client]);
+    try {
+      if (this.#remembers && !this.#connection.inTransaction()) {
+        this.#connection.exec("DELETE FROM __wavesync_tab WHERE client = ?", [client]);
+      }
+    } finally {
+      // Whoever waited for that tab's transaction has its turn also where there is no room to write.
+      this.#next();
     }
-    this.#next();
   }
 
   /** Forgets the requests of tabs that are not among these. */
@@ -144,6 +148,8 @@ export class Host {
       return { number, error };
     } finally {
       if (!this.#broken) {
+        // What a statement takes is no idleness.
+        if (request.tx && request.tx === this.#transaction?.id) this.#watch();
         this.#published();
         this.#next();
       }
@@ -186,8 +192,8 @@ export class Host {
   #statement(client: string, request: Request, call: "exec" | "query"): unknown {
     const [sql, params] = request.args as [string, unknown];
     const run = () => this.#connection[call](sql, params);
-    const plain = request.tx || client === this.#own || ALONE.test(sql);
-    if (plain || (call === "query" && READS.test(sql))) return run();
+    if (request.tx || ALONE.test(sql) || (call === "query" && READS.test(sql))) return run();
+    // Also of this tab: it may have asked the leader before it.
     if (request.again) {
       const before = this.#recall(client, request.number);
       if (before && call === "exec") return before;
@@ -199,6 +205,7 @@ export class Host {
         );
       }
     }
+    if (client === this.#own) return run();
     this.#remember();
     this.#connection.begin();
     try {
@@ -350,9 +357,9 @@ export class Host {
       case "events":
         return JSON.parse(engine.engineEvents(this.#path, (args[0] as number) ?? 0));
       case "pause":
-        return engine.enginePause(this.#path);
+        return this.#pause(true, engine.enginePause(this.#path));
       case "resume":
-        return engine.engineResume(this.#path);
+        return this.#pause(false, engine.engineResume(this.#path));
       case "panic":
         return engine.panicForTest(args[0] as boolean);
       case "networkChanged":
@@ -363,14 +370,15 @@ export class Host {
   }
 
   /** Joins, and remembers how for the next leader. */
-  join(options: JoinOptions): string {
-    const { topic, passphrase, ...rest } = options;
+  join(options: Joined): string {
+    const { topic, passphrase, paused, ...rest } = options;
     const keys = this.#connection.query("PRAGMA foreign_keys", undefined).rows[0]?.[0] === 1;
     const { state } = JSON.parse(this.#module.engineStatus(this.#path)) as { state?: string };
     const site = this.#module.engineJoin(this.#path, topic, passphrase, JSON.stringify(rest), keys);
     // What is decided about rows from before joining is in the database; said again later, it would
-    // be a decision about what is met then.
-    const { existing, ...remembered } = options;
+    // be a decision about what is met then. So are the tables, of which some may be untracked or
+    // dropped by then, and the name.
+    const { existing, tables, name, ...remembered } = options;
     // As with the engine: while one runs, a call adds peers, and the relays stay those of the first.
     const before = state === "failed" || state === "stopped" ? null : this.joined;
     const peers = [...new Set([...(before?.peers ?? []), ...(options.peers ?? [])])];
@@ -380,7 +388,17 @@ export class Host {
     this.#module.engineOnStatus(this.#path, () => this.#statusSoon());
     this.#tell({ kind: "joined", options: this.joined });
     if (existing === "new_ids") this.#renumbered();
+    if (paused) void this.#module.enginePause(this.#path);
     return site;
+  }
+
+  /** Off the network, or on it again; the next leader goes on with that. */
+  #pause<T>(paused: boolean, done: T): T {
+    if (this.joined) {
+      this.joined = { ...this.joined, paused };
+      this.#tell({ kind: "joined", options: this.joined });
+    }
+    return done;
   }
 
   /** Rows of any table may have new ids, and refer to others by new ones. */

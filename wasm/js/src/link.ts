@@ -1,7 +1,7 @@
 //! A page's connection to its Worker: requests, answers, news.
 
 import { WavesyncError, fault } from "./errors.js";
-import type { FromWorker, JoinOptions, News, Request, ToWorker } from "./wire.js";
+import type { FromWorker, Joined, News, Request, ToWorker } from "./wire.js";
 
 /** A Worker that fails is replaced, but no more often than so within this time: what made it fail may
  *  do so again. */
@@ -130,7 +130,7 @@ export class Link {
 
   /** The Worker has failed and is gone: another one goes on with the files. What was in memory only
    *  is lost, and no empty database takes its place. Gives whether this tab has the database. */
-  async #crashed(error: WavesyncError, joined: JoinOptions | null): Promise<boolean> {
+  async #crashed(error: WavesyncError, joined: Joined | null): Promise<boolean> {
     const now = performance.now();
     this.#restarts = this.#restarts.filter((at) => now - at < RESTARTS_WITHIN_MS);
     const last = this.#opening?.memory || this.#restarts.length >= RESTARTS_MAX;

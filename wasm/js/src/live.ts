@@ -55,6 +55,8 @@ export class Live {
       if (!this.#ended) this.failed(error as WavesyncError);
     } finally {
       this.#running = false;
+      // What came while the question failed is asked about, too.
+      if (this.#again && !this.#ended) void this.run();
     }
   }
 }

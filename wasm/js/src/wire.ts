@@ -55,6 +55,9 @@ export interface JoinOptions {
   name?: string;
 }
 
+/** How a database takes part, for the next tab that has it. */
+export type Joined = JoinOptions & { paused?: boolean };
+
 /** What a tab asks of the one that has the database. */
 export interface Request {
   /** Rising in each tab. */
@@ -75,22 +78,23 @@ export type Answer = { number: number; result: unknown } | { number: number; err
 export type News =
   | { kind: "change"; change: Change }
   | { kind: "status"; status: unknown; peers: unknown }
-  | { kind: "joined"; options: JoinOptions | null };
+  | { kind: "joined"; options: Joined | null };
 
 /** Between the Workers of several tabs. */
 export type TabMessage =
   | { kind: "hello"; from: string; version: string }
-  | { kind: "welcome"; leader: string; joined: JoinOptions | null }
+  | { kind: "welcome"; leader: string; joined: Joined | null }
+  | { kind: "loading" }
   | { kind: "refused"; error: Fault }
   | { kind: "leader"; leader: string }
-  | { kind: "request"; from: string; request: Request }
+  | { kind: "request"; from: string; to: string; request: Request }
   | { kind: "answer"; answer: Answer }
   | { kind: "bye"; from: string }
   | { kind: "news"; news: News };
 
 /** From a page to its Worker. */
 export type ToWorker =
-  | { kind: "open"; name: string; memory: boolean; wasm?: string; joined?: JoinOptions | null }
+  | { kind: "open"; name: string; memory: boolean; wasm?: string; joined?: Joined | null }
   | { kind: "request"; request: Request }
   | { kind: "close" };
 
@@ -101,5 +105,5 @@ export type FromWorker =
   | { kind: "answer"; answer: Answer }
   | { kind: "news"; news: News }
   | { kind: "role"; leader: boolean }
-  | { kind: "crashed"; error: Fault; joined: JoinOptions | null }
+  | { kind: "crashed"; error: Fault; joined: Joined | null }
   | { kind: "closed" };

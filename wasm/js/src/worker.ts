@@ -9,7 +9,7 @@ import { VERSION } from "./version.js";
 import type {
   Answer,
   FromWorker,
-  JoinOptions,
+  Joined,
   News,
   Request,
   TabMessage,
@@ -34,7 +34,7 @@ const never = new Promise<void>(() => {});
 
 /** Ends this Worker, and with it its locks: another one takes the database. The page makes a new
  *  one of its own. Answers that were given are sent first. */
-function crashed(error: Fault, joined: JoinOptions | null): void {
+function crashed(error: Fault, joined: Joined | null): void {
   setTimeout(() => {
     post({ kind: "crashed", error, joined });
     page.close();
@@ -52,15 +52,16 @@ class Tab {
   readonly #clients = new Map<string, BroadcastChannel>();
   #host: Host | undefined;
   #leader: string | undefined;
-  #joined: JoinOptions | null = null;
+  #joined: Joined | null = null;
   #isOpen = false;
+  #leads = false;
   #release: (() => void) | undefined;
   #giveUp: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
     readonly name: string,
     readonly wasm: string | undefined,
-    joined: JoinOptions | null,
+    joined: Joined | null,
   ) {
     this.#joined = joined;
     this.#prefix = `wavesync:${name}`;
@@ -85,8 +86,15 @@ class Tab {
       await root();
       throw error;
     });
+    this.#expectAnswer();
     void navigator.locks.request(this.#prefix, () => this.#lead());
     this.#hello();
+    await loading;
+  }
+
+  /** The tab that has the database says so, or that it is still loading. */
+  #expectAnswer(): void {
+    clearTimeout(this.#giveUp);
     this.#giveUp = setTimeout(() => {
       this.#fail(
         fault(
@@ -96,7 +104,6 @@ class Tab {
         ),
       );
     }, WELCOME_MAX_MS);
-    await loading;
   }
 
   request(request: Request): void {
@@ -116,6 +123,11 @@ class Tab {
     post({ kind: "closed" });
   }
 
+  #dismissGiveUp(): void {
+    clearTimeout(this.#giveUp);
+    this.#giveUp = undefined;
+  }
+
   #lockOf(id: string): string {
     return `${this.#prefix}:tab:${id}`;
   }
@@ -129,19 +141,21 @@ class Tab {
   }
 
   #fail(thrown: unknown): void {
-    clearTimeout(this.#giveUp);
+    this.#dismissGiveUp();
     post({ kind: "failed", error: toFault(thrown) });
   }
 
   #opened(): void {
-    clearTimeout(this.#giveUp);
+    this.#dismissGiveUp();
     const leader = this.#host !== undefined;
     post(this.#isOpen ? { kind: "role", leader } : { kind: "opened", leader });
     this.#isOpen = true;
   }
 
   #send(request: Request): void {
-    this.#toLeader.postMessage({ kind: "request", from: this.#id, request } satisfies TabMessage);
+    const to = this.#leader ?? "";
+    const message = { kind: "request", from: this.#id, to, request } as const;
+    this.#toLeader.postMessage(message satisfies TabMessage);
   }
 
   /** What was sent to a leader that is gone goes to the next one. */
@@ -175,6 +189,9 @@ class Tab {
       case "leader":
         this.#hello();
         break;
+      case "loading":
+        if (this.#giveUp !== undefined && !this.#leads) this.#expectAnswer();
+        break;
       case "refused":
         this.#fail(message.error);
         break;
@@ -190,6 +207,12 @@ class Tab {
 
   /** Runs with the lock, for as long as this Worker has the database. */
   async #lead(): Promise<void> {
+    // However long the module takes to come: nobody else has the database.
+    this.#leads = true;
+    this.#dismissGiveUp();
+    const loading = () => this.#everybody.postMessage({ kind: "loading" } satisfies TabMessage);
+    this.#toLeader.onmessage = loading;
+    const signs = setInterval(loading, WELCOME_MAX_MS / 3);
     try {
       await inspect(this.name);
       const module = await load(this.wasm);
@@ -200,6 +223,8 @@ class Tab {
     } catch (error) {
       this.#fail(error);
       return;
+    } finally {
+      clearInterval(signs);
     }
     this.#leader = this.#id;
     void this.#forgetTheDead();
@@ -259,6 +284,8 @@ class Tab {
         break;
       }
       case "request": {
+        // Sent to the leader before: it comes again after the welcome.
+        if (message.to !== this.#id) return;
         const client = this.#client(message.from);
         const answer = await host.submit(message.from, message.request);
         client.postMessage({ kind: "answer", answer } satisfies TabMessage);

@@ -114,6 +114,8 @@ test("errors have a code, a message and a hint", async () => {
   assert.equal(await codeOf("await db.exec('INSERT INTO t VALUES (1, 0)')"), "constraint");
   assert.equal(await codeOf("await db.exec('BEGIN')"), "use_transaction");
   assert.equal(await codeOf("await db.query('  -- x\\n COMMIT')"), "use_transaction");
+  assert.equal(await codeOf("await db.query('SAVEPOINT a')"), "use_transaction");
+  assert.equal(await codeOf("await db.exec('INSERT INTO t VALUES (2, 2)')"), undefined);
   assert.equal(await codeOf("await db.query('SELECT ?', [])"), "bad_parameter");
   assert.equal(await codeOf("await db.query('SELECT ?', [new Date()])"), "bad_parameter");
   assert.equal(await codeOf("await db.query('SELECT ?', [() => 1])"), "bad_parameter");

@@ -6,6 +6,7 @@ import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { extname, join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 
@@ -28,7 +29,7 @@ export async function until(what, condition, deadline = DEADLINE_MS) {
     const found = await condition();
     if (found) return found;
     if (Date.now() > end) throw new Error(`${what}: not within ${deadline} ms`);
-    await new Promise((done) => setTimeout(done, 10));
+    await setTimeout(10);
   }
 }
 
@@ -38,6 +39,8 @@ export class Stage {
   folders = { "/dist/": join(HERE, "../dist/"), "/": join(HERE, "site/") };
   /** Header lines for paths. */
   headers = {};
+  /** How long the answer to a path takes, in milliseconds. */
+  delays = {};
   /** What is served instead of a file: path to a function from its text to another one. */
   rewritten = {};
 
@@ -75,6 +78,7 @@ export class Stage {
       const rest = path.slice(prefix.length) || "index.html";
       try {
         let body = await readFile(join(folder, rest));
+        if (this.delays[path]) await setTimeout(this.delays[path]);
         if (this.rewritten[path]) body = this.rewritten[path](body.toString());
         const type = { "content-type": TYPES[extname(rest)] ?? "text/plain" };
         response.writeHead(200, { ...type, ...this.headers[path] }).end(body);

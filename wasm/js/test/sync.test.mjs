@@ -284,3 +284,31 @@ test("who leads for a moment only leaves the next one joined, and a leave at tha
   });
   for (const tab of tabs) await tab.close();
 });
+
+test("a tab that takes over is off the network, and leaves tables alone, as the one before it", async () => {
+  const tabs = [await stage.tab("goes-on"), await stage.tab("goes-on")];
+  await tabs[0].evaluate(
+    async ([relay, passphrase]) => {
+      await db.exec("CREATE TABLE a(id INTEGER PRIMARY KEY); CREATE TABLE b(id INTEGER PRIMARY KEY)");
+      const tables = ["a", "b"];
+      await db.join({ topic: "goes-on", passphrase, relays: [relay], tables });
+      await db.query("SELECT wavesync_untrack('b')");
+      await db.pause();
+    },
+    [group.address, PASSPHRASE],
+  );
+  const state = () => tabs[1].evaluate(() => db.status().then(({ state }) => state));
+  await until("the other tab hears of it", async () => (await state()) === "paused");
+  await tabs[0].evaluate(() => db.close());
+  await until("it has joined again", async () => (await state()) === "paused");
+  const tracked = await tabs[1].evaluate(() =>
+    db.query("SELECT name, tracked FROM wavesync_tables ORDER BY name"),
+  );
+  assert.deepEqual(tracked, [
+    { name: "a", tracked: 1 },
+    { name: "b", tracked: 0 },
+  ]);
+  await tabs[1].evaluate(() => db.resume());
+  await until("it is on the network", async () => (await state()) === "running");
+  await Promise.all(tabs.map((tab) => tab.close()));
+});

@@ -221,6 +221,23 @@ test("a transaction whose leader is gone is lost as a whole, with an error that 
   await closeAll(tabs);
 });
 
+test("a download that takes longer than a tab waits for an answer keeps no tab from opening", async () => {
+  const worker = "/dist/worker.js";
+  // A tab waits half a second instead of 15 for the one that has the database.
+  stage.rewritten[worker] = (text) => {
+    const shorter = text.replace("15e3", "500");
+    assert.notEqual(shorter, text);
+    return shorter;
+  };
+  stage.delays["/dist/wavesync_bg.wasm"] = 2_000;
+  const tabs = await Promise.all([stage.tab("slow"), stage.tab("slow")]);
+  delete stage.rewritten[worker];
+  delete stage.delays["/dist/wavesync_bg.wasm"];
+  await tabs[0].evaluate(() => db.exec("CREATE TABLE t(id INTEGER PRIMARY KEY)"));
+  await tabs[1].evaluate(() => db.exec("INSERT INTO t VALUES (1)"));
+  await closeAll(tabs);
+});
+
 test("closing the database in one tab hands it over", async () => {
   const tabs = [await stage.tab("close"), await stage.tab("close")];
   await tabs[0].evaluate(async () => {

@@ -19,6 +19,8 @@ enum Kind {
     Control,
     /// Must not, or cannot, be part of a transaction.
     Alone,
+    /// SAVEPOINT: outside of a transaction it begins one.
+    Savepoint,
     /// Everything else.
     Plain,
 }
@@ -34,6 +36,7 @@ fn kind(sql: &str) -> Kind {
             let rest: Vec<String> = words.take(2).map(str::to_ascii_uppercase).collect();
             if rest.iter().any(|word| word == "TO") { Kind::Plain } else { Kind::Control }
         }
+        "SAVEPOINT" => Kind::Savepoint,
         "PRAGMA" | "VACUUM" | "ATTACH" | "DETACH" => Kind::Alone,
         _ => Kind::Plain,
     }
@@ -66,7 +69,7 @@ impl<'a> Iterator for Words<'a> {
 fn control() -> Fault {
     Fault::new(
         "use_transaction",
-        "BEGIN, COMMIT and ROLLBACK do not go through exec and query",
+        "BEGIN, COMMIT and ROLLBACK do not go through exec and query, nor does a SAVEPOINT that begins a transaction",
         "exec runs all its statements as one transaction; for more, use db.transaction(async (tx) => …)",
     )
 }
@@ -115,7 +118,7 @@ impl Database {
                 Kind::Plain if own && self.conn.is_autocommit() && !statement.readonly() => {
                     self.conn.execute_batch("BEGIN IMMEDIATE")?;
                 }
-                Kind::Alone | Kind::Plain => {}
+                Kind::Alone | Kind::Plain | Kind::Savepoint => {}
             }
             value::bind(&mut statement, params)?;
             let mut rows = statement.raw_query();
@@ -148,8 +151,10 @@ impl Database {
     }
 
     fn prepare_one(&self, sql: &str) -> Result<rusqlite::CachedStatement<'_>> {
-        if kind(sql) == Kind::Control {
-            return Err(control());
+        match kind(sql) {
+            Kind::Control => return Err(control()),
+            Kind::Savepoint if self.conn.is_autocommit() => return Err(control()),
+            _ => {}
         }
         if Words(sql).next().is_none() && sql.trim_start().is_empty() {
             return Err(Fault::new("sql", "there is no statement in this text", ""));

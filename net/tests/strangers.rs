@@ -309,6 +309,11 @@ fn latency(victim: &Victim, honest: &Engine) -> Duration {
     took[TIMED / 2]
 }
 
+/// The same without what else the machine did for a moment.
+fn settled(victim: &Victim, honest: &Engine) -> Duration {
+    (0..3).map(|_| latency(victim, honest)).min().unwrap_or_default()
+}
+
 #[test]
 fn strangers_hold_little_of_us_and_keep_nobody_waiting() {
     let directory = tempfile::tempdir().unwrap();
@@ -328,7 +333,7 @@ fn strangers_hold_little_of_us_and_keep_nobody_waiting() {
     eprintln!("{} strangers at once hold {grown} KiB", held.len());
     assert!(grown <= at_once as u64 * HELD_MAX_KIB, "{grown} KiB for {at_once} strangers");
     syncs(&victim, &honest, 2);
-    let beside = latency(&victim, &honest);
+    let beside = settled(&victim, &honest);
     drop(held);
 
     let port = victim.port();
@@ -339,7 +344,7 @@ fn strangers_hold_little_of_us_and_keep_nobody_waiting() {
     }
     crowd.join().unwrap();
     amid.sort();
-    let after = latency(&victim, &honest);
+    let after = settled(&victim, &honest);
     let grown = victim.memory("VmHWM").saturating_sub(before);
     eprintln!("1,000 further strangers: {grown} KiB");
     assert!(grown <= 1_000 * CROWD_MEAN_MAX_KIB, "{grown} KiB after 1,000 strangers");

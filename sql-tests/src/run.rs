@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::compare::{self, ERROR};
 use crate::dump;
@@ -71,6 +71,8 @@ struct Run<'a> {
     remembered: BTreeMap<String, Vec<u8>>,
     log: Transcript,
     deadline: Instant,
+    /// The shell that ran SQL last, and when that was over.
+    last: Option<(String, SystemTime)>,
 }
 
 /// Runs a scenario to its end or its first failure.
@@ -88,6 +90,7 @@ pub fn run(settings: &Settings, scenario: &Scenario) -> Result<(), Failure> {
         remembered: BTreeMap::new(),
         log: log.clone(),
         deadline: Instant::now() + scenario.limit,
+        last: None,
     };
     let ended = run.steps(&scenario.steps).and_then(|()| run.finish());
     if ended.is_err() {
@@ -223,6 +226,7 @@ impl Run<'_> {
             Manner::Within(limit) | Manner::Until(limit) => end.min(Instant::now() + limit),
             Manner::Now | Manner::Start => end,
         };
+        self.be_later(&sql.shell);
         let shell = self.shell(&sql.shell)?;
         let printed = match sql.manner {
             Manner::Start => return shell.send(&text),
@@ -231,6 +235,7 @@ impl Run<'_> {
                 shell.poll(&text, limit, end, |printed| compare::matches(&expected, printed))?
             }
         };
+        self.last = Some((sql.shell.clone(), SystemTime::now()));
         match &sql.keep {
             None => check(&expected, &printed),
             Some(variable) => match printed.as_slice() {
@@ -240,6 +245,17 @@ impl Run<'_> {
                 }
                 _ => Err(format!("expected one line to keep, printed:{}", shown(&printed))),
             },
+        }
+    }
+
+    /// What two replicas write in one millisecond has no order of time: what stands below in a scenario is
+    /// later.
+    fn be_later(&self, shell: &str) {
+        let millisecond =
+            |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        let Some((_, over)) = self.last.as_ref().filter(|(last, _)| last != shell) else { return };
+        while millisecond(SystemTime::now()) == millisecond(*over) {
+            std::thread::yield_now();
         }
     }
 

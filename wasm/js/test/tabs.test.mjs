@@ -223,13 +223,13 @@ test("a transaction whose leader is gone is lost as a whole, with an error that 
 
 test("a download that takes longer than a tab waits for an answer keeps no tab from opening", async () => {
   const worker = "/dist/worker.js";
-  // A tab waits half a second instead of 15 for the one that has the database.
+  // A tab waits two seconds instead of 15 for the one that has the database.
   stage.rewritten[worker] = (text) => {
-    const shorter = text.replace("15e3", "500");
+    const shorter = text.replace("15e3", "2e3");
     assert.notEqual(shorter, text);
     return shorter;
   };
-  stage.delays["/dist/wavesync_bg.wasm"] = 2_000;
+  stage.delays["/dist/wavesync_bg.wasm"] = 6_000;
   const tabs = await Promise.all([stage.tab("slow"), stage.tab("slow")]);
   delete stage.rewritten[worker];
   delete stage.delays["/dist/wavesync_bg.wasm"];

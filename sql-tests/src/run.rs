@@ -254,7 +254,8 @@ impl Run<'_> {
         let millisecond =
             |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         let Some((_, over)) = self.last.as_ref().filter(|(last, _)| last != shell) else { return };
-        while millisecond(SystemTime::now()) == millisecond(*over) {
+        // The next but one: the time in a trigger is a fraction of days, and may be rounded down.
+        while millisecond(SystemTime::now()) < millisecond(*over) + 2 {
             std::thread::yield_now();
         }
     }

@@ -86,7 +86,10 @@ impl Tx<'_> {
                 let mut ours = false;
                 for key in &rows {
                     let born = self.clock(child, key)?.map(|row| row.clock.birth);
-                    ours = ours || self.means(born, moved)?;
+                    ours = self.means(born, moved)?;
+                    if ours {
+                        break;
+                    }
                 }
                 if ours {
                     let message = format!(
